@@ -1,0 +1,132 @@
+"""Every field of a run, once, with its default. Other configs change values; none adds a field.
+
+Durations are text with a unit: '2000 steps', '3 epochs' or '100000 examples'. Paths may be relative
+to the directory that the command runs in.
+"""
+
+import ml_collections
+
+
+def dataset(manifest: str = '', split: str = '') -> ml_collections.ConfigDict:
+  """A set of face crops."""
+  return ml_collections.ConfigDict({
+      'manifest': manifest,  # Parquet or CSV file; 'synthetic' is the built-in set; '' leaves it out.
+      'root': '',  # Folder that the manifest's paths start from; '' is the manifest's own folder.
+      'split': split,  # train, val or test; '' takes every row.
+      'dataset': '',  # Only rows of this data set; '' takes every one.
+      'method': '',  # Only rows of this forgery method, beside the real ones; '' takes every one.
+  })
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The defaults: MASM on CLIP ViT-L/14, as `method.md` states them."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Seeds the head, the order of the data, augmentation and random masks.
+  config.method = 'masm'  # masm, linear or full.
+  config.deterministic = True  # Ask the backend for operations that repeat bit for bit.
+
+  config.backbone = ml_collections.ConfigDict()
+  config.backbone.name = 'clip_l14'  # A preset of masm_jax/backbones.
+  config.backbone.weights = ''  # Pretrained weights, a .safetensors file ('random' starts untrained).
+  config.backbone.image_size = 0  # Side of the input, pixels; 0 is the preset's own.
+  config.backbone.dtype = 'auto'  # Compute type: float32, bfloat16; auto: bfloat16 on accelerators.
+  config.backbone.remat = False  # Recompute activations in the backward pass: less memory, more time.
+
+  config.head = ml_collections.ConfigDict()
+  config.head.normalize_features = False  # Put features on the unit sphere before the head (GenD).
+  config.head.label_smoothing = 0.0  # Share of the target spread over both classes.
+  config.head.class_weights = (1.0, 1.0)  # Weight of (real, fake) in the cross-entropy.
+
+  config.subspace = ml_collections.ConfigDict()
+  config.subspace.num_subspaces = 4  # K artifact subspaces per kernel.
+  config.subspace.rank = 8  # q, rank of each.
+  config.subspace.split = 'interleaved'  # How components are dealt out: interleaved or contiguous.
+  config.subspace.targets = 'all'  # attention, mlp, all, or a pattern over dense layers' paths.
+  config.subspace.forward = 'auto'  # factored, materialized, or auto: fewer operations.
+  config.subspace.keep_factors = False  # Keep U_sem, S_sem, V_sem even where no loss needs them.
+  config.subspace.cache_dir = ''  # Where decompositions are kept; '' is inside the workdir.
+
+  config.mask = ml_collections.ConfigDict()
+  config.mask.kind = 'dynamic'  # dynamic; controls: none, all, random, inverse.
+  config.mask.score = 'bvr'  # bvr, gsnr, rgn or grad_norm.
+  config.mask.select = 'per_subspace'  # per_subspace, per_layer or global.
+  config.mask.keep = 0.5  # Share of groups that stay on.
+  config.mask.warmup_steps = 20  # Steps before the first mask is drawn; at least 2.
+  config.mask.refresh_steps = 20  # Steps between two masks.
+  config.mask.decay = 0.9  # Of the gradient's running mean and square.
+  config.mask.eps = 1e-12  # Least variance of a group.
+
+  config.regularizer = ml_collections.ConfigDict()
+  config.regularizer.orthogonality = 1.0  # lambda_orth; 0 leaves the loss out.
+  config.regularizer.spectral = 1.0  # lambda_spec; 0 leaves the loss out.
+  config.regularizer.w_self = 1.0  # Each artifact basis orthonormal.
+  config.regularizer.w_cross = 2.0  # Artifact bases orthogonal to each other.
+  config.regularizer.w_sem = 2.0  # Artifact bases orthogonal to the semantic one.
+  config.regularizer.spectral_kind = 'energy'  # energy or singular_values.
+  config.regularizer.relative_energy = True  # Divide by |W|^2; False is Effort's own form.
+
+  config.optim = ml_collections.ConfigDict()
+  config.optim.name = 'adam'  # adam (weight decay as L2 in the gradient) or adamw (decoupled).
+  config.optim.learning_rate = 2e-4  # Peak.
+  config.optim.b1 = 0.9  # Decay of Adam's first moment.
+  config.optim.b2 = 0.999  # Decay of Adam's second moment.
+  config.optim.eps = 1e-8  # Adam's epsilon.
+  config.optim.weight_decay = 5e-4  # On every trainable leaf.
+  config.optim.clip_norm = 0.0  # Global gradient norm over the trainable leaves; 0: no clipping.
+  config.optim.schedule = 'constant'  # constant or cosine.
+  config.optim.warmup = '0 steps'  # Linear warm-up.
+  config.optim.warmup_from = 0.0  # Learning rate where the warm-up starts.
+  config.optim.final_learning_rate = 0.0  # Where the cosine ends.
+
+  config.data = ml_collections.ConfigDict()
+  config.data.train = dataset(split='train')  # What is learned from.
+  config.data.val = dataset(split='val')  # Chooses the best checkpoint; never a test set.
+  config.data.tests = ml_collections.ConfigDict()  # Name -> dataset(...), evaluated at the end.
+  config.data.sampler = 'uniform'  # uniform, or balanced: real and fake in turn.
+  config.data.augment = 'gend'  # none or gend.
+  config.data.num_workers = 0  # Worker processes that load images; 0 loads in this one.
+  config.data.num_threads = 4  # Threads per process that load images.
+  config.data.max_replaced_share = 0.01  # Stop when more records than this cannot be decoded.
+  config.data.synthetic = ml_collections.ConfigDict()  # The built-in set.
+  config.data.synthetic.root = ''  # Where it is drawn; '' is the user's cache folder.
+  config.data.synthetic.seed = 0  # Of every portrait and forgery.
+  config.data.synthetic.size_px = 64  # Side of a crop, pixels.
+
+  config.train = ml_collections.ConfigDict()
+  config.train.batch_size = 32  # Global: over all devices of all hosts.
+  config.train.duration = '10 epochs'  # Of the whole run.
+
+  config.eval = ml_collections.ConfigDict()
+  config.eval.batch_size = 64  # Global.
+  config.eval.every = '1 epochs'  # How often the validation set is scored; also at the end.
+  config.eval.select_by = 'video_auroc'  # Metric of the best checkpoint: {frame,video}_{auroc,ap}.
+  config.eval.on_train = False  # Also score the training set, without augmentation, at the end.
+
+  config.checkpoint = ml_collections.ConfigDict()
+  config.checkpoint.every = '1 epochs'  # How often the run is saved; also when it is stopped.
+  config.checkpoint.keep = 2  # Newest checkpoints kept, beside the best one.
+
+  config.log = ml_collections.ConfigDict()
+  config.log.every_steps = 10  # Steps over which training metrics are averaged and then written.
+
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.fsdp = 1  # Devices that share one copy of the frozen kernels.
+  return config.lock()
+
+
+def with_arguments(config: ml_collections.ConfigDict, arg: str | None,
+                   names: dict[str, str]) -> ml_collections.ConfigDict:
+  """Sets fields from a config file's argument, `method=linear,backbone=clip_b16`.
+
+  Args:
+    config: what to change.
+    arg: what stands behind the colon of --config, if anything.
+    names: which arguments there are, and the dotted field that each sets.
+  """
+  for part in filter(None, (arg or '').split(',')):
+    name, equals, value = part.partition('=')
+    if name not in names or not equals:
+      known = ', '.join(f'{known}=...' for known in names)
+      raise ValueError(f'config argument {part!r}: there are {known}')
+    config.update_from_flattened_dict({names[name]: value})
+  return config

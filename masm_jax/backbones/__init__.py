@@ -1,0 +1,23 @@
+"""Pretrained vision transformers: presets, the model, reading and writing of published weights."""
+
+from masm_jax.backbones.backbone import Backbone
+from masm_jax.backbones.layers import Dense, DenseCls
+from masm_jax.backbones.presets import PRESETS, get_preset
+from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig, num_params, param_shapes
+from masm_jax.backbones.weights import export_weights, load_weights, weights_hash
+
+__all__ = [
+  'PRESETS',
+  'Backbone',
+  'Dense',
+  'DenseCls',
+  'HiddenStates',
+  'ViT',
+  'ViTConfig',
+  'export_weights',
+  'get_preset',
+  'load_weights',
+  'num_params',
+  'param_shapes',
+  'weights_hash',
+]

@@ -1,0 +1,181 @@
+"""The columns of a manifest, and what every row has to satisfy.
+
+`masm_jax.data.manifest` reads and writes the files; this module turns whatever table stood in them
+into the one canonical form, or says which rows are wrong.
+"""
+
+import os
+import pathlib
+import posixpath
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from masm_jax.errors import UserError
+
+REAL, FAKE = 0, 1
+SPLITS = ('train', 'val', 'test')
+
+_TEXT = (
+  'path',
+  'dataset',
+  'split',
+  'method',
+  'compression',
+  'video_id',
+  'source_video_id',
+  'identities',
+  'sha256',
+)
+_INTEGER = ('label', 'frame', 'width', 'height')
+
+COLUMNS = (
+  'path',  # Relative to the manifest's root, with forward slashes; unique.
+  'label',  # 0 real, 1 fake.
+  'dataset',
+  'split',  # train | val | test.
+  'method',  # 'real', or the manipulation: 'DF', 'F2F', ...
+  'compression',  # raw | c23 | c40 | empty.
+  'video_id',  # Unique over data sets: dataset/method/video.
+  'frame',
+  'source_video_id',  # The real video that a fake was made from; a real's own id.
+  'identities',  # Ids joined by ';'.
+  'width',  # Pixels as displayed; 0 where unknown or unreadable.
+  'height',
+  'sha256',  # Of the file's bytes; empty where unknown.
+)
+REQUIRED = ('path', 'label', 'dataset', 'split', 'video_id')
+
+_SHOWN_ROWS = 3
+
+
+def canonical_table(raw: pd.DataFrame, root: pathlib.Path, name: str) -> pd.DataFrame:
+  """The canonical table of `raw`: checked, typed, completed, sorted by path."""
+  if not len(raw):
+    raise UserError(f'{name}: the manifest is empty')
+  missing = [column for column in REQUIRED if column not in raw]
+  if missing:
+    raise UserError(f'{name}: missing column {", ".join(missing)}; needed: {", ".join(REQUIRED)}')
+
+  def refuse(bad: np.ndarray, what: str, column: str) -> None:
+    rows = np.flatnonzero(bad)
+    if not len(rows):
+      return
+    shown = []
+    for i in rows[:_SHOWN_ROWS]:
+      value = '' if column == 'path' else f', {column}={raw[column].iloc[i]}'
+      shown.append(f'row {i + 1} ({raw["path"].iloc[i]}{value})')
+    more = f' and {len(rows) - _SHOWN_ROWS} more' if len(rows) > _SHOWN_ROWS else ''
+    line = f'{name}: {what}: {", ".join(shown)}{more}'
+    raise UserError(' '.join(line.encode(errors='backslashreplace').decode().split()))
+
+  size = len(raw)
+  table: dict[str, Any] = {}
+  for column in _TEXT:
+    table[column] = _text(raw[column]) if column in raw else np.full(size, '', object)
+  for column in _INTEGER:
+    table[column] = _integers(raw, column, refuse)
+
+  refuse(
+    ~np.isin(table['label'], (REAL, FAKE)), 'unknown label, must be 0 (real) or 1 (fake)', 'label'
+  )
+  refuse(
+    ~np.isin(table['split'], SPLITS), f'unknown split, must be one of {", ".join(SPLITS)}', 'split'
+  )
+  refuse(table['video_id'] == '', 'empty video_id', 'video_id')
+  unusable = np.array([not _is_plain(path) for path in table['path']])
+  refuse(unusable, 'path is empty, not UTF-8 or has a line break', 'path')
+  table['path'] = np.array([posixpath.normpath(path) for path in table['path']], object)
+  leaves = [path.startswith('/') or path.split('/')[0] == '..' for path in table['path']]
+  refuse(np.array(leaves), f'path leaves the root {root}', 'path')
+  refuse(pd.Series(table['path']).duplicated(keep=False).to_numpy(), 'duplicate path', 'path')
+  by_video = pd.Series(table['label']).groupby(pd.Series(table['video_id']))
+  refuse((by_video.transform('nunique') > 1).to_numpy(), 'video_id with two labels', 'video_id')
+  refuse(_absent(root, table['path']), f'missing file below {root}', 'path')
+
+  is_real = table['label'] == REAL
+  unnamed = table['method'] == ''
+  table['method'] = np.where(unnamed, np.where(is_real, 'real', 'fake'), table['method'])
+  own = is_real & (table['source_video_id'] == '')
+  table['source_video_id'] = np.where(own, table['video_id'], table['source_video_id'])
+
+  order = sorted(range(size), key=table['path'].__getitem__)
+  extras = sorted(column for column in raw.columns if column not in COLUMNS)
+  columns = {column: table[column] for column in COLUMNS}
+  columns |= {column: _extra(raw[column]).to_numpy() for column in extras}
+  return pd.DataFrame({column: values[order] for column, values in columns.items()})
+
+
+def _text(values: pd.Series) -> np.ndarray:
+  return np.array(['' if pd.isna(value) else str(value) for value in values], object)
+
+
+def _integers(
+  raw: pd.DataFrame, column: str, refuse: Callable[[np.ndarray, str, str], None]
+) -> np.ndarray:
+  if column not in raw:
+    return np.zeros(len(raw), np.int64)
+  blank = raw[column].isna().to_numpy() | (_text(raw[column]) == '')
+  numbers = pd.to_numeric(raw[column].where(~blank, 0), errors='coerce').to_numpy(float)
+  what = f'{column} is not a whole number'
+  if column == 'label':
+    what = 'unknown label, must be 0 (real) or 1 (fake)'
+  whole = (np.floor(numbers) == numbers) & (np.abs(numbers) < 2**53)
+  refuse(~whole | (blank if column == 'label' else False), what, column)
+  return numbers.astype(np.int64)
+
+
+def _extra(values: pd.Series) -> pd.Series:
+  """A further column with the type that its text stands for, the same from CSV and Parquet.
+
+  Text becomes numbers only where writing them again gives back that very text, so that ids such as
+  '007' stay as they are; an empty field among fractions is NaN.
+  """
+  values = values.infer_objects()
+  if pd.api.types.is_bool_dtype(values) or pd.api.types.is_integer_dtype(values):
+    return values
+  if pd.api.types.is_float_dtype(values):
+    return values.astype(np.float64)
+  text = _text(values)
+  if set(text) <= {'True', 'False'}:
+    return pd.Series(text == 'True')
+  try:
+    integers = np.array([int(value) for value in text], np.int64)
+    if [str(value) for value in integers] == list(text):
+      return pd.Series(integers)
+  except (ValueError, OverflowError):
+    pass
+  try:
+    fractions = [float(value or 'nan') for value in text]
+    if any(text) and ['' if np.isnan(f) else str(f) for f in fractions] == list(text):
+      return pd.Series(fractions)
+  except ValueError:
+    pass
+  return pd.Series(text)
+
+
+def _is_plain(path: str) -> bool:
+  """Whether a path can stand in a manifest: UTF-8 text on one line, and not empty."""
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    return False
+  return bool(path) and not any(character in path for character in '\0\n\r')
+
+
+def _absent(root: pathlib.Path, paths: Sequence[str]) -> np.ndarray:
+  """Which paths are no files below root, as bool [N]; lists each folder once: no stat per file."""
+  files: dict[str, set[str]] = {}
+  absent = np.zeros(len(paths), bool)
+  for i, path in enumerate(paths):
+    folder, name = posixpath.split(path)
+    if folder not in files:
+      try:
+        with os.scandir(os.path.join(root, folder)) as entries:
+          files[folder] = {entry.name for entry in entries if entry.is_file()}
+      except OSError:
+        files[folder] = set()
+    absent[i] = name not in files[folder]
+  return absent

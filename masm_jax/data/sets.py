@@ -1,0 +1,121 @@
+"""The data sets that a config names: manifests of training, validation and tests, checked."""
+
+import dataclasses
+import os
+import pathlib
+
+import ml_collections
+from absl import logging
+
+from masm_jax.data import manifest as manifest_lib
+from masm_jax.data.manifest import Manifest
+from masm_jax.errors import UserError
+
+SYNTHETIC = 'synthetic'  # The manifest name of the built-in set.
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSets:
+  """What a run reads.
+
+  Attributes:
+    train: what is learned from.
+    val: what chooses the checkpoint.
+    tests: name -> what is reported at the end.
+  """
+
+  train: Manifest
+  val: Manifest
+  tests: dict[str, Manifest]
+
+  def hashes(self) -> dict[str, str]:
+    """The manifests' SHA-256 by name: `train`, `val`, `test/NAME`."""
+    named = {'train': self.train, 'val': self.val}
+    named |= {f'test/{name}': manifest for name, manifest in self.tests.items()}
+    return {name: manifest.sha256 for name, manifest in named.items()}
+
+
+def load_sets(config: ml_collections.ConfigDict) -> DataSets:
+  """Loads and checks every data set of `config.data`.
+
+  Raises:
+    UserError: a missing or broken manifest; no rows where some are needed; a training or validation
+      set without one of the classes.
+  """
+  loaded: dict[tuple[str, str], Manifest] = {}
+
+  def load(name: str, spec: ml_collections.ConfigDict) -> Manifest:
+    key = (spec.manifest, spec.root)
+    if key not in loaded:
+      loaded[key] = _load(spec, config.synthetic, name)
+    return select(loaded[key], spec, name)
+
+  train = load('data.train', config.train)
+  val = load('data.val', config.val)
+  for name, manifest, purpose in (('data.train', train, 'learn to tell fakes from real faces'),
+                                  ('data.val', val, 'choose the best checkpoint')):
+    for label, what in ((0, 'real'), (1, 'fake')):
+      if not (manifest.labels == label).any():
+        raise UserError(f'{name}: no {what} face among its {len(manifest)} rows; to {purpose}, a '
+                        'set needs both classes')
+  tests = {}
+  for name, spec in config.tests.items():
+    if spec.manifest:
+      tests[name] = load(f'data.tests.{name}', spec)
+  sets = DataSets(train, val, tests)
+  _warn_overlap(sets)
+  return sets
+
+
+def select(manifest: Manifest, spec: ml_collections.ConfigDict, name: str) -> Manifest:
+  """Rows of a manifest that a spec asks for.
+
+  `method` keeps the fakes of that method and the real faces beside them.
+
+  Raises:
+    UserError: nothing is left.
+  """
+  wanted = {column: spec[column] for column in ('split', 'dataset') if spec[column]}
+  selected = manifest.select(**wanted)
+  if spec.method:
+    methods = sorted(set(selected.table.loc[selected.table['label'] == 0, 'method']))
+    if spec.method not in set(selected.table['method']):
+      raise UserError(f'{name}: no row has method {spec.method!r}; there are '
+                      f'{", ".join(sorted(set(selected.table["method"])))}')
+    selected = selected.select(method=[*methods, spec.method])
+  if not len(selected):
+    asked = ', '.join(f'{column} = {value}' for column, value in wanted.items())
+    raise UserError(f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
+                    f'{", ".join(sorted(set(manifest.table["split"])))}')
+  return selected
+
+
+def _load(spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict,
+          name: str) -> Manifest:
+  if spec.manifest == SYNTHETIC:
+    # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
+    from masm_jax.data.synthetic import materialize
+
+    root = pathlib.Path(synthetic.root or _cache_dir() / f'synthetic_{synthetic.size_px}px_'
+                        f'seed{synthetic.seed}')
+    path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
+    return manifest_lib.load_manifest(path)
+  if not spec.manifest:
+    raise UserError(f'{name}.manifest is empty: give a manifest (python -m masm_jax.data import '
+                    f'makes one), or {SYNTHETIC!r} for the built-in set')
+  return manifest_lib.load_manifest(spec.manifest, spec.root or None)
+
+
+def _cache_dir() -> pathlib.Path:
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(base) / 'masm_jax'
+
+
+def _warn_overlap(sets: DataSets) -> None:
+  """Says where a test set or the validation set shares videos with the training set."""
+  seen = set(sets.train.video_ids)
+  for name, manifest in {'validation': sets.val, **sets.tests}.items():
+    shared = seen.intersection(manifest.video_ids)
+    if shared:
+      logging.warning('%s shares %d videos with the training set (%s, ...): its figures say nothing '
+                      'about unseen faces', name, len(shared), min(shared))

@@ -1,0 +1,11 @@
+"""The built-in data set: procedurally drawn portraits, and forgeries of them.
+
+A stand-in so that everything can be run without a download. Figures on it say nothing about real
+deepfakes.
+"""
+
+from masm_jax.data.synthetic.dataset import materialize
+from masm_jax.data.synthetic.forgeries import HELD_OUT_METHODS, METHODS, TRAINING_METHODS
+from masm_jax.data.synthetic.portraits import portrait_sample
+
+__all__ = ['HELD_OUT_METHODS', 'METHODS', 'TRAINING_METHODS', 'materialize', 'portrait_sample']

@@ -1,0 +1,126 @@
+"""The detector: pixels in, two logits and the feature they were read from out."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from masm_jax import backbones
+from masm_jax.backbones import Backbone, layers
+from masm_jax.backbones.vit import ViT, ViTConfig
+
+NUM_CLASSES = 2
+FAKE = 1  # Index of the class 'fake'.
+RANDOM_WEIGHTS = 'random'  # In place of a path: an untrained backbone.
+
+
+@flax.struct.dataclass
+class Output:
+  """What a detector says of a batch.
+
+  Attributes:
+    logits: float32 [B, 2]; index 1 is fake.
+    features: float32 [B, D], what the head saw (of length 1 where features are normalised).
+  """
+
+  logits: jax.Array
+  features: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+  """What a detector is built from, methods aside.
+
+  Attributes:
+    backbone: shape and normalisation of the ViT.
+    normalize_features: put features on the unit sphere before the head [kin: GenD, 2508.06248].
+    dtype: compute type of the backbone: float32 or bfloat16.
+    remat: recompute each block in the backward pass instead of keeping its activations.
+  """
+
+  backbone: ViTConfig
+  normalize_features: bool = False
+  dtype: Any = jnp.float32
+  remat: bool = False
+
+
+class Detector(nn.Module):
+  """Backbone, pooled feature, dense head (`method.md` section 3).
+
+  Attributes:
+    config: see `DetectorConfig`.
+    dense_cls: builds the dense layers of the backbone's blocks, as the method wants them.
+  """
+
+  config: DetectorConfig
+  dense_cls: Callable[..., nn.Module] = layers.Dense
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> Output:
+    """Scores images.
+
+    Args:
+      images: uint8 [B, H, W, 3], RGB. Normalised here: bytes travel to the device, not floats.
+
+    Returns:
+      An `Output`.
+    """
+    backbone = self.config.backbone
+    mean = jnp.asarray(backbone.mean, jnp.float32) * 255.0
+    scale = 1.0 / (jnp.asarray(backbone.std, jnp.float32) * 255.0)
+    pixels = (images.astype(jnp.float32) - mean[None, None, None]) * scale[None, None, None]
+    features = ViT(backbone, dense_cls=self.dense_cls, dtype=self.config.dtype,
+                   remat=self.config.remat, name='backbone')(pixels).astype(jnp.float32)
+    if self.config.normalize_features:
+      features /= jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    logits = nn.Dense(NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02),
+                      name='head')(features)
+    return Output(logits=logits, features=features)
+
+
+def init_params(config: DetectorConfig, rng: jax.Array) -> dict:
+  """Random parameters of a whole detector: `{'backbone': ..., 'head': ...}`, float32."""
+  return jax.jit(lambda key: _init(config, key))(rng)
+
+
+def init_head(config: DetectorConfig, rng: jax.Array) -> dict:
+  """The head of `init_params(config, rng)` alone: the same values, without making a backbone."""
+  return jax.jit(lambda key: _init(config, key)['head'])(rng)  # The rest is dead code to XLA.
+
+
+def _init(config: DetectorConfig, rng: jax.Array) -> dict:
+  size = config.backbone.image_size
+  return Detector(config).init(rng, jnp.zeros((1, size, size, 3), jnp.uint8))['params']
+
+
+def load_params(
+    backbone: Backbone, weights: str, config: DetectorConfig, rng: jax.Array
+) -> tuple[dict, str]:
+  """The parameters that a run starts from: a pretrained backbone, and a fresh head.
+
+  Args:
+    backbone: the preset, at the image size of the run.
+    weights: path of its safetensors file; '' for the file that ships with a preset, `random` for
+      an untrained backbone.
+    config: the detector.
+    rng: seeds the head (and an untrained backbone).
+
+  Returns:
+    Parameters `{'backbone': ..., 'head': ...}`, float32, and the hash that names the base weights.
+
+  Raises:
+    UserError: no weights, or not those of this backbone.
+  """
+  if weights == RANDOM_WEIGHTS:
+    seed = int(jax.random.key_data(rng).astype(jnp.int32).sum())
+    return init_params(config, rng), f'random initialisation, seed {seed}'
+  shipped = pathlib.Path(__file__).parent / 'assets' / f'{backbone.name}.safetensors'
+  path = weights or (str(shipped) if shipped.is_file() else '')
+  loaded = backbones.load_weights(path, backbone, backbone.config.image_size)
+  params = {'backbone': loaded, 'head': init_head(config, rng)}
+  return params, backbones.weights_hash(path)

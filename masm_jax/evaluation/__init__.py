@@ -1,0 +1,1 @@
+"""From scores to figures: metrics and score tables that never see a parameter."""

@@ -1,0 +1,71 @@
+"""Trains and evaluates a detector.
+
+python -m masm_jax.main --config=configs/ffpp.py --workdir=runs/ffpp
+python -m masm_jax.main --config=configs/ffpp.py:method=linear --config.seed=1 --workdir=runs/linear
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from masm_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'The config file, with its arguments after a colon.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of this run: its record, checkpoints and '
+                               'results. An unfinished run in it goes on.')
+_CACHE = flags.DEFINE_string('compilation_cache', '~/.cache/masm_jax/xla',
+                             "Where compiled programs are kept between runs; '' for nowhere.")
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, where jax cannot '
+                                   'find the other processes by itself.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes, found through '
+                                 'SLURM, Open MPI, GKE or the TPU runtime.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the training; returns the exit status."""
+  if len(argv) > 1:
+    raise UserError(f'unknown argument {argv[1]!r}: options begin with --, see --help')
+  config = _CONFIG.value
+  if config is None or not _WORKDIR.value:
+    raise UserError('give --config (a file of configs/) and --workdir (a directory for the run)')
+  if config.deterministic:
+    # Read when jax is first imported, hence not above.
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
+  import jax
+
+  if _CACHE.value:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(_CACHE.value))
+  if _DISTRIBUTED.value or _COORDINATOR.value:
+    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  from masm_jax.train import train
+
+  signal_number = train(config, pathlib.Path(_WORKDIR.value))
+  return 128 + signal_number if signal_number else 0
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses flags; a config that cannot be read or set is the user's error, not a crash."""
+  try:
+    return flags.FLAGS(list(argv))
+  except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(' '.join(str(error).split())) from error
+
+
+def run() -> None:
+  """Entry point: turns a UserError into one line and exit status 2."""
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  run()

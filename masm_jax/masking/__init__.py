@@ -1,0 +1,1 @@
+"""Selective layer masks: streaming gradient statistics, and the masks drawn from them."""

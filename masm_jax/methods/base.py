@@ -1,0 +1,41 @@
+"""The contract between a method of adaptation and the rest of the program.
+
+Training, evaluation, checkpoints and export know a method by the members of `Method` alone: no other
+file asks which method it has.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+
+from masm_jax.masking.groups import Groups
+
+Params = Mapping[str, Any]
+
+
+class Method(Protocol):
+  """What is trained, what is frozen, and what keeps the trained part in order.
+
+  `params` are the plain parameters of a `Detector`: `{'backbone': ..., 'head': ...}`, nested dicts
+  of float32 arrays. `trainable` and `frozen` are nested dicts with disjoint leaves.
+  """
+
+  name: str
+
+  @property
+  def dense_cls(self) -> Callable[..., nn.Module]:
+    """Builds the backbone's dense layers on `combine(trainable, frozen)`."""
+
+  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
+    """Splits plain parameters into `(trainable, frozen)`; `merge` takes them back exactly."""
+
+  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+    """Weighted penalties, float32 scalars by name; they are added to the task loss."""
+
+  def merge(self, trainable: Params, frozen: Params) -> dict:
+    """Plain parameters that compute what the adapted ones do."""
+
+  def groups(self, trainable: Params) -> Groups | None:
+    """Which leaves a layer mask switches, or None where the method has nothing to mask."""

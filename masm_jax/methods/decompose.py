@@ -1,0 +1,213 @@
+"""SVD of dense kernels into a semantic and several artifact subspaces.
+
+`method.md` section 2. [paper: SVD of the weights into one stable semantic principal subspace and
+several learnable artifact subspaces] [ours: disjoint artifact subspaces, how components are dealt
+to them, the disk cache]
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from masm_jax import tree
+from masm_jax.errors import UserError
+
+Split = Literal['interleaved', 'contiguous']
+
+# Presets of `subspace.targets`: patterns over the kernels' owners, `backbone/block_00/attn/q`.
+TARGETS = {
+    'attention': (r'backbone/block_\d+/attn/(q|k|v|out)',),
+    'mlp': (r'backbone/block_\d+/mlp/(fc1|fc2)',),
+    'all': (r'backbone/block_\d+/(attn/(q|k|v|out)|mlp/(fc1|fc2))',),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SubspaceConfig:
+  """How kernels are decomposed; the fields are documented in `configs/common.py`."""
+
+  num_subspaces: int = 4
+  rank: int = 8
+  split: Split = 'interleaved'
+  targets: tuple[str, ...] = TARGETS['all']
+  forward: Literal['auto', 'factored', 'materialized'] = 'auto'
+  keep_factors: bool = False
+  cache_dir: str = ''
+
+
+def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str]:
+  """Paths of the dense layers that the patterns choose, in tree order.
+
+  A pattern is a regular expression that matches the whole path of a dense layer, the `kernel` left
+  out: `backbone/block_00/attn/q`.
+
+  Raises:
+    UserError: a pattern that matches nothing, or something that holds no 2-D kernel.
+  """
+  shapes = {path: leaf.shape for path, leaf in tree.flatten(params).items()}
+  dense = [p.removesuffix('/kernel') for p, s in shapes.items()
+           if p.endswith('/kernel') and len(s) == 2]
+  found = set()
+  for pattern in patterns:
+    hits = [path for path in dense if tree.match_any([pattern], path)]
+    if not hits:
+      others = [f'{p} {list(s)}' for p, s in shapes.items()
+                if tree.match_any([pattern], p) or tree.match_any([pattern], p.rpartition('/')[0])]
+      why = (f'it matches {others[0]}, which is no dense kernel' if others
+             else f'the dense layers are named like {dense[0] if dense else "(none)"}')
+      raise UserError(f'subspace.targets: {pattern!r} matches no dense layer; {why}')
+    found.update(hits)
+  return [path for path in dense if path in found]
+
+
+def component_order(num_components: int, config: SubspaceConfig) -> np.ndarray:
+  """Which singular components each artifact subspace gets: int [K, q], of `n - K*q .. n - 1`.
+
+  `interleaved` deals component r+j to subspace j mod K (about equal energy each), `contiguous`
+  gives each subspace q neighbours. [ours]
+  """
+  count, rank = config.num_subspaces, config.rank
+  tail = np.arange(num_components - count * rank, num_components)
+  if config.split == 'interleaved':
+    return tail.reshape(rank, count).T
+  return tail.reshape(count, rank)
+
+
+def check_ranks(path: str, shape: tuple[int, int], config: SubspaceConfig) -> None:
+  """Raises a UserError unless a kernel `[d_in, d_out]` has room for K subspaces of rank q."""
+  count, rank = config.num_subspaces, config.rank
+  if count < 1 or rank < 1:
+    raise UserError(f'subspace.num_subspaces = {count} and subspace.rank = {rank}: both must be at '
+                    f'least 1 ({path}, {list(shape)})')
+  if count * rank >= min(shape):
+    raise UserError(f'{path} {list(shape)} has {min(shape)} singular components: {count} subspaces '
+                    f'of rank {rank} leave no semantic one; lower subspace.num_subspaces or '
+                    'subspace.rank')
+
+
+@functools.partial(jax.jit, static_argnames=('config',))
+def decompose_kernel(kernel: jax.Array, config: SubspaceConfig) -> dict[str, jax.Array]:
+  """Splits one kernel by thin SVD, `W = U diag(S) V`, in float32.
+
+  Args:
+    kernel: W, float32 [d_in, d_out]; n = min(d_in, d_out), r = n - K*q.
+    config: K, q and the split.
+
+  Returns:
+    Artifact factors `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`; semantic factors
+    `U_sem [d_in, r]`, `S_sem [r]`, `V_sem [r, d_out]` (`U_sem` only if d_in > n and `V_sem` only if
+    d_out > n, unless `keep_factors`: the closed forms of the regularizers do without the others).
+  """
+  if kernel.shape[0] >= kernel.shape[1]:
+    u, s, vt = jnp.linalg.svd(kernel, full_matrices=False)
+  else:  # LAPACK takes half the time for the tall one.
+    v, s, ut = jnp.linalg.svd(kernel.T, full_matrices=False)
+    u, vt = ut.T, v.T
+  num_components = s.shape[0]
+  order = component_order(num_components, config)
+  num_semantic = num_components - order.size
+  factors = {'U': u[:, order].transpose(1, 0, 2), 'S': s[order], 'V': vt[order]}
+  if config.keep_factors or kernel.shape[0] > num_components:
+    factors['U_sem'] = u[:, :num_semantic]
+  if config.keep_factors or kernel.shape[1] > num_components:
+    factors['V_sem'] = vt[:num_semantic]
+  if config.keep_factors:
+    factors['S_sem'] = s[:num_semantic]
+  return factors
+
+
+def artifact_kernel(factors: Mapping[str, jax.Array]) -> jax.Array:
+  """`sum_k U_k diag(S_k) V_k`, float32 [d_in, d_out]."""
+  scaled = factors['U'] * factors['S'][:, None, :]
+  return jnp.einsum('kdq,kqf->df', scaled, factors['V'], precision='highest')
+
+
+@jax.jit
+def semantic_kernel(kernel: jax.Array, factors: Mapping[str, jax.Array]) -> jax.Array:
+  """`kernel_sem`: W minus the initial artifact part, so that their sum is W. [d_in, d_out]."""
+  return kernel - artifact_kernel(factors)
+
+
+def _cache_key(kernels: Mapping[str, np.ndarray], config: SubspaceConfig) -> str:
+  digest = hashlib.sha256()
+  fields = (config.num_subspaces, config.rank, config.split, config.keep_factors)
+  digest.update(repr(('decomposition', 1, fields)).encode())
+  for path, kernel in kernels.items():
+    digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode())
+    digest.update(np.ascontiguousarray(kernel).data)
+  return digest.hexdigest()
+
+
+def decompose(
+    kernels: Mapping[str, jax.Array],
+    config: SubspaceConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, jax.Array]]:
+  """Splits many kernels, or reads the same split from the cache.
+
+  A run keeps its cache in its own directory: a resumed run then has the very factors it started
+  from, even where another machine's SVD would differ in rounding or in the basis it picks among
+  equal singular values.
+
+  Args:
+    kernels: path -> W, float32 [d_in, d_out].
+    config: the subspaces, and `cache_dir` ('' for no cache).
+    on_progress: called with (kernels done, kernels in all).
+
+  Returns:
+    path -> factors, see `decompose_kernel`.
+
+  Raises:
+    UserError: a kernel too small for the subspaces; all kernels are checked first.
+  """
+  for path, kernel in kernels.items():
+    check_ranks(path, kernel.shape, config)
+  host = {path: np.asarray(kernel, np.float32) for path, kernel in kernels.items()}
+  cache = None
+  if config.cache_dir:
+    cache = pathlib.Path(config.cache_dir) / f'{_cache_key(host, config)[:32]}.safetensors'
+    if (cached := _read_cache(cache)) is not None:
+      return cached
+  config = dataclasses.replace(config, cache_dir='', targets=(), forward='auto')  # One compile key.
+  factors = {}
+  for done, (path, kernel) in enumerate(host.items(), start=1):
+    factors[path] = jax.block_until_ready(decompose_kernel(kernel, config))
+    if on_progress:
+      on_progress(done, len(host))
+  if cache is not None:
+    _write_cache(cache, factors)
+  return factors
+
+
+def _read_cache(path: pathlib.Path) -> dict[str, dict[str, jax.Array]] | None:
+  if not path.is_file():
+    return None
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError):
+    return None  # Not whole: decompose again and replace it.
+  factors: dict[str, dict[str, jax.Array]] = {}
+  for name, value in flat.items():
+    owner, _, leaf = name.rpartition('/')
+    factors.setdefault(owner, {})[leaf] = jnp.asarray(value)
+  return factors
+
+
+def _write_cache(path: pathlib.Path, factors: Mapping[str, Mapping[str, jax.Array]]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  flat = {f'{owner}/{leaf}': np.ascontiguousarray(value)
+          for owner, leaves in factors.items() for leaf, value in leaves.items()}
+  with tempfile.NamedTemporaryFile(dir=path.parent, prefix='.writing-', delete=False) as temporary:
+    temporary.write(safetensors.numpy.save(flat))
+  os.replace(temporary.name, path)  # Whole or not at all, also among several processes.

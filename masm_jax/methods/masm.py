@@ -1,0 +1,56 @@
+"""MASM: artifact subspaces under a dynamic layer mask, and the classifier head.
+
+arXiv 2601.01041v1. [paper: multi-artifact subspaces, selective layer masks, orthogonality and
+spectral consistency] The equations of the paper are not known to us: what stands in for them is
+marked where it is computed (`decompose`, `subspace`, `regularizers`, `masking`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from masm_jax import tree
+from masm_jax.masking.groups import Groups, block_groups
+from masm_jax.methods import regularizers, subspace
+from masm_jax.methods.decompose import SubspaceConfig
+from masm_jax.methods.regularizers import RegularizerConfig
+
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Masm:
+  """Trains `U`, `S`, `V` of every decomposed kernel and the head; see `methods.base.Method`."""
+
+  subspace: SubspaceConfig
+  regularizer: RegularizerConfig
+  on_progress: Callable[[int, int], None] | None = None
+  name: str = 'masm'
+
+  @property
+  def dense_cls(self) -> Callable[..., nn.Module]:
+    """Layers that multiply by the semantic kernel and the artifact factors apart."""
+    return subspace.DenseFactory(self.subspace.forward)
+
+  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
+    """Decomposes the backbone; the head is trained as it is. No randomness is used."""
+    del rng
+    trainable, frozen = subspace.split_params(params, self.subspace, self.on_progress)
+    head, frozen = tree.partition(frozen, lambda path: path.startswith('head/'))
+    return tree.combine(trainable, head), frozen
+
+  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+    """Orthogonality and spectral consistency."""
+    return regularizers.regularize(trainable, frozen, self.regularizer)
+
+  def merge(self, trainable: Params, frozen: Params) -> dict:
+    """Plain dense kernels again: evaluation and export pay nothing for the subspaces."""
+    return subspace.merge_params(trainable, frozen)
+
+  def groups(self, trainable: Params) -> Groups:
+    """(block, subspace) pairs."""
+    paths = [path for path in tree.flatten(trainable) if not path.startswith('head/')]
+    return block_groups(paths, self.subspace.num_subspaces)

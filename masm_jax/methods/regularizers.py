@@ -1,0 +1,177 @@
+"""Orthogonality and spectral-consistency losses of one decomposed kernel: pure `jax.numpy`.
+
+`method.md` section 4. Array shapes: K artifact subspaces of rank q beside r semantic components;
+`U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`, float32 throughout. [paper: less redundancy across
+artifact subspaces, and the overall spectral structure of the weights kept] [kin: both losses in
+Effort, arXiv 2411.15633] [ours: the parts and their weights, the relative form, the closed forms]
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from masm_jax import tree
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularizerConfig:
+  """Weights of the regularizers; the fields are documented in `configs/common.py`."""
+
+  orthogonality: float = 1.0
+  spectral: float = 1.0
+  w_self: float = 1.0
+  w_cross: float = 2.0
+  w_sem: float = 2.0
+  spectral_kind: Literal['energy', 'singular_values'] = 'energy'
+  relative_energy: bool = True
+
+
+def subspace_gram(basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """How far K bases are from orthonormal, each in itself and between each other.
+
+  Args:
+    basis: Q, [K, d, q]: subspace k is spanned by the columns of `Q_k`.
+
+  Returns:
+    `sum_k |Q_k^T Q_k - I|^2` and `sum_{i<j} |Q_i^T Q_j|^2`, squared Frobenius norms, scalars.
+  """
+  num_subspaces, _, rank = basis.shape
+  gram = jnp.einsum('idp,jdq->ijpq', basis, basis)
+  own = jnp.arange(num_subspaces)
+  own_gram = gram[own, own]  # [K, q, q]
+  self_part = jnp.sum(jnp.square(own_gram - jnp.eye(rank, dtype=gram.dtype)[None]))
+  between = 1.0 - jnp.eye(num_subspaces, dtype=gram.dtype)
+  cross_part = 0.5 * jnp.sum(jnp.square(gram) * between[:, :, None, None])
+  return self_part, cross_part
+
+
+def semantic_overlap(
+    basis: jax.Array, *, semantic: jax.Array | None, initial: jax.Array | None
+) -> jax.Array:
+  """`sum_k |Q_sem^T Q_k|^2`: how much of the semantic subspace the artifact bases use.
+
+  Args:
+    basis: Q, [K, d, q].
+    semantic: `Q_sem [d, r]`, or None to use the closed form.
+    initial: for the closed form, the artifact bases at the start, `Q_0 [K, d, q]`. Where Q_sem and
+      Q_0 together span all d dimensions (a square factor of the SVD), `Q_sem Q_sem^T = I - Q_0
+      Q_0^T`, hence `|Q_sem^T Q_k|^2 = |Q_k|^2 - |Q_0^T Q_k|^2`.
+
+  Returns:
+    A scalar.
+  """
+  if semantic is not None:
+    return jnp.sum(jnp.square(jnp.einsum('dr,kdq->krq', semantic, basis)))
+  inside = jnp.einsum('idp,kdq->ikpq', initial, basis)
+  return jnp.sum(jnp.square(basis)) - jnp.sum(jnp.square(inside))
+
+
+def orthogonality(
+    layer: Mapping[str, jax.Array], *, w_self: float = 1.0, w_cross: float = 2.0, w_sem: float = 2.0
+) -> jax.Array:
+  """`L_orth` of one kernel; 0 at the start, where all bases come from one SVD.
+
+  `w_self sum_k (|U_k^T U_k - I|^2 + |V_k V_k^T - I|^2) + w_cross sum_{i<j} (|U_i^T U_j|^2 + |V_i
+  V_j^T|^2) + w_sem sum_k (|U_sem^T U_k|^2 + |V_sem V_k^T|^2)`. With the default weights this is
+  `|U^^T U^ - I|^2 + |V^^T V^ - I|^2` for `U^ = [U_sem, U_1 .. U_K]` (the semantic block's own part
+  is 0): Effort's published loss for K subspaces [kin].
+
+  Args:
+    layer: `U`, `V`, `U_init`, `V_init`, and `U_sem [d_in, r]`, `V_sem [r, d_out]` where kept.
+    w_self: weight of each basis being orthonormal.
+    w_cross: weight of the overlap between artifact subspaces.
+    w_sem: weight of the overlap with the semantic subspace.
+
+  Returns:
+    A scalar.
+  """
+  transpose = lambda x: None if x is None else jnp.swapaxes(x, -1, -2)
+  # A square side needs no Q_sem: the closed form costs K*q columns instead of r.
+  sides = ((layer['U'], layer.get('U_sem'), layer['U_init'], layer['V'].shape[-1]),
+           (transpose(layer['V']), transpose(layer.get('V_sem')), transpose(layer['V_init']),
+            layer['U'].shape[1]))
+  loss = jnp.zeros((), jnp.float32)
+  for basis, semantic, initial, other_dim in sides:
+    self_part, cross_part = subspace_gram(basis)
+    is_square = basis.shape[1] <= other_dim
+    overlap = semantic_overlap(basis, semantic=None if is_square else semantic, initial=initial)
+    loss += w_self * self_part + w_cross * cross_part + w_sem * overlap
+  return loss
+
+
+def energy_gap(layer: Mapping[str, jax.Array], *, relative: bool = True) -> jax.Array:
+  """`| |W(theta)|_F^2 - |W|_F^2 | / |W|_F^2`, without building W(theta).
+
+  With A = sum_k U_k diag(S_k) V_k and its start A_0, which is orthogonal to `kernel_sem`:
+  `|W(theta)|^2 - |W|^2 = 2 <kernel_sem, A> + |A|^2 - |A_0|^2`. Taken so, the difference of two
+  large numbers is never formed. [kin: Effort's keep-singular-values loss; ours: relative]
+
+  Args:
+    layer: `U`, `S`, `V`, `S_init`, `kernel_sem [d_in, d_out]`, `energy = |W|_F^2`.
+    relative: divide by `|W|_F^2`; False gives Effort's own form.
+
+  Returns:
+    A scalar, 0 at the start up to rounding.
+  """
+  scaled = layer['U'] * layer['S'][:, None, :]  # [K, d_in, q]
+  projected = jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
+  inner = jnp.sum(projected * layer['V'])
+  gram_u = jnp.einsum('idp,jdq->ipjq', scaled, scaled)
+  gram_v = jnp.einsum('ipf,jqf->ipjq', layer['V'], layer['V'])
+  gap = 2.0 * inner + jnp.sum(gram_u * gram_v) - jnp.sum(jnp.square(layer['S_init']))
+  return jnp.abs(gap) / (layer['energy'] if relative else 1.0)
+
+
+def singular_value_drift(layer: Mapping[str, jax.Array]) -> jax.Array:
+  """`sum_k |S_k - S_k0|^2 / |S_0|^2`, S_0 being all artifact singular values at the start. [ours]
+
+  Args:
+    layer: `S [K, q]` and `S_init [K, q]`.
+
+  Returns:
+    A scalar, 0 at the start.
+  """
+  drift = jnp.sum(jnp.square(layer['S'] - layer['S_init']))
+  return drift / jnp.maximum(jnp.sum(jnp.square(layer['S_init'])), jnp.finfo(jnp.float32).tiny)
+
+
+def regularize(
+    trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+) -> dict[str, jax.Array]:
+  """The weighted regularizers, each a mean over all decomposed kernels.
+
+  Args:
+    trainable: holds `U`, `S`, `V` of each decomposed layer.
+    frozen: holds `kernel_sem` and the initial factors of each.
+    config: weights; a weight of 0 leaves its regularizer out of the program.
+
+  Returns:
+    `{'orthogonality': ..., 'spectral': ...}`, float32 scalars.
+  """
+  # Small differences of products near 1: accelerators must not round them to TF32 or bfloat16.
+  with jax.default_matmul_precision('float32'):
+    return _regularize(trainable, frozen, config)
+
+
+def _regularize(
+    trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+) -> dict[str, jax.Array]:
+  flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
+  owners = [path.removesuffix('/kernel_sem') for path in flat if path.endswith('/kernel_sem')]
+  names = ('U', 'S', 'V', 'U_init', 'S_init', 'V_init', 'U_sem', 'V_sem', 'kernel_sem', 'energy')
+  decomposed = [{name: flat[f'{owner}/{name}'] for name in names if f'{owner}/{name}' in flat}
+                for owner in owners]
+  losses = {}
+  if config.orthogonality:
+    parts = [orthogonality(layer, w_self=config.w_self, w_cross=config.w_cross, w_sem=config.w_sem)
+             for layer in decomposed]
+    losses['orthogonality'] = config.orthogonality * jnp.mean(jnp.stack(parts))
+  if config.spectral:
+    parts = [energy_gap(layer, relative=config.relative_energy)
+             if config.spectral_kind == 'energy' else singular_value_drift(layer)
+             for layer in decomposed]
+    losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
+  return losses

@@ -1,0 +1,182 @@
+"""Dense layers of a frozen semantic kernel and trainable artifact factors.
+
+`y = x @ kernel_sem + sum_k ((x @ U_k) * S_k) @ V_k + b` (`method.md` section 2). [paper: semantic
+and artifact subspaces] [kin: Effort, arXiv 2411.15633, trains one residual in this form] [ours: the
+factored forward pass, and when to leave it]
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from masm_jax import tree
+from masm_jax.backbones import layers
+from masm_jax.methods import decompose
+
+_ARTIFACT = ('U', 'S', 'V')
+
+
+@jax.custom_vjp
+def matmul_f32(x: jax.Array, w: jax.Array) -> jax.Array:
+  """`x @ w` of low-precision operands, with a float32 result.
+
+  Plain `preferred_element_type=float32` would hand the backward pass a float32 cotangent, and so
+  turn its two large products into float32 ones; here the cotangent is cast to the operands' type
+  first, as after any other bfloat16 product.
+
+  Args:
+    x: [..., d].
+    w: [d, f], of x's dtype.
+
+  Returns:
+    float32 [..., f].
+  """
+  return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())),
+                         preferred_element_type=jnp.float32)
+
+
+def _matmul_f32_fwd(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return matmul_f32(x, w), (x, w)
+
+
+def _matmul_f32_bwd(
+    residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  x, w = residuals
+  g = g.astype(x.dtype)
+  batch = tuple(range(x.ndim - 1))
+  dx = lax.dot_general(g, w, (((g.ndim - 1,), (1,)), ((), ())))
+  # Formed only where w is trained: nothing reads it otherwise, and XLA drops it.
+  dw = lax.dot_general(x, g, ((batch, batch), ((), ())))
+  return dx, dw
+
+
+matmul_f32.defvjp(_matmul_f32_fwd, _matmul_f32_bwd)
+
+
+def factored_is_cheaper(num_tokens: int, d_in: int, d_out: int, num_components: int) -> bool:
+  """Whether two skinny products cost less than rebuilding W, in a training step.
+
+  Operations beyond those of a frozen dense layer, forward and backward, with m = K*q components:
+  six skinny products of `2 * num_tokens * m` operations per input or output unit, against W's
+  reconstruction, its gradient `x^T g`, and the factors' gradients from that.
+  """
+  factored = 6 * num_tokens * (d_in + d_out) * num_components
+  materialized = 2 * num_tokens * d_in * d_out + 6 * d_in * d_out * num_components
+  return factored <= materialized
+
+
+class SubspaceDense(layers.Dense):
+  """A dense layer that is decomposed where its parameters are.
+
+  With the leaves `kernel_sem [d_in, d_out]`, `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]` and
+  `bias [d_out]` it computes the adapted layer; with a plain `kernel` it is `layers.Dense`.
+
+  Attributes:
+    forward: `factored`, `materialized` (rebuild W first) or `auto` (whichever costs fewer
+      operations for the shapes at hand, decided at trace time).
+  """
+
+  forward: str = 'auto'
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., d_in] -> [..., d_out]."""
+    if not self.has_variable('params', 'kernel_sem'):
+      return super().__call__(x)
+    leaf = lambda name: self.get_variable('params', name)
+    kernel_sem, u, s, v = leaf('kernel_sem'), leaf('U'), leaf('S'), leaf('V')
+    num_subspaces, d_in, rank = u.shape
+    num_components = num_subspaces * rank
+    # The K subspaces side by side: one pair of skinny products.
+    u = u.transpose(1, 0, 2).reshape(d_in, num_components)
+    s = s.reshape(num_components).astype(jnp.float32)
+    v = v.reshape(num_components, self.features)
+
+    factored = self.forward == 'factored' or (self.forward == 'auto' and factored_is_cheaper(
+        x.size // d_in, d_in, self.features, num_components))
+    x = x.astype(self.dtype)
+    if factored:
+      inner = matmul_f32(x, u.astype(self.dtype))
+      inner *= s.reshape((1,) * (x.ndim - 1) + s.shape)
+      # The artifact part is a hundredth of the output: it is added before the rounding to bfloat16.
+      y = (matmul_f32(x, kernel_sem.astype(self.dtype))
+           + matmul_f32(inner.astype(self.dtype), v.astype(self.dtype)))
+    else:
+      kernel = kernel_sem.astype(jnp.float32) + jnp.matmul(u * s[None], v)
+      y = matmul_f32(x, kernel.astype(self.dtype))
+    if self.has_variable('params', 'bias'):
+      bias = leaf('bias').astype(jnp.float32)
+      y += bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+    return y.astype(self.dtype)
+
+
+def split_params(
+    params: Mapping[str, Any],
+    config: decompose.SubspaceConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict, dict]:
+  """Decomposes the target layers of plain parameters.
+
+  Args:
+    params: `{'backbone': ..., 'head': ...}`.
+    config: which layers, and into what.
+    on_progress: see `decompose.decompose`.
+
+  Returns:
+    `(trainable, frozen)`. For a target layer, trainable holds `U`, `S`, `V`; frozen holds
+    `kernel_sem`, the bias, the start `U_init`, `S_init`, `V_init`, the scalar `energy = |W|_F^2`,
+    and what of `U_sem`, `S_sem`, `V_sem` the configuration asks for. Every other leaf is frozen.
+  """
+  owners = decompose.find_targets(params, config.targets)
+  flat = tree.flatten(params)
+  kernels = {owner: flat[f'{owner}/kernel'] for owner in owners}
+  trainable, frozen = {}, {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels}
+  for owner, factors in decompose.decompose(kernels, config, on_progress).items():
+    kernel = jnp.asarray(kernels[owner], jnp.float32)
+    artifact = {name: factors[name] for name in _ARTIFACT}
+    frozen[f'{owner}/kernel_sem'] = decompose.semantic_kernel(kernel, artifact)
+    frozen[f'{owner}/energy'] = jnp.sum(jnp.square(kernel))
+    for name, value in factors.items():
+      if name in _ARTIFACT:
+        frozen[f'{owner}/{name}_init'] = value
+        trainable[f'{owner}/{name}'] = jnp.array(value, copy=True)
+      else:
+        frozen[f'{owner}/{name}'] = value
+  return tree.unflatten(trainable), tree.unflatten(frozen)
+
+
+def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
+  """Plain parameters again: `kernel = kernel_sem + sum_k U_k diag(S_k) V_k`, all else as it is."""
+  flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
+  owners = decomposed_layers(frozen)
+  merged = {}
+  for path, leaf in flat.items():
+    owner, _, name = path.rpartition('/')
+    if owner not in owners or name == 'bias':
+      merged[path] = leaf
+  for owner in owners:
+    factors = {name: flat[f'{owner}/{name}'] for name in _ARTIFACT}
+    merged[f'{owner}/kernel'] = flat[f'{owner}/kernel_sem'] + decompose.artifact_kernel(factors)
+  return tree.unflatten(merged)
+
+
+def decomposed_layers(frozen: Mapping[str, Any]) -> dict[str, None]:
+  """Paths of the decomposed layers, in tree order."""
+  return {path.removesuffix('/kernel_sem'): None
+          for path in tree.flatten(frozen) if path.endswith('/kernel_sem')}
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseFactory:
+  """Builds `SubspaceDense` layers; hashable, so that it can be a static field of a module."""
+
+  forward: str
+
+  def __call__(self, **kwargs: Any) -> nn.Module:
+    """Same keyword arguments as `layers.Dense`."""
+    return SubspaceDense(forward=self.forward, **kwargs)

@@ -1,0 +1,152 @@
+"""What a training run writes for people: its record, metrics, masks, scores, results and pictures."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from masm_jax import config as config_lib
+from masm_jax import telemetry
+from masm_jax.data import sets
+from masm_jax.evaluation import scores
+from masm_jax.masking.groups import Groups
+from masm_jax.masking.layer_mask import LayerMask
+from masm_jax.telemetry.json_files import JsonLines
+
+SYNTHETIC_NOTE = ('Synthetic portraits: these figures show that the program works; they prove nothing '
+                  'about real deepfakes.')
+
+
+def decomposition_progress(enabled: bool) -> Callable[[int, int], None] | None:
+  """A progress bar for the SVD of the kernels: a function of (done, in all)."""
+  if not enabled:
+    return None
+  bar: list[telemetry.Progress] = []
+
+  def show(done: int, total: int) -> None:
+    if not bar:
+      bar.append(telemetry.Progress(total, label='SVD', unit='kernels').__enter__())
+    bar[0].update(done)
+    if done == total:
+      bar.pop().__exit__(None, None, None)
+
+  return show
+
+
+class RunReport:
+  """Writes below the run's directory; only the lead process does.
+
+  `run.json` (resolved config, versions, commit, hashes), `metrics.jsonl`, `masks.jsonl`,
+  `perf.jsonl`, `tensorboard/`, `scores/{last,best}/SET.parquet` and `results.json`.
+
+  Args:
+    workdir: the run's directory.
+    enabled: False on every process but the lead.
+    groups: what the layer mask switches, None for no mask.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, enabled: bool, groups: Groups | None):
+    self._workdir, self._enabled, self._groups = workdir, enabled, groups
+    self._writer = telemetry.MetricWriter(workdir, enabled=enabled)
+    self._masks = JsonLines(workdir / 'masks.jsonl') if enabled and groups else None
+    self._pending_masks: list[tuple[int, LayerMask]] = []
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._writer.close()
+    if self._masks:
+      self._masks.close()
+
+  def begin(self, *, config: ml_collections.ConfigDict, hashes: Mapping[str, str], step: int,
+            overview: str) -> None:
+    """Records what is run, and forgets what an earlier attempt wrote after `step`."""
+    if not self._enabled:
+      return
+    logging.info('config:\n%s', config)
+    print(overview, flush=True)
+    record = telemetry.run_record(config, hashes) | {'config_sha256': config_lib.fingerprint(config)}
+    telemetry.write_json(self._workdir / 'run.json', record)
+    self._writer.truncate(step)
+    if self._masks:
+      self._masks.truncate(step)
+    self._writer.write_text(step, 'parameters', overview)
+    self._writer.write_text(step, 'config', str(config))
+
+  def note_mask(self, step: int, mask: LayerMask) -> None:
+    """Remembers a mask that was just drawn; it is read from the device at the next `flush`."""
+    if self._masks:
+      self._pending_masks.append((step, jax.tree.map(jnp.copy, mask)))
+
+  def write_training(self, step: int, values: Mapping[str, float],
+                     images_per_second: float | None) -> None:
+    """Means of the training metrics since the last call."""
+    self._writer.write(step, {f'train/{name}': value for name, value in values.items()})
+    if images_per_second is not None:
+      self._writer.write_perf(step, {'train/images_per_second': images_per_second})
+
+  def write_validation(self, step: int, table: pd.DataFrame, select_by: str) -> float:
+    """Figures of the validation set; returns the one that chooses the checkpoint."""
+    figures = scores.summarize(table, name='validation')
+    flat = {f'{level}_{name}': value for level, part in figures.items()
+            for name, value in part.items()}
+    self._writer.write(step, {f'val/{name}': value for name, value in flat.items()})
+    if self._enabled:
+      logging.info('step %d: validation AUROC %.4f by frame, %.4f by video', step,
+                   flat['frame_auroc'], flat['video_auroc'])
+    return flat[select_by]
+
+  def flush(self, step: int) -> None:
+    """Everything up to `step` to the disk, before a checkpoint says that it is there."""
+    from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
+
+    for drawn_at, mask in self._pending_masks:
+      on, values = np.asarray(mask.mask), np.asarray(mask.scores)
+      self._masks.append({'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int),
+                          'scores': values})
+      self._writer.write_image(drawn_at, 'mask/on', plots.mask_image(on))
+      self._writer.write_image(drawn_at, 'mask/score_rank', plots.mask_image(_rank(values)))
+    self._pending_masks.clear()
+    del step
+    self._writer.flush()
+    if self._masks:
+      self._masks.sync()
+
+  def write_scores(self, checkpoint: str, name: str, table: pd.DataFrame) -> dict[str, Any]:
+    """Writes the frame scores of a data set, and returns its figures at both levels."""
+    if self._enabled:
+      scores.write_scores(self._workdir / 'scores' / checkpoint / f'{name}.parquet', table)
+    return scores.summarize(table, name=name)
+
+  def finish(self, results: Mapping[str, Any], *, config: ml_collections.ConfigDict,
+             num_trainable: int) -> None:
+    """Writes `results.json` and prints the table of results."""
+    if not self._enabled:
+      return
+    is_synthetic = any(spec.manifest == sets.SYNTHETIC for spec in
+                       (config.data.train, config.data.val, *config.data.tests.values()))
+    document = {'method': config.method, 'backbone': config.backbone.name, 'seed': config.seed,
+                'trainable_parameters': num_trainable, 'select_by': config.eval.select_by,
+                'config_sha256': config_lib.fingerprint(config)}
+    if is_synthetic:
+      document['note'] = SYNTHETIC_NOTE
+    telemetry.write_json(self._workdir / 'results.json', document | dict(results))
+    for name, what in (('best', f'best by validation {config.eval.select_by}'),
+                       ('last', 'last step')):
+      print(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
+      print(scores.format_table(results[name]['sets']))
+    if is_synthetic:
+      print(f'\n{SYNTHETIC_NOTE}')
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+  """Ranks within [0, 1] of an array's entries, so that scores of any scale make a picture."""
+  order = values.ravel().argsort(kind='stable').argsort(kind='stable')
+  return order.reshape(values.shape) / max(values.size - 1, 1)

@@ -1,0 +1,89 @@
+"""Device mesh, placement rules and batch placement: one path from a laptop to a pod."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from masm_jax import tree
+from masm_jax.errors import UserError
+
+# Frozen leaves above this size are split over `fsdp`; smaller ones cost more to gather than to keep.
+_MIN_SPLIT_BYTES = 4 * 2**20
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+  """A mesh `(data, fsdp, tensor)` over all devices of all processes; `tensor` has size 1.
+
+  Args:
+    fsdp: devices that share one copy of the frozen kernels; batches are split over them too.
+
+  Raises:
+    UserError: the devices cannot be dealt out so.
+  """
+  devices = jax.device_count()
+  if fsdp < 1 or devices % fsdp:
+    raise UserError(f'mesh.fsdp = {fsdp} does not divide the {devices} devices')
+  # Auto: jax's default of explicit axes would ask every operation for its sharding.
+  return jax.make_mesh((devices // fsdp, fsdp, 1), ('data', 'fsdp', 'tensor'),
+                       axis_types=(AxisType.Auto,) * 3)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
+  """Raises a UserError unless a global batch divides evenly over the devices that split it."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  if batch_size < 1 or batch_size % parts:
+    raise UserError(f'{field} = {batch_size} does not divide over {parts} devices: use a multiple of '
+                    f'{parts}')
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same value on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The leading axis over `data` and `fsdp`."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def frozen_sharding(frozen: Mapping[str, Any], mesh: Mesh) -> dict:
+  """Shardings of frozen leaves: large ones split over `fsdp` along their longest divisible axis.
+
+  Args:
+    frozen: nested dict of arrays or `jax.ShapeDtypeStruct`s.
+    mesh: from `make_mesh`.
+  """
+  size = mesh.shape['fsdp']
+
+  def rule(path: str, leaf: Any) -> NamedSharding:
+    del path
+    axes = [axis for axis in np.argsort(leaf.shape)[::-1] if leaf.shape[axis] % size == 0]
+    if size == 1 or not axes or tree.param_bytes({'leaf': leaf}) < _MIN_SPLIT_BYTES:
+      return replicated(mesh)
+    spec = [None] * len(leaf.shape)
+    spec[axes[0]] = 'fsdp'
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return tree.map_with_path(rule, frozen)
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes global arrays `[B, ...]` of this process's rows `[B / processes, ...]`."""
+  sharding = batch_sharding(mesh)
+  return {name: jax.make_array_from_process_local_data(sharding, value)
+          for name, value in batch.items()}
+
+
+def place(values: Any, shardings: Any) -> Any:
+  """Puts host values, the same on every process, where `shardings` (a tree or one for all) says."""
+  if isinstance(shardings, NamedSharding):
+    shardings = jax.tree.map(lambda _: shardings, values)
+
+  def put(value: Any, sharding: NamedSharding) -> jax.Array:
+    host = np.asarray(value)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+  return jax.tree.map(put, values, shardings)

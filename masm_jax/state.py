@@ -1,0 +1,63 @@
+"""What changes from step to step, and how it begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from masm_jax.masking import grad_stats, layer_mask
+from masm_jax.masking.groups import Groups
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a training step reads and writes; frozen leaves live beside it.
+
+  No random key is kept: every random number is a function of (seed, step, global index).
+
+  Attributes:
+    step: int32 [], number of updates done.
+    trainable: parameters that are trained.
+    opt_state: the optimizer's state, for the trainable leaves alone.
+    mask: the layer mask, or None where the method has no groups.
+    grad_stats: statistics of the grouped leaves' task gradient, or None.
+    metrics: running sums of the training metrics since they were last written.
+    nonfinite_step: int32 [], the first step whose loss or gradient was not finite, 0 if none was.
+  """
+
+  step: jax.Array
+  trainable: Any
+  opt_state: optax.OptState
+  mask: layer_mask.LayerMask | None
+  grad_stats: grad_stats.GradStats | None
+  metrics: Any
+  nonfinite_step: jax.Array
+
+
+def init_state(
+    trainable: Mapping[str, Any],
+    *,
+    optimizer: optax.GradientTransformation,
+    groups: Groups | None,
+    metrics: Any,
+) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    trainable: from `Method.init`.
+    optimizer: from `optim.make_optimizer`.
+    groups: from `Method.groups`; None for no mask.
+    metrics: empty metrics, see `steps.empty_metrics`.
+  """
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      trainable=trainable,
+      opt_state=optimizer.init(trainable),
+      mask=layer_mask.init_mask(groups) if groups else None,
+      grad_stats=grad_stats.init_stats(groups.select(trainable)) if groups else None,
+      metrics=metrics,
+      nonfinite_step=jnp.zeros((), jnp.int32),
+  )

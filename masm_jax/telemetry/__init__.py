@@ -1,0 +1,18 @@
+"""What a run says about itself: metrics files, progress, parameter overview, record of the run."""
+
+from masm_jax.telemetry.json_files import read_json, read_lines, write_json
+from masm_jax.telemetry.overview import count_parameters, parameter_overview
+from masm_jax.telemetry.progress import Progress
+from masm_jax.telemetry.record import run_record
+from masm_jax.telemetry.writer import MetricWriter
+
+__all__ = [
+  'MetricWriter',
+  'Progress',
+  'count_parameters',
+  'parameter_overview',
+  'read_json',
+  'read_lines',
+  'run_record',
+  'write_json',
+]

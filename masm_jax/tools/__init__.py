@@ -1,0 +1,1 @@
+"""Things made from a finished run."""

@@ -1,0 +1,204 @@
+"""One training run, from config to results: mesh -> data -> model -> state -> restore -> loop."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from masm_jax import checkpoint as checkpoint_lib
+from masm_jax import config as config_lib
+from masm_jax import detector as detector_lib
+from masm_jax import optim, reporting, sharding, state, steps, stopping, telemetry, tree
+from masm_jax.backbones import get_preset
+from masm_jax.data import pipeline, samplers
+from masm_jax.data.sets import DataSets, load_sets
+from masm_jax.errors import UserError
+from masm_jax.evaluation.evaluator import Evaluator
+from masm_jax.masking import layer_mask
+from masm_jax.methods import make_method
+
+# On CPU, more un-awaited collective steps than this can deadlock (jax 0.10, virtual devices).
+_CPU_AWAIT_STEPS = 5
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+  """Trains, evaluates and writes `workdir/results.json`.
+
+  Args:
+    config: a full config, see `configs/common.py`.
+    workdir: the run's directory; if it holds an unfinished run of this config, that goes on.
+
+  Returns:
+    0, or the number of the signal that stopped the run (which is saved then, and can go on).
+
+  Raises:
+    UserError: bad input, or a loss that is not finite.
+  """
+  config_lib.validate(config)
+  is_lead = jax.process_index() == 0
+
+  # ---- Mesh ----------------------------------------------------------------------------------
+  mesh = sharding.make_mesh(config.mesh.fsdp)
+  sharding.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  sharding.check_batch_size(config.eval.batch_size, mesh, 'eval.batch_size')
+
+  # ---- Data ----------------------------------------------------------------------------------
+  sets = load_sets(config.data)
+  backbone = get_preset(config.backbone.name)
+  if config.backbone.image_size:
+    backbone = backbone.with_image_size(config.backbone.image_size)
+  in_steps = functools.partial(config_lib.duration_steps, batch_size=config.train.batch_size,
+                               num_examples=len(sets.train))
+  total_steps = in_steps(config.train.duration)
+  sampler = samplers.make_sampler(config.data.sampler, sets.train.labels, config.seed)
+  batches = pipeline.train_iterator(
+      sets.train, batch_size=config.train.batch_size, image_size=backbone.config.image_size,
+      sampler=sampler, augment=config.data.augment, seed=config.seed, num_steps=total_steps,
+      process_index=jax.process_index(), process_count=jax.process_count(),
+      num_workers=config.data.num_workers, num_threads=config.data.num_threads,
+      max_replaced_share=config.data.max_replaced_share)
+
+  # ---- Model ---------------------------------------------------------------------------------
+  detector_config = detector_lib.DetectorConfig(
+      backbone.config, config.head.normalize_features, _dtype(config.backbone.dtype),
+      config.backbone.remat)
+  params, base_hash = detector_lib.load_params(
+      backbone, config.backbone.weights, detector_config, jax.random.key(config.seed))
+  if not config.subspace.cache_dir:
+    with config.unlocked():
+      config.subspace.cache_dir = str(workdir / 'decomposition')
+  method = make_method(config, reporting.decomposition_progress(is_lead))
+  trainable, frozen = method.init(params, jax.random.key(config.seed))
+  del params
+  frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+
+  # ---- State ---------------------------------------------------------------------------------
+  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
+  groups = method.groups(trainable) if mask_config.kind != 'none' else None
+  schedule = optim.make_schedule(config.optim, total_steps, in_steps(config.optim.warmup))
+  optimizer = optim.make_optimizer(config.optim, schedule, groups)
+  metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups))
+  train_state = sharding.place(
+      state.init_state(trainable, optimizer=optimizer, groups=groups, metrics=metrics.empty()),
+      sharding.replicated(mesh))
+  del trainable
+  train_step = steps.jit_train_step(
+      steps.make_train_step(
+          detector_config=detector_config, method=method, optimizer=optimizer, groups=groups,
+          mask_config=mask_config, head=config.head, schedule=schedule, seed=config.seed),
+      mesh, frozen)
+  merge = steps.jit_merge(method, mesh, train_state.trainable, frozen)
+  evaluator = Evaluator(
+      steps.jit_eval_step(steps.make_eval_step(detector_config), mesh,
+                          jax.eval_shape(merge, train_state.trainable, frozen)),
+      mesh, config.eval.batch_size, backbone.config.image_size, config.data.num_threads)
+
+  # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
+  checkpoints = checkpoint_lib.Checkpoints(
+      workdir, config=config, base_hash=base_hash, manifest_hash=sets.train.sha256)
+  best = checkpoint_lib.Best()
+  if checkpoints.latest_step() is not None:
+    train_state, batches, best = checkpoints.restore(train_state, batches)
+  start = int(train_state.step)
+  report = reporting.RunReport(workdir, enabled=is_lead, groups=groups)
+  report.begin(config=config, hashes=sets.hashes() | {'base_weights': base_hash}, step=start,
+               overview=telemetry.parameter_overview(train_state.trainable, frozen))
+
+  # ---- Loop ----------------------------------------------------------------------------------
+  log_every = config.log.every_steps
+  eval_every = in_steps(config.eval.every) or total_steps
+  save_every = in_steps(config.checkpoint.every) or total_steps
+  progress = telemetry.Progress(total_steps, start=start, images_per_step=config.train.batch_size,
+                                enabled=is_lead)
+  with stopping.StopRequests() as stop, progress, report:
+    for step in range(start + 1, total_steps + 1):
+      batch = next(batches)
+      placed = sharding.place_batch({name: batch[name] for name in ('image', 'label')}, mesh)
+      train_state = train_step(train_state, frozen, placed)
+      if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:
+        jax.block_until_ready(train_state.step)
+      if groups and layer_mask.is_refresh(step, mask_config):
+        report.note_mask(step, train_state.mask)
+
+      is_last = step == total_steps
+      stopping_now = stop.requested(step)
+      logs = step % log_every == 0 or is_last
+      evaluates = step % eval_every == 0 or is_last
+      saves = step % save_every == 0 or evaluates or stopping_now
+      if logs or saves:
+        _check_finite(train_state, sampler, sets, config, checkpoints, workdir)
+      if logs:
+        train_state, values = steps.take_metrics(train_state, mesh)
+        report.write_training(step, values, progress.images_per_second)
+        progress.update(step, loss=values['loss'])
+      else:
+        progress.update(step)
+      if evaluates:
+        with progress.pause():
+          table = evaluator.scores(merge(train_state.trainable, frozen), sets.val, 'validation')
+          value = report.write_validation(step, table, config.eval.select_by)
+        if value > best.value or not best.step:  # The earliest of equals; nan never wins.
+          best = checkpoint_lib.Best(step, value if value == value else float('-inf'))
+      if saves:
+        report.flush(step)
+        checkpoints.save(train_state, batches, best)
+      if stopping_now and not is_last:
+        checkpoints.close()
+        logging.warning('stopped by signal %d after step %d of %d; it is saved, and the same '
+                        'command goes on from there', stop.signal_number, step, total_steps)
+        return stop.signal_number
+    checkpoints.wait()
+
+  # ---- Results: the last step, and the one that validation chose -------------------------------
+  results: dict[str, Any] = {}
+  test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
+  for name, step in {'last': total_steps, 'best': best.step}.items():
+    if name == 'best' and step == total_steps:
+      results[name] = dict(results['last'])
+      continue
+    leaves = (train_state.trainable if step == total_steps
+              else checkpoints.restore_trainable(train_state, step))
+    params = merge(leaves, frozen)
+    results[name] = {'step': step, 'sets': {}}
+    for set_name, manifest in {'val': sets.val, **test_sets}.items():
+      table = evaluator.scores(params, manifest, set_name)
+      results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
+  checkpoints.close()
+  report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))
+  return 0
+
+
+def _dtype(name: str) -> Any:
+  if name == 'auto':
+    return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+  return jnp.dtype(name)
+
+
+def _check_finite(train_state: state.TrainState, sampler: samplers.Sampler, sets: DataSets,
+                  config: ml_collections.ConfigDict, checkpoints: checkpoint_lib.Checkpoints,
+                  workdir: pathlib.Path) -> None:
+  """Ends the run if some step's loss or gradient was not finite.
+
+  Nothing is saved between that step and this check, so that the newest checkpoint is a good one.
+  """
+  step = int(train_state.nonfinite_step)
+  if not step:
+    return
+  checkpoints.wait()
+  size = config.train.batch_size
+  records = np.array([sampler(position) for position in range((step - 1) * size, step * size)])
+  paths = list(sets.train.table['path'].iloc[records])
+  telemetry.write_json(workdir / 'nonfinite.json',
+                       {'step': step, 'records': records.tolist(), 'paths': paths})
+  good = checkpoints.latest_step()
+  raise UserError(
+      f'the loss of step {step} is not finite; its batch is records '
+      f'{", ".join(map(str, records[:4]))}, ... ({paths[0]}, ...), all in '
+      f'{workdir / "nonfinite.json"}; last good checkpoint: '
+      f'{"none" if good is None else f"step {good}"}; look at the images, or lower '
+      'optim.learning_rate')

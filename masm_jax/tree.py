@@ -1,0 +1,71 @@
+"""Nested dictionaries of arrays: path names, patterns, partition and combine.
+
+A parameter tree is a nested dict whose leaves are arrays. A leaf's path joins the keys by `/`, as in
+`backbone/block_00/attn/q/kernel`; every pattern in the project is a regular expression that has to
+match such a path in full.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+Tree = Mapping[str, Any]
+Flat = dict[str, Any]
+
+
+def flatten(tree: Tree) -> Flat:
+  """Returns `{path: leaf}`, in the tree's own order; `unflatten` is its inverse."""
+  return traverse_util.flatten_dict(dict(tree), sep='/')
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the nested dict of `{path: leaf}`."""
+  return traverse_util.unflatten_dict(dict(flat), sep='/')
+
+
+def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str, Any]:
+  """Applies `fn(path, leaf, *rest_leaves)` to every leaf; all trees have the same paths."""
+  flats = [flatten(r) for r in rest]
+  return unflatten({path: fn(path, leaf, *(f[path] for f in flats))
+                    for path, leaf in flatten(tree).items()})
+
+
+def partition(tree: Tree, predicate: Callable[[str], bool]) -> tuple[dict, dict]:
+  """Splits a tree into (leaves whose path fulfils the predicate, the others); no empty branches."""
+  flat = flatten(tree)
+  return (unflatten({p: x for p, x in flat.items() if predicate(p)}),
+          unflatten({p: x for p, x in flat.items() if not predicate(p)}))
+
+
+def combine(*trees: Tree) -> dict[str, Any]:
+  """Merges trees of disjoint leaves into one: the inverse of `partition`.
+
+  Raises:
+    ValueError: two trees hold the same path.
+  """
+  merged: Flat = {}
+  for tree in trees:
+    flat = flatten(tree)
+    if twice := merged.keys() & flat.keys():
+      raise ValueError(f'leaves in more than one tree: {sorted(twice)[:5]}')
+    merged.update(flat)
+  return unflatten(merged)
+
+
+def match_any(patterns: Iterable[str], path: str) -> bool:
+  """True if one of the regular expressions matches the whole path."""
+  return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def param_count(tree: Tree) -> int:
+  """Number of scalars in all leaves (arrays or `jax.ShapeDtypeStruct`s)."""
+  return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in flatten(tree).values())
+
+
+def param_bytes(tree: Tree) -> int:
+  """Number of bytes in all leaves (arrays or `jax.ShapeDtypeStruct`s)."""
+  return sum(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+             for leaf in flatten(tree).values())

@@ -1,0 +1,66 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from masm_jax.backbones import layers
+
+
+def test_gelu_is_the_exact_one():
+  x = np.array([-2.0, -0.5, 0.0, 1.0, 3.0], np.float32)
+  exact = [value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x.tolist()]
+  np.testing.assert_allclose(layers.exact_gelu(jnp.asarray(x)), exact, rtol=1e-6)
+  tanh = jax.nn.gelu(jnp.asarray(x), approximate=True)
+  assert np.abs(np.asarray(tanh) - exact).max() > 1e-4
+
+
+def test_quick_gelu():
+  x = np.array([-2.0, -0.5, 0.0, 1.0, 3.0], np.float32)
+  expected = [value / (1 + math.exp(-1.702 * value)) for value in x.tolist()]
+  np.testing.assert_allclose(layers.quick_gelu(jnp.asarray(x)), expected, rtol=1e-6)
+
+
+def test_dense_by_hand():
+  params = {'kernel': jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 'bias': jnp.array([7.0, 8, 9])}
+  x = jnp.array([[[1.0, 10.0]]])
+  y = layers.Dense(features=3).apply({'params': params}, x)
+  np.testing.assert_array_equal(y, [[[48, 60, 72]]])
+  half = layers.Dense(features=3, dtype=jnp.bfloat16).apply({'params': params}, x)
+  assert half.dtype == jnp.bfloat16
+
+
+def test_patch_embed_is_torch_convolution():
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
+  bias = rng.normal(size=5).astype(np.float32)
+  images = rng.normal(size=(2, 8, 12, 3)).astype(np.float32)
+  ours = layers.PatchEmbed(features=5, patch_size=4, use_bias=True).apply(
+    {'params': {'kernel': kernel, 'bias': bias}}, jnp.asarray(images)
+  )
+  theirs = torch.nn.functional.conv2d(
+    torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+    torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()),
+    torch.from_numpy(bias),
+    stride=4,
+  )
+  np.testing.assert_allclose(ours, theirs.flatten(2).transpose(1, 2).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_layer_norm_keeps_float32_under_a_large_mean():
+  """The one-pass variance loses all digits here, and a bfloat16 one has none to begin with."""
+  rng = np.random.default_rng(0)
+  x = (3000 + rng.normal(size=(4, 64))).astype(np.float32)
+  params = {'scale': jnp.ones(64), 'bias': jnp.zeros(64)}
+  ours = layers.LayerNorm(1e-6).apply({'params': params}, jnp.asarray(x))
+  x64 = x.astype(np.float64)
+  exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(ours, exact, atol=2e-3)
+
+  half = (jnp.asarray(x) - 2990).astype(jnp.bfloat16)
+  ours = layers.LayerNorm(1e-6).apply({'params': params}, half)
+  assert ours.dtype == jnp.float32
+  x64 = np.asarray(half).astype(np.float64)
+  exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(ours, exact, atol=1e-5)

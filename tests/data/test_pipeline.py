@@ -1,0 +1,305 @@
+import json
+import logging
+import os
+import pathlib
+import sys
+
+import cv2
+import grain
+import numpy as np
+import pytest
+from PIL import Image
+
+from masm_jax.data import pipeline, transforms
+from masm_jax.data.manifest import build_manifest
+from masm_jax.data.pipeline import eval_batches, train_iterator
+from masm_jax.data.samplers import make_sampler
+from masm_jax.errors import UserError
+
+SIZE = 16
+STEPS = 9
+
+
+@pytest.fixture(scope='module')
+def crops(tmp_path_factory):
+  """A manifest of 10 real and 13 fake crops of noise; record i is recognised by its pixels."""
+  root = tmp_path_factory.mktemp('crops')
+  rng = np.random.default_rng(0)
+  rows = []
+  for i in range(23):
+    name = f'{i:02}.png'
+    Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(root / name)
+    label = int(i >= 10)
+    rows.append(
+      {'path': name, 'label': label, 'dataset': 'd', 'split': 'train', 'video_id': f'v{i}'}
+    )
+  return build_manifest(rows, root)
+
+
+@pytest.fixture
+def broken(crops, tmp_path):
+  """The same manifest with copies of the files of which records 4, 5 and 22 are damaged."""
+  for path in crops.paths:
+    content = pathlib.Path(path).read_bytes()
+    name = os.path.basename(path)
+    damaged = name in ('04.png', '05.png', '22.png')
+    (tmp_path / name).write_bytes(content[: len(content) // 2] if damaged else content)
+  return type(crops)(crops.table, tmp_path, crops.sha256)
+
+
+def _iterator(manifest, **options):
+  defaults = {
+    'batch_size': 8,
+    'image_size': SIZE,
+    'sampler': make_sampler('balanced', manifest.labels, 1),
+    'augment': 'gend',
+    'seed': 1,
+    'num_steps': STEPS,
+    'num_threads': 2,
+  }
+  return train_iterator(manifest, **(defaults | options))
+
+
+def _assert_same(found, expected):
+  assert len(found) == len(expected)
+  for a, b in zip(found, expected, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      assert a[key].dtype == b[key].dtype
+      np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_batches_hold_what_the_sampler_says(crops):
+  sampler = make_sampler('balanced', crops.labels, 1)
+  batches = list(_iterator(crops, sampler=sampler))
+  assert len(batches) == STEPS
+  for t, batch in enumerate(batches):
+    assert batch['image'].shape == (8, SIZE, SIZE, 3)
+    assert batch['image'].dtype == np.uint8
+    assert (batch['label'].dtype, batch['record'].dtype) == (np.int32, np.int64)
+    assert batch['label'].tolist() == [0, 1] * 4
+    assert batch['record'].tolist() == [sampler(t * 8 + i) for i in range(8)]
+    assert not batch['replaced'].any()
+
+
+def test_pixels_are_decode_augment_resize(crops):
+  batch = next(_iterator(crops, augment='none'))
+  for image, record in zip(batch['image'], batch['record'], strict=True):
+    expected = transforms.resize(transforms.decode(crops.paths[record]), SIZE)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_seed_changes_pixels_but_not_the_order(crops):
+  sampler = make_sampler('uniform', crops.labels, 1)
+  a, b = (next(_iterator(crops, sampler=sampler, seed=seed)) for seed in (1, 2))
+  np.testing.assert_array_equal(a['record'], b['record'])
+  assert (a['image'] != b['image']).mean() > 0.5
+
+
+def test_the_same_record_is_augmented_anew_in_each_epoch(crops):
+  sampler = make_sampler('uniform', crops.labels, 1)
+  batches = list(_iterator(crops, sampler=sampler, num_steps=6))
+  records = np.concatenate([batch['record'] for batch in batches])
+  images = np.concatenate([batch['image'] for batch in batches])
+  first, second = np.flatnonzero(records == records[0])[:2]
+  assert (images[first] != images[second]).mean() > 0.5
+
+
+@pytest.mark.parametrize('num_threads', [0, 1, 5])
+def test_threads_change_nothing(crops, num_threads):
+  _assert_same(list(_iterator(crops, num_threads=num_threads)), list(_iterator(crops)))
+
+
+def test_worker_processes_change_nothing_and_runs_resume_with_any_number(crops):
+  expected = list(_iterator(crops))
+  for workers in (1, 2):
+    iterator = _iterator(crops, num_workers=workers, num_threads=1)
+    first = [next(iterator) for _ in range(4)]
+    _assert_same(first, expected[:4])
+    state = json.loads(json.dumps(iterator.get_state()))
+    _assert_same(list(iterator), expected[4:])
+    for later in (0, workers):
+      again = _iterator(crops, num_workers=later, num_threads=1)
+      again.set_state(state)
+      _assert_same(list(again), expected[4:])
+      again.close()
+    iterator.close()
+
+
+def test_state_is_where_the_caller_stands_not_how_far_was_read_ahead(crops):
+  expected = list(_iterator(crops))
+  for stop in range(STEPS + 1):
+    iterator = _iterator(crops)
+    for _ in range(stop):
+      next(iterator)
+    again = _iterator(crops, num_threads=1)
+    next(again)  # A used iterator goes back as well.
+    again.set_state(iterator.get_state())
+    _assert_same(list(again), expected[stop:])
+
+
+def test_grain_checkpoint_restores_the_iterator(crops, tmp_path):
+  from orbax import checkpoint as ocp
+
+  expected = list(_iterator(crops))
+  iterator = _iterator(crops)
+  for _ in range(3):
+    next(iterator)
+  with ocp.CheckpointManager(tmp_path / 'run') as manager:
+    manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+    manager.wait_until_finished()
+    again = _iterator(crops)
+    manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(again)))
+  _assert_same(list(again), expected[3:])
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_hosts_side_by_side_make_the_batch_of_one(crops, process_count):
+  parts = [
+    list(_iterator(crops, process_index=p, process_count=process_count))
+    for p in range(process_count)
+  ]
+  whole = [
+    {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+    for step in zip(*parts, strict=True)
+  ]
+  _assert_same(whole, list(_iterator(crops)))
+
+
+def test_undecodable_records_are_replaced_flagged_and_logged(broken, caplog):
+  successor = {4: 6, 5: 6, 22: 10}  # The next sound record of the label, in a circle.
+  sampler = make_sampler('balanced', broken.labels, 1)
+  options = {'sampler': sampler, 'max_replaced_share': 3 / 23}
+  with caplog.at_level(logging.WARNING):
+    batches = list(_iterator(broken, **options))
+  asked = np.array([sampler(i) for i in range(STEPS * 8)])
+  records = np.concatenate([batch['record'] for batch in batches])
+  replaced = np.concatenate([batch['replaced'] for batch in batches])
+  assert replaced.tolist() == np.isin(asked, [4, 5, 22]).tolist()
+  assert replaced.sum() > 3
+  assert records.tolist() == [successor.get(record, record) for record in asked]
+  assert np.concatenate([batch['label'] for batch in batches]).tolist() == [0, 1] * (STEPS * 4)
+  logged = [record.getMessage() for record in caplog.records if record.name.startswith('masm')]
+  assert len(logged) == 3
+  for name in ('04.png', '05.png', '22.png'):
+    assert sum(f'cannot decode {broken.root / name}' in line for line in logged) == 1
+  _assert_same(list(_iterator(broken, num_threads=0, **options)), batches)
+  parts = [list(_iterator(broken, process_index=p, process_count=2, **options)) for p in (0, 1)]
+  for t, batch in enumerate(batches):
+    joined = np.concatenate([part[t]['image'] for part in parts])
+    np.testing.assert_array_equal(joined, batch['image'])
+
+
+def test_too_many_undecodable_records_stop_the_run_also_after_a_resume(broken):
+  iterator = _iterator(broken, max_replaced_share=2 / 23)
+  seen, state = 0, None
+  with pytest.raises(UserError, match=r'3 of 23 training images cannot be decoded.*data check'):
+    for _ in iterator:
+      seen, state = seen + 1, iterator.get_state()
+  assert state['next_step'] == seen
+  assert len(state['undecodable']) == 2
+  again = _iterator(broken, max_replaced_share=2 / 23)
+  again.set_state(state)
+  with pytest.raises(UserError, match='3 of 23'):
+    next(again)
+
+
+def test_undecodable_record_in_a_worker_and_a_class_without_any_image(crops, broken):
+  options = {'max_replaced_share': 1.0, 'num_steps': 3}
+  iterator = _iterator(broken, num_workers=1, num_threads=1, **options)
+  _assert_same(list(iterator), list(_iterator(broken, **options)))
+  iterator.close()
+  for i in range(10, 23):
+    (broken.root / f'{i}.png').write_bytes(b'')
+  with pytest.raises(UserError, match='13 training images in a row cannot be decoded, first'):
+    next(_iterator(broken, **options))
+  iterator = _iterator(broken, num_workers=1, num_threads=1, **options)
+  with pytest.raises(UserError, match='13 training images in a row cannot be decoded, first'):
+    next(iterator)
+  iterator.close()
+
+
+def _backend_of_worker(index):
+  """What a worker process has done with jax and OpenCV, as numbers that fit a batch."""
+  del index
+  bridge = sys.modules.get('jax._src.xla_bridge')
+  return {
+    'touched': np.bool_(bridge is not None and bridge.backends_are_initialized()),
+    'cpu': np.bool_(os.environ['JAX_PLATFORMS'] == 'cpu'),
+    'threads': np.int32(cv2.getNumThreads()),
+  }
+
+
+def test_workers_leave_accelerators_and_other_cores_alone(monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda,cpu')
+  dataset = grain.MapDataset.range(2).map(_backend_of_worker).batch(2).to_iter_dataset()
+  options = grain.MultiprocessingOptions(1)
+  iterator = iter(dataset.mp_prefetch(options, worker_init_fn=pipeline._start_worker))
+  batch = next(iterator)
+  iterator.close()
+  assert batch['touched'].tolist() == [False, False]
+  assert batch['cpu'].all()
+  assert batch['threads'].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'batch_size': 9, 'process_count': 2}, 'batch size 9 does not divide over 2'),
+    ({'batch_size': 0}, 'batch size 0'),
+    ({'augment': 'strong'}, "no augmentation preset 'strong'"),
+  ],
+)
+def test_bad_options(crops, options, message):
+  with pytest.raises(UserError, match=message):
+    _iterator(crops, **options)
+
+
+@pytest.mark.parametrize(('batch_size', 'num_batches'), [(6, 4), (9, 3), (24, 1), (48, 1)])
+def test_evaluation_counts_each_record_once_over_three_hosts(crops, batch_size, num_batches):
+  seen = []
+  for p in range(3):
+    batches = list(
+      eval_batches(crops, batch_size=batch_size, image_size=SIZE, process_index=p, process_count=3)
+    )
+    assert len(batches) == num_batches
+    for batch in batches:
+      assert batch['image'].shape == (batch_size // 3, SIZE, SIZE, 3)
+      mask = batch['mask']
+      assert (batch['record'][~mask] == -1).all()
+      assert (batch['image'][~mask] == 0).all()
+      assert not batch['failed'].any()
+      for image, record in zip(batch['image'][mask], batch['record'][mask], strict=True):
+        expected = transforms.resize(transforms.decode(crops.paths[record]), SIZE)
+        np.testing.assert_array_equal(image, expected)
+      assert (batch['label'][mask] == crops.labels[batch['record'][mask]]).all()
+      seen += batch['record'][mask].tolist()
+  assert sorted(seen) == list(range(23))
+
+
+def test_evaluation_keeps_the_manifests_order(crops):
+  batches = list(eval_batches(crops, batch_size=5, image_size=SIZE, num_threads=3))
+  records = np.concatenate([batch['record'][batch['mask']] for batch in batches])
+  assert records.tolist() == list(range(23))
+
+
+def test_evaluation_reports_what_it_cannot_decode(broken, caplog):
+  with caplog.at_level(logging.WARNING):
+    batches = list(eval_batches(broken, batch_size=8, image_size=SIZE))
+  failed = np.concatenate([batch['failed'] for batch in batches])
+  mask = np.concatenate([batch['mask'] for batch in batches])
+  records = np.concatenate([batch['record'] for batch in batches])
+  assert records[failed].tolist() == [4, 5, 22]
+  assert mask.sum() == 20
+  assert not (mask & failed).any()
+  assert sum('left out of the evaluation' in line for line in caplog.messages) == 3
+
+
+def test_evaluation_may_be_left_early_and_refuses_nonsense(crops):
+  batches = eval_batches(crops, batch_size=4, image_size=SIZE)
+  assert next(batches)['record'].tolist() == [0, 1, 2, 3]
+  batches.close()
+  with pytest.raises(UserError, match='evaluation set is empty'):
+    eval_batches(crops.select(split='val'), batch_size=4, image_size=SIZE)
+  with pytest.raises(UserError, match='does not divide'):
+    eval_batches(crops, batch_size=4, image_size=SIZE, process_count=3)

@@ -1,0 +1,88 @@
+"""Streaming statistics against a float64 replay of every gradient."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from masm_jax.masking import grad_stats
+from masm_jax.masking.groups import Groups, block_groups
+
+GROUPS = Groups({'block_00/q/U': 0, 'block_00/q/S': 0, 'block_01/q/U': 1}, ('block_00', 'block_01'), 2)
+SHAPES = {'block_00': {'q': {'U': (2, 5, 3), 'S': (2, 3)}}, 'block_01': {'q': {'U': (2, 4, 3)}}}
+DECAY = 0.9
+
+
+def random_tree(rng, offset=0.3):
+  draw = lambda shape: rng.normal(size=shape) + offset
+  return {
+    'block_00': {'q': {name: draw(shape) for name, shape in SHAPES['block_00']['q'].items()}},
+    'block_01': {'q': {'U': draw(SHAPES['block_01']['q']['U'])}},
+  }
+
+
+def to_float32(tree):
+  return {k: to_float32(v) if isinstance(v, dict) else jnp.asarray(v, jnp.float32)
+          for k, v in tree.items()}
+
+
+def flat_group(tree, row, k):
+  leaves = [tree['block_00']['q']['U'], tree['block_00']['q']['S']] if row == 0 else [
+    tree['block_01']['q']['U']]
+  return np.concatenate([leaf[k].ravel() for leaf in leaves])
+
+
+@pytest.mark.parametrize('kind', ['bvr', 'gsnr', 'grad_norm', 'rgn'])
+@pytest.mark.parametrize('num_steps', [2, 17])
+def test_scores_equal_a_float64_replay(kind, num_steps):
+  rng = np.random.default_rng(1)
+  params = random_tree(rng)
+  history = [random_tree(rng) for _ in range(num_steps)]
+  stats = grad_stats.init_stats(to_float32(params))
+  for grads in history:
+    stats = grad_stats.update_stats(stats, to_float32(grads), DECAY)
+  scores = grad_stats.group_scores(
+    stats, GROUPS, to_float32(params), kind=kind, decay=DECAY, eps=1e-12)
+  assert int(stats.count) == num_steps
+
+  weights = (1 - DECAY) * DECAY ** np.arange(num_steps)[::-1] / (1 - DECAY**num_steps)
+  for row in range(2):
+    for k in range(2):
+      grads = np.stack([flat_group(g, row, k) for g in history])
+      mean, square = weights @ grads, weights @ grads**2
+      expected = {
+        'bvr': np.sum(mean**2) / np.sum(square - mean**2),
+        'gsnr': np.mean(mean**2 / (square - mean**2)),
+        'grad_norm': np.sqrt(np.sum(square)),
+        'rgn': np.sqrt(np.sum(square)) / np.linalg.norm(flat_group(params, row, k)),
+      }[kind]
+      np.testing.assert_allclose(scores[row, k], expected, rtol=5e-3 if kind == 'gsnr' else 2e-5)
+
+
+def test_the_first_gradient_has_no_variance_and_the_floor_holds():
+  params = to_float32(random_tree(np.random.default_rng(0)))
+  stats = grad_stats.update_stats(grad_stats.init_stats(params), params, DECAY)
+  scores = grad_stats.group_scores(stats, GROUPS, params, kind='bvr', decay=DECAY, eps=1e3)
+  bias = [[np.sum(flat_group(params, row, k) ** 2) for k in range(2)] for row in range(2)]
+  np.testing.assert_allclose(scores, np.array(bias) / 1e3, rtol=1e-5)
+
+
+def test_block_groups_share_a_row_per_block():
+  paths = ['backbone/block_01/attn/q/U', 'backbone/block_00/mlp/fc1/S', 'backbone/block_01/mlp/fc2/V']
+  groups = block_groups(paths, 3)
+  assert groups.names == ('block_00', 'block_01')
+  assert groups.shape == (2, 3)
+  assert dict(groups.rows) == {paths[0]: 1, paths[1]: 0, paths[2]: 1}
+  with pytest.raises(ValueError, match='lies in no block'):
+    block_groups(['head/kernel'], 3)
+
+
+def test_expand_and_reduce():
+  params = to_float32(random_tree(np.random.default_rng(2))) | {'head': {'kernel': jnp.ones((4, 2))}}
+  mask = jnp.array([[True, False], [False, True]])
+  expanded = GROUPS.expand(mask, params)
+  assert expanded['head']['kernel'].all() and expanded['head']['kernel'].ndim == 2
+  np.testing.assert_array_equal(expanded['block_00']['q']['U'].ravel(), [True, False])
+  np.testing.assert_array_equal(expanded['block_01']['q']['U'].ravel(), [False, True])
+  assert expanded['block_00']['q']['U'].shape == (2, 1, 1)
+  np.testing.assert_array_equal(GROUPS.sizes(params), [[18, 18], [12, 12]])
+  assert 'head' not in GROUPS.select(params)

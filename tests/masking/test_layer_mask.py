@@ -1,0 +1,100 @@
+"""Which groups a mask keeps, and when it is drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from masm_jax.masking import grad_stats, layer_mask
+from masm_jax.masking.groups import Groups
+
+SCORES = jnp.array([[1.0, 9.0], [5.0, 2.0], [3.0, 2.0], [4.0, 8.0]])
+
+
+def test_per_subspace_keeps_the_top_share_of_each_column():
+  mask = layer_mask.select_top(SCORES, keep=0.5, select='per_subspace')
+  np.testing.assert_array_equal(mask, [[0, 1], [1, 0], [0, 0], [1, 1]])
+
+
+def test_per_layer_keeps_the_top_share_of_each_row():
+  mask = layer_mask.select_top(SCORES, keep=0.5, select='per_layer')
+  np.testing.assert_array_equal(mask, [[0, 1], [1, 0], [1, 0], [0, 1]])
+
+
+def test_global_ranks_all_groups_together():
+  mask = layer_mask.select_top(SCORES, keep=0.375, select='global')
+  np.testing.assert_array_equal(mask, [[0, 1], [1, 0], [0, 0], [0, 1]])
+
+
+def test_ties_go_to_the_lower_index_and_one_always_stays():
+  mask = layer_mask.select_top(jnp.ones((4, 2)), keep=0.5, select='per_subspace')
+  np.testing.assert_array_equal(mask, [[1, 1], [1, 1], [0, 0], [0, 0]])
+  mask = layer_mask.select_top(SCORES, keep=0.01, select='per_subspace')
+  np.testing.assert_array_equal(mask.sum(axis=0), [1, 1])
+
+
+@pytest.mark.parametrize(('keep', 'num_layers', 'expected'), [(0.5, 5, 3), (0.1, 10, 1), (0.3, 10, 3),
+                                                              (1.0, 7, 7), (2 / 3, 3, 2)])
+def test_the_share_is_rounded_up_exactly(keep, num_layers, expected):
+  mask = layer_mask.select_top(jnp.arange(float(num_layers))[:, None], keep=keep, select='per_subspace')
+  assert int(mask.sum()) == expected
+
+
+def test_refresh_steps():
+  config = layer_mask.MaskConfig(warmup_steps=5, refresh_steps=3)
+  drawn = [step for step in range(1, 16) if layer_mask.is_refresh(step, config)]
+  assert drawn == [5, 8, 11, 14]
+
+
+GROUPS = Groups({'block_00/U': 0, 'block_01/U': 1}, ('block_00', 'block_01'), 2)
+
+
+def run(kind, num_steps, seed=0, **fields):
+  """The masks after each of `num_steps` steps of fixed gradients, under one jit."""
+  config = layer_mask.MaskConfig(kind=kind, warmup_steps=2, refresh_steps=2, **fields)
+  rng = np.random.default_rng(0)
+  params = {name: {'U': jnp.asarray(rng.normal(size=(2, 3, 1)), jnp.float32)}
+            for name in ('block_00', 'block_01')}
+  # Group (0, 0) and (1, 1) have a steady gradient, the others a noisy one.
+  steady = {'block_00': {'U': jnp.array([1.0, 0.0])}, 'block_01': {'U': jnp.array([0.0, 1.0])}}
+  traces = []
+
+  @jax.jit
+  def step_fn(mask, stats, grads, step):
+    traces.append(1)
+    stats = grad_stats.update_stats(stats, grads, config.decay)
+    mask = layer_mask.refresh(mask, stats=stats, groups=GROUPS, params=params, step=step, seed=seed,
+                              config=config)
+    return mask, stats
+
+  mask, stats = layer_mask.init_mask(GROUPS), grad_stats.init_stats(params)
+  masks = []
+  for step in range(1, num_steps + 1):
+    grads = jax.tree.map(
+      lambda s: jnp.asarray(s[:, None, None] + rng.normal(size=(2, 3, 1)), jnp.float32)
+      * jnp.where(s[:, None, None] > 0, 0.1, 1.0) + s[:, None, None], steady)
+    mask, stats = step_fn(mask, stats, grads, jnp.asarray(step, jnp.int32))
+    masks.append(np.asarray(mask.mask))
+  assert len(traces) == 1  # A new mask compiles nothing.
+  return masks, mask
+
+
+def test_dynamic_keeps_the_steady_groups_and_inverse_the_noisy_ones():
+  masks, last = run('dynamic', 12)
+  assert masks[0].all()  # Warm-up: everything is on.
+  np.testing.assert_array_equal(masks[-1], [[1, 0], [0, 1]])
+  assert last.scores[0, 0] > last.scores[1, 0] and last.scores[1, 1] > last.scores[0, 1]
+  masks, _ = run('inverse', 12)
+  np.testing.assert_array_equal(masks[-1], [[0, 1], [1, 0]])
+
+
+def test_random_masks_are_a_function_of_seed_and_step_and_all_keeps_everything():
+  first, _ = run('random', 16, seed=1)
+  again, _ = run('random', 16, seed=1)
+  other, _ = run('random', 16, seed=2)
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+  assert len({mask.tobytes() for mask in first[1:]}) > 1
+  assert all(mask.sum() == 2 for mask in first[1:])
+  masks, last = run('all', 8)
+  assert np.all(masks) and float(last.scores.min()) > 0
