@@ -7,14 +7,15 @@ to the directory that the command runs in.
 import ml_collections
 
 
-def dataset(manifest: str = '', split: str = '') -> ml_collections.ConfigDict:
+def dataset(manifest: str = '', split: str = '', methods: tuple[str, ...] = ()
+            ) -> ml_collections.ConfigDict:
   """A set of face crops."""
   return ml_collections.ConfigDict({
       'manifest': manifest,  # Parquet or CSV file; 'synthetic' is the built-in set; '' leaves it out.
       'root': '',  # Folder that the manifest's paths start from; '' is the manifest's own folder.
       'split': split,  # train, val or test; '' takes every row.
       'dataset': '',  # Only rows of this data set; '' takes every one.
-      'method': '',  # Only rows of this forgery method, beside the real ones; '' takes every one.
+      'methods': methods,  # Only fakes of these methods, beside the real ones; () takes every one.
   })
 
 

@@ -126,14 +126,18 @@ def differences(stored: Mapping[str, Any], config: ml_collections.ConfigDict) ->
   Returns:
     `name: stored -> now`, for each field that must not change.
   """
-  old, new = flatten(stored), json.loads(json.dumps(flatten(config)))
-  names = [name for name in old | new
-           if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)]
+  old, new = _lasting(stored), json.loads(json.dumps(_lasting(config)))
   absent = '(absent)'
   return [f'{name}: {old.get(name, absent)!r} -> {new.get(name, absent)!r}'
-          for name in names if old.get(name, absent) != new.get(name, absent)]
+          for name in old | new if old.get(name, absent) != new.get(name, absent)]
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
-  """Hash of everything that decides what a run computes."""
-  return hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()
+  """Hash of every field that decides what a run computes, hence of none that may change."""
+  return hashlib.sha256(json.dumps(_lasting(config), sort_keys=True).encode()).hexdigest()
+
+
+def _lasting(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that a run keeps for its whole life."""
+  return {name: value for name, value in flatten(config).items()
+          if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)}

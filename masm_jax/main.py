@@ -4,11 +4,13 @@ python -m masm_jax.main --config=configs/ffpp.py --workdir=runs/ffpp
 python -m masm_jax.main --config=configs/ffpp.py:method=linear --config.seed=1 --workdir=runs/linear
 """
 
+import logging
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -28,8 +30,12 @@ _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes
                                  'SLURM, Open MPI, GKE or the TPU runtime.')
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the training; returns the exit status."""
+def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+  """Reads the flags and starts jax as they say; returns the config and the run's directory.
+
+  Raises:
+    UserError: flags that are missing or unknown.
+  """
   if len(argv) > 1:
     raise UserError(f'unknown argument {argv[1]!r}: options begin with --, see --help')
   config = _CONFIG.value
@@ -42,12 +48,26 @@ def main(argv: Sequence[str]) -> int:
 
   if _CACHE.value:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(_CACHE.value))
+  _quieten()
   if _DISTRIBUTED.value or _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  return config, pathlib.Path(_WORKDIR.value)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the training; returns the exit status."""
+  config, workdir = start(argv)
   from masm_jax.train import train
 
-  signal_number = train(config, pathlib.Path(_WORKDIR.value))
+  signal_number = train(config, workdir)
   return 128 + signal_number if signal_number else 0
+
+
+def _quieten() -> None:
+  """Drops what Orbax and jax tell about their own work, warnings aside."""
+  ours = lambda record: record.levelno >= logging.WARNING or 'masm_jax' in record.pathname
+  for handler in (*logging.getLogger().handlers, *logging.getLogger('absl').handlers):
+    handler.addFilter(ours)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -58,14 +78,14 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     raise UserError(' '.join(str(error).split())) from error
 
 
-def run() -> None:
+def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   """Entry point: turns a UserError into one line and exit status 2."""
   try:
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main_fn, flags_parser=_parse_flags)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
 
 
 if __name__ == '__main__':
-  run()
+  run(main)

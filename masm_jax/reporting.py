@@ -1,6 +1,7 @@
 """What a training run writes for people: its record, metrics, masks, scores, results and pictures."""
 
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -12,11 +13,12 @@ import pandas as pd
 from absl import logging
 
 from masm_jax import config as config_lib
-from masm_jax import telemetry
+from masm_jax import telemetry, tree
 from masm_jax.data import sets
 from masm_jax.evaluation import scores
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask
+from masm_jax.methods import subspace
 from masm_jax.telemetry.json_files import JsonLines
 
 SYNTHETIC_NOTE = ('Synthetic portraits: these figures show that the program works; they prove nothing '
@@ -37,6 +39,16 @@ def decomposition_progress(enabled: bool) -> Callable[[int, int], None] | None:
       bar.pop().__exit__(None, None, None)
 
   return show
+
+
+def overview(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> str:
+  """The parameter overview of the model; what a method keeps beside it is one line of bytes."""
+  start, model = tree.partition(frozen, lambda path: path.startswith(f'{subspace.START}/'))
+  text = telemetry.parameter_overview(trainable, model)
+  if start:
+    text += (f'\nBeside the model: the decomposition at its start, {tree.param_bytes(start):,} bytes, '
+             'read by the regularizers alone')
+  return text
 
 
 class RunReport:
@@ -85,10 +97,15 @@ class RunReport:
     if self._masks:
       self._pending_masks.append((step, jax.tree.map(jnp.copy, mask)))
 
-  def write_training(self, step: int, values: Mapping[str, float],
+  def write_training(self, step: int, values: Mapping[str, float], batch: Mapping[str, np.ndarray],
                      images_per_second: float | None) -> None:
-    """Means of the training metrics since the last call."""
-    self._writer.write(step, {f'train/{name}': value for name, value in values.items()})
+    """Means of the training metrics since the last call, and a checksum of this step's batch.
+
+    Two runs whose `data/crc32` agree saw the same pixels in the same order.
+    """
+    crc = zlib.crc32(batch['image'], zlib.crc32(batch['record']))
+    self._writer.write(step, {f'train/{name}': value for name, value in values.items()}
+                       | {'data/crc32': crc})
     if images_per_second is not None:
       self._writer.write_perf(step, {'train/images_per_second': images_per_second})
 

@@ -1,6 +1,6 @@
 """Device mesh, placement rules and batch placement: one path from a laptop to a pod."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,20 +14,22 @@ from masm_jax.errors import UserError
 _MIN_SPLIT_BYTES = 4 * 2**20
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-  """A mesh `(data, fsdp, tensor)` over all devices of all processes; `tensor` has size 1.
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh `(data, fsdp, tensor)`; `tensor` has size 1.
 
   Args:
     fsdp: devices that share one copy of the frozen kernels; batches are split over them too.
+    devices: which devices; all of all processes by default.
 
   Raises:
     UserError: the devices cannot be dealt out so.
   """
-  devices = jax.device_count()
-  if fsdp < 1 or devices % fsdp:
-    raise UserError(f'mesh.fsdp = {fsdp} does not divide the {devices} devices')
+  devices = jax.devices() if devices is None else devices
+  if fsdp < 1 or len(devices) % fsdp:
+    raise UserError(f'mesh.fsdp = {fsdp} does not divide the {len(devices)} devices')
   # Auto: jax's default of explicit axes would ask every operation for its sharding.
-  return jax.make_mesh((devices // fsdp, fsdp, 1), ('data', 'fsdp', 'tensor'),
+  return jax.make_mesh((len(devices) // fsdp, fsdp, 1), ('data', 'fsdp', 'tensor'),
+                       devices=devices,
                        axis_types=(AxisType.Auto,) * 3)
 
 

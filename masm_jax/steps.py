@@ -108,17 +108,16 @@ def metric_names(method: Method, trainable: Any, frozen: Any, groups: Groups | N
 def make_eval_step(
     detector_config: detector_lib.DetectorConfig,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-  """Builds `eval_step(params, batch) -> {logit, prob, record, mask, failed}`, all [B], pure.
+  """Builds `eval_step(params, batch) -> {logit, record, mask}`, all [B], pure.
 
-  `params` are plain (merged) parameters. `logit` is fake minus real, `prob` that of fake.
+  `params` are plain (merged) parameters. `logit` is the log-odds of fake: fake minus real.
   """
   model = detector_lib.Detector(detector_config)
 
   def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
     logits = model.apply({'params': params}, batch['image']).logits
-    rest = {name: batch[name] for name in ('record', 'mask', 'failed')}
     return {'logit': logits[:, detector_lib.FAKE] - logits[:, 1 - detector_lib.FAKE],
-            'prob': jax.nn.softmax(logits)[:, detector_lib.FAKE], **rest}
+            'record': batch['record'], 'mask': batch['mask']}
 
   return eval_step
 

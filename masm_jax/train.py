@@ -69,10 +69,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
       config.backbone.remat)
   params, base_hash = detector_lib.load_params(
       backbone, config.backbone.weights, detector_config, jax.random.key(config.seed))
-  if not config.subspace.cache_dir:
-    with config.unlocked():
-      config.subspace.cache_dir = str(workdir / 'decomposition')
-  method = make_method(config, reporting.decomposition_progress(is_lead))
+  method = make_method(
+      config, cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
+      on_progress=reporting.decomposition_progress(is_lead))
   trainable, frozen = method.init(params, jax.random.key(config.seed))
   del params
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
@@ -107,7 +106,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   start = int(train_state.step)
   report = reporting.RunReport(workdir, enabled=is_lead, groups=groups)
   report.begin(config=config, hashes=sets.hashes() | {'base_weights': base_hash}, step=start,
-               overview=telemetry.parameter_overview(train_state.trainable, frozen))
+               overview=reporting.overview(train_state.trainable, frozen))
 
   # ---- Loop ----------------------------------------------------------------------------------
   log_every = config.log.every_steps
@@ -134,13 +133,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
         _check_finite(train_state, sampler, sets, config, checkpoints, workdir)
       if logs:
         train_state, values = steps.take_metrics(train_state, mesh)
-        report.write_training(step, values, progress.images_per_second)
+        report.write_training(step, values, batch, progress.images_per_second)
         progress.update(step, loss=values['loss'])
       else:
         progress.update(step)
       if evaluates:
         with progress.pause():
-          table = evaluator.scores(merge(train_state.trainable, frozen), sets.val, 'validation')
+          table = evaluator.scores(merge(train_state.trainable, frozen), sets.val)
           value = report.write_validation(step, table, config.eval.select_by)
         if value > best.value or not best.step:  # The earliest of equals; nan never wins.
           best = checkpoint_lib.Best(step, value if value == value else float('-inf'))
@@ -166,7 +165,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     params = merge(leaves, frozen)
     results[name] = {'step': step, 'sets': {}}
     for set_name, manifest in {'val': sets.val, **test_sets}.items():
-      table = evaluator.scores(params, manifest, set_name)
+      table = evaluator.scores(params, manifest)
       results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
   checkpoints.close()
   report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))

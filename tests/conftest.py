@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 import pathlib
 

@@ -77,7 +77,7 @@ class KeyTable:
     ignored: regular expressions; a leftover name that one of them matches in full is no error.
   """
 
-  rules: Rules
+  rules: Rules = dataclasses.field(hash=False)
   prefix: str = ''
   ignored: tuple[str, ...] = ()
 

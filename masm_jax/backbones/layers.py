@@ -139,7 +139,8 @@ class Attention(nn.Module):
 
     query = heads(x[:, :1] if self.cls_query else x, 'q')
     key, value = heads(x, 'k'), heads(x, 'v')
-    # Its logits and softmax are float32; it gets that dtype by a promotion that 'strict' forbids.
+    # In bfloat16 it makes its float32 logits by a promotion that the strict mode forbids. (The mode
+    # rejects its bfloat16 gradient even so: at lowering, out of reach from here.)
     with jax.numpy_dtype_promotion('standard'):
       y = jax.nn.dot_product_attention(query, key, value)
     y = y.reshape(*y.shape[:2], width)

@@ -49,7 +49,7 @@ def load_weights(
 
   Raises:
     UserError: no such file, not a whole safetensors file, or names, shapes or values that do not
-      fit; the message names all of them.
+      fit; the message names all of them, or the preset that the file is of.
   """
   file_path = _existing_file(path, backbone)
   if image_size is not None:
@@ -173,7 +173,7 @@ def _bicubic(size_in: int, size_out: int) -> np.ndarray:
 
 
 def _existing_file(path: str | os.PathLike[str], backbone: Backbone) -> pathlib.Path:
-  get_them = f'to get them, {backbone.source}, and set the path of the weights in the config to it'
+  get_them = f'to get them, {backbone.source}; then set config.backbone.weights to the file'
   if not path:
     raise UserError(f'no weights are given for the backbone {backbone.name}: {get_them}')
   file_path = pathlib.Path(path)
@@ -260,10 +260,14 @@ def _explain(
   others = {name: preset for name, preset in PRESETS.items() if name != backbone.name}
   fits = [name for name, preset in others.items() if _fits(found, preset)]
   if fits:
-    hint = f'the file fits the preset {" or ".join(fits)}'
-  else:
-    hint = f'the right one: {backbone.source}'
-  return f'{path} does not fit the backbone {backbone.name} ({hint}): {_listing(problems)}'
+    return (
+      f'{path} does not fit the backbone {backbone.name}: it is a file of {" or ".join(fits)}; set '
+      'config.backbone.name to that, or give the other file'
+    )
+  return (
+    f'{path} does not fit the backbone {backbone.name} (to get its weights, {backbone.source}): '
+    f'{_listing(problems)}'
+  )
 
 
 def _fits(found: Mapping[str, Shape], preset: Backbone) -> bool:
@@ -283,6 +287,17 @@ def _listing(problems: Iterable[tuple[str, str]]) -> str:
     groups.setdefault((pattern, wrong), []).extend(numbers[:1])
   entries = []
   for (pattern, wrong), numbers in groups.items():
-    several = '{' + ','.join(numbers) + '}' if len(numbers) > 1 else ''.join(numbers)
-    entries.append(f'{pattern.replace("{}", several, 1) if numbers else pattern} {wrong}')
+    entries.append(f'{pattern.replace("{}", _ranges(numbers), 1) if numbers else pattern} {wrong}')
   return '; '.join(entries)
+
+
+def _ranges(numbers: Iterable[str]) -> str:
+  """'3' for one number, '{0-3,7}' for several."""
+  runs: list[list[str]] = []
+  for number in sorted(numbers, key=int):
+    if runs and int(number) == int(runs[-1][-1]) + 1:
+      runs[-1].append(number)
+    else:
+      runs.append([number])
+  parts = [run[0] if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in runs]
+  return parts[0] if runs == [runs[0][:1]] else '{' + ','.join(parts) + '}'

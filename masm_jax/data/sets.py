@@ -70,19 +70,20 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
 def select(manifest: Manifest, spec: ml_collections.ConfigDict, name: str) -> Manifest:
   """Rows of a manifest that a spec asks for.
 
-  `method` keeps the fakes of that method and the real faces beside them.
+  `methods` keeps the fakes of those methods and the real faces beside them.
 
   Raises:
     UserError: nothing is left.
   """
   wanted = {column: spec[column] for column in ('split', 'dataset') if spec[column]}
   selected = manifest.select(**wanted)
-  if spec.method:
-    methods = sorted(set(selected.table.loc[selected.table['label'] == 0, 'method']))
-    if spec.method not in set(selected.table['method']):
-      raise UserError(f'{name}: no row has method {spec.method!r}; there are '
-                      f'{", ".join(sorted(set(selected.table["method"])))}')
-    selected = selected.select(method=[*methods, spec.method])
+  if spec.methods:
+    there = set(selected.table['method'])
+    if missing := [method for method in spec.methods if method not in there]:
+      raise UserError(f'{name}: no row has method {missing[0]!r}; there are '
+                      f'{", ".join(sorted(there))}')
+    real = selected.table.loc[selected.table['label'] == 0, 'method']
+    selected = selected.select(method=sorted({*real, *spec.methods}))
   if not len(selected):
     asked = ', '.join(f'{column} = {value}' for column, value in wanted.items())
     raise UserError(f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
@@ -94,10 +95,10 @@ def _load(spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict,
           name: str) -> Manifest:
   if spec.manifest == SYNTHETIC:
     # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
-    from masm_jax.data.synthetic import materialize
+    from masm_jax.data.synthetic import CODE_VERSION, materialize
 
-    root = pathlib.Path(synthetic.root or _cache_dir() / f'synthetic_{synthetic.size_px}px_'
-                        f'seed{synthetic.seed}')
+    name = f'synthetic_v{CODE_VERSION}_{synthetic.size_px}px_seed{synthetic.seed}'
+    root = pathlib.Path(synthetic.root or _cache_dir() / name)
     path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
     return manifest_lib.load_manifest(path)
   if not spec.manifest:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-from absl import logging
+import scipy.special
 from jax.sharding import Mesh
 
 from masm_jax import sharding
@@ -21,7 +21,7 @@ class Evaluator:
   """Scores any number of manifests.
 
   Attributes:
-    eval_step: compiled, `(params, batch) -> {logit, prob, record, mask, failed}`, results
+    eval_step: compiled, `(params, batch) -> {logit, record, mask}`, results
       replicated.
     mesh: where batches are placed.
     batch_size: global.
@@ -35,14 +35,13 @@ class Evaluator:
   image_size: int
   num_threads: int
 
-  def scores(self, params: Any, manifest: Manifest, name: str) -> pd.DataFrame:
+  def scores(self, params: Any, manifest: Manifest) -> pd.DataFrame:
     """The score table of a manifest, one row per record that could be decoded; see
     `evaluation.scores`.
 
     Args:
       params: plain (merged) parameters, placed on the mesh.
       manifest: what to score.
-      name: for messages.
     """
     results: list[dict[str, np.ndarray]] = []
     pending: dict[str, jax.Array] | None = None
@@ -51,7 +50,7 @@ class Evaluator:
         process_index=jax.process_index(), process_count=jax.process_count(),
         num_threads=self.num_threads)
     for batch in batches:
-      inputs = {key: batch[key] for key in ('image', 'record', 'mask', 'failed')}
+      inputs = {key: batch[key] for key in ('image', 'record', 'mask')}
       inputs['record'] = inputs['record'].astype(np.int32)
       placed = sharding.place_batch(inputs, self.mesh)
       result = self.eval_step(params, placed)
@@ -61,9 +60,8 @@ class Evaluator:
       pending = result
     results.append(jax.tree.map(np.asarray, pending))
     columns = {key: np.concatenate([result[key] for result in results]) for key in results[0]}
-    if failed := int(columns['failed'].sum()):
-      logging.warning('%s: %d of %d images could not be decoded and have no score', name, failed,
-                      len(manifest))
     kept = columns['mask']
-    return scores.score_table(manifest.table, columns['record'][kept], columns['prob'][kept],
-                              columns['logit'][kept])
+    logits = columns['logit'][kept].astype(np.float64)
+    # In float64: float32 probabilities are all 1 above a log-odds of 17, and tie.
+    return scores.score_table(manifest.table, columns['record'][kept], scipy.special.expit(logits),
+                              logits)

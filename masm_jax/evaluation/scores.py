@@ -48,8 +48,10 @@ def score_table(
 
   Raises:
     ValueError: if the arrays do not fit each other or the manifest, or a record comes twice.
-    UserError: if a score is not finite.
+    UserError: if a score is not finite, or the manifest has a column of that name already.
   """
+  if taken := [column for column in ('score', 'logit') if column in manifest_table]:
+    raise UserError(f'the manifest has a column {taken[0]!r}, which scores need: rename it')
   record_idx = np.asarray(record_idx)
   probs, logits = np.asarray(probs, np.float64), np.asarray(logits, np.float64)
   if logits.ndim == 2 and logits.shape[1] == 2:

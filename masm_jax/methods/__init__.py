@@ -14,26 +14,29 @@ from masm_jax.methods.regularizers import RegularizerConfig
 OnProgress = Callable[[int, int], None] | None
 
 
-def _masm(config: ml_collections.ConfigDict, on_progress: OnProgress) -> Method:
+def _masm(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Method:
   fields = config.subspace.to_dict()
   targets = fields.pop('targets')
-  return Masm(
-      subspace=SubspaceConfig(targets=TARGETS.get(targets, (targets,)), **fields),
-      regularizer=RegularizerConfig(**config.regularizer.to_dict()), on_progress=on_progress)
+  fields |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
+  return Masm(subspace=SubspaceConfig(**fields),
+              regularizer=RegularizerConfig(**config.regularizer.to_dict()),
+              on_progress=on_progress)
 
 
-METHODS: dict[str, Callable[[ml_collections.ConfigDict, OnProgress], Method]] = {
+METHODS: dict[str, Callable[[ml_collections.ConfigDict, str, OnProgress], Method]] = {
     'masm': _masm,
-    'linear': lambda config, on_progress: selective.linear(),
-    'full': lambda config, on_progress: selective.full(),
+    'linear': lambda config, cache_dir, on_progress: selective.linear(),
+    'full': lambda config, cache_dir, on_progress: selective.full(),
 }
 
 
-def make_method(config: ml_collections.ConfigDict, on_progress: OnProgress = None) -> Method:
+def make_method(config: ml_collections.ConfigDict, *, cache_dir: str = '',
+                on_progress: OnProgress = None) -> Method:
   """The method that `config.method` names.
 
   Args:
     config: the run's config.
+    cache_dir: where decompositions are kept; '' keeps none.
     on_progress: told of (kernels decomposed, kernels in all).
 
   Raises:
@@ -41,4 +44,4 @@ def make_method(config: ml_collections.ConfigDict, on_progress: OnProgress = Non
   """
   if config.method not in METHODS:
     raise UserError(f'method = {config.method!r}: choose one of {", ".join(METHODS)}')
-  return METHODS[config.method](config, on_progress)
+  return METHODS[config.method](config, cache_dir, on_progress)

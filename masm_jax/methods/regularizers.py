@@ -145,7 +145,7 @@ def regularize(
 
   Args:
     trainable: holds `U`, `S`, `V` of each decomposed layer.
-    frozen: holds `kernel_sem` and the initial factors of each.
+    frozen: holds `kernel_sem` of each and, under `start/`, its initial factors.
     config: weights; a weight of 0 leaves its regularizer out of the program.
 
   Returns:
@@ -161,9 +161,7 @@ def _regularize(
 ) -> dict[str, jax.Array]:
   flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
   owners = [path.removesuffix('/kernel_sem') for path in flat if path.endswith('/kernel_sem')]
-  names = ('U', 'S', 'V', 'U_init', 'S_init', 'V_init', 'U_sem', 'V_sem', 'kernel_sem', 'energy')
-  decomposed = [{name: flat[f'{owner}/{name}'] for name in names if f'{owner}/{name}' in flat}
-                for owner in owners]
+  decomposed = [_layer(flat, owner) for owner in owners]
   losses = {}
   if config.orthogonality:
     parts = [orthogonality(layer, w_self=config.w_self, w_cross=config.w_cross, w_sem=config.w_sem)
@@ -175,3 +173,13 @@ def _regularize(
              for layer in decomposed]
     losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
   return losses
+
+
+def _layer(flat: Mapping[str, jax.Array], owner: str) -> dict[str, jax.Array]:
+  """What the losses of one kernel read, by the names that they use."""
+  layer = {name: flat[f'{owner}/{name}'] for name in ('U', 'S', 'V', 'kernel_sem')}
+  start = f'start/{owner}/'
+  layer |= {f'{name}_init': flat[f'{start}{name}'] for name in ('U', 'S', 'V')}
+  layer |= {name: flat[f'{start}{name}'] for name in ('U_sem', 'V_sem', 'energy')
+            if f'{start}{name}' in flat}
+  return layer

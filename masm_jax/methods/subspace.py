@@ -18,6 +18,7 @@ from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.methods import decompose
 
+START = 'start'  # Subtree of the frozen leaves that belong to the regularizers, not the model.
 _ARTIFACT = ('U', 'S', 'V')
 
 
@@ -129,8 +130,9 @@ def split_params(
 
   Returns:
     `(trainable, frozen)`. For a target layer, trainable holds `U`, `S`, `V`; frozen holds
-    `kernel_sem`, the bias, the start `U_init`, `S_init`, `V_init`, the scalar `energy = |W|_F^2`,
-    and what of `U_sem`, `S_sem`, `V_sem` the configuration asks for. Every other leaf is frozen.
+    `kernel_sem` and the bias. Beside the model, frozen holds under `start/` what the regularizers
+    compare with: the initial `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`,
+    `S_sem`, `V_sem` is needed or asked for. Every other leaf is frozen.
   """
   owners = decompose.find_targets(params, config.targets)
   flat = tree.flatten(params)
@@ -140,13 +142,10 @@ def split_params(
     kernel = jnp.asarray(kernels[owner], jnp.float32)
     artifact = {name: factors[name] for name in _ARTIFACT}
     frozen[f'{owner}/kernel_sem'] = decompose.semantic_kernel(kernel, artifact)
-    frozen[f'{owner}/energy'] = jnp.sum(jnp.square(kernel))
-    for name, value in factors.items():
-      if name in _ARTIFACT:
-        frozen[f'{owner}/{name}_init'] = value
-        trainable[f'{owner}/{name}'] = jnp.array(value, copy=True)
-      else:
-        frozen[f'{owner}/{name}'] = value
+    frozen[f'{START}/{owner}/energy'] = jnp.sum(jnp.square(kernel))
+    frozen |= {f'{START}/{owner}/{name}': value for name, value in factors.items()}
+    trainable |= {f'{owner}/{name}': jnp.array(value, copy=True)
+                  for name, value in artifact.items()}
   return tree.unflatten(trainable), tree.unflatten(frozen)
 
 
@@ -157,7 +156,7 @@ def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dic
   merged = {}
   for path, leaf in flat.items():
     owner, _, name = path.rpartition('/')
-    if owner not in owners or name == 'bias':
+    if not path.startswith(f'{START}/') and (owner not in owners or name == 'bias'):
       merged[path] = leaf
   for owner in owners:
     factors = {name: flat[f'{owner}/{name}'] for name in _ARTIFACT}

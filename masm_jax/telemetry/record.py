@@ -20,7 +20,6 @@ PACKAGES = (
   'numpy',
   'scikit-learn',
   'opencv-python-headless',
-  'albumentations',
   'pillow',
 )
 

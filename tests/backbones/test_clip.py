@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from masm_jax import backbones
 
 
-def _reference(config):
+def _reference(config, **changes):
   return transformers.CLIPVisionModel(
     transformers.CLIPVisionConfig(
       hidden_size=config.width,
@@ -24,6 +24,7 @@ def _reference(config):
       image_size=config.image_size,
       patch_size=config.patch_size,
       attn_implementation='eager',
+      **changes,
     )
   )
 
@@ -54,8 +55,8 @@ def _check(preset, reference, path, batch, assert_parity):
 
 @pytest.mark.parametrize('prefix', ['', 'vision_model.'])
 def test_parity_at_the_size_of_ti(tmp_path, randomize, assert_parity, prefix):
-  preset = _tiny()
-  reference = randomize(_reference(preset.config))
+  preset = _tiny(norm_eps=0.05)  # Large enough that a LayerNorm without it would be seen.
+  reference = randomize(_reference(preset.config, layer_norm_eps=0.05))
   state = {prefix + name: value for name, value in reference.state_dict().items()}
   save_file(state, tmp_path / 'model.safetensors')
   _check(preset, reference, tmp_path / 'model.safetensors', 2, assert_parity)

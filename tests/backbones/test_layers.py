@@ -48,6 +48,13 @@ def test_patch_embed_is_torch_convolution():
   np.testing.assert_allclose(ours, theirs.flatten(2).transpose(1, 2).numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_layer_norm_by_hand():
+  params = {'scale': jnp.array([10.0, 100.0]), 'bias': jnp.array([7.0, 8.0])}
+  # Mean 2, variance 1, eps 3: divided by 2.
+  y = layers.LayerNorm(eps=3.0).apply({'params': params}, jnp.array([[1.0, 3.0]]))
+  np.testing.assert_allclose(y, [[2, 58]], rtol=1e-6)
+
+
 def test_layer_norm_keeps_float32_under_a_large_mean():
   """The one-pass variance loses all digits here, and a bfloat16 one has none to begin with."""
   rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ def test_no_preset_is_untested():
 def test_exact_number_of_parameters(name):
   preset = backbones.get_preset(name)
   assert preset.name == name
+  assert hash(preset) == hash(backbones.get_preset(name))
   assert backbones.num_params(preset.config) == NUM_PARAMS[name]
 
 

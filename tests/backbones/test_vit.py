@@ -1,10 +1,12 @@
 import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from masm_jax import backbones
 from masm_jax.backbones import layers
@@ -44,8 +46,12 @@ def images():
 
 def _params(config):
   rng = np.random.default_rng(0)
-  tree = backbones.ViT(config).init(jax.random.key(0), jnp.zeros((1, 24, 24, 3)))['params']
-  return jax.tree.map(lambda x: x + jnp.asarray(0.1 * rng.normal(size=x.shape), jnp.float32), tree)
+  flat = {}
+  for path, shape in backbones.param_shapes(config).items():
+    scale = 0.1 if len(shape) == 1 else math.prod(shape[:-1]) ** -0.5
+    flat[path] = scale * rng.normal(size=shape) + path.endswith('scale')
+  flat = {path: jnp.asarray(value, jnp.float32) for path, value in flat.items()}
+  return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _equations(jaxpr):
@@ -66,13 +72,17 @@ def test_class_token_alone_equals_the_whole_last_block(config, images):
   assert [block.shape for block in every.blocks] == [(2, 10, 48)] * 2
   np.testing.assert_allclose(features, every.features, rtol=1e-6, atol=1e-6)
 
+
+def test_class_token_alone_has_the_same_gradient(images):
+  model, params = backbones.ViT(TINY['quick_gelu']), _params(TINY['quick_gelu'])
+
   def loss(params, method):
     out = model.apply({'params': params}, images, method=method)
     return jnp.sum(jnp.sin(getattr(out, 'features', out)))
 
-  ours = jax.grad(loss)(params, '__call__')
-  whole = jax.grad(loss)(params, 'hidden_states')
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, whole)
+  gradient = jax.grad(loss)
+  alone, whole = jax.jit(lambda p: (gradient(p, '__call__'), gradient(p, 'hidden_states')))(params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, whole)
 
 
 def test_class_token_alone_does_less_work(config, images):
@@ -119,32 +129,31 @@ def test_bfloat16_multiplies_in_bfloat16_and_normalises_in_float32(config, image
   assert used['rsqrt'] == [{'float32'}] * norms
 
 
-def test_gradients_reach_every_parameter_in_float32(config, images):
-  model, params = backbones.ViT(config, dtype=jnp.bfloat16), _params(config)
-  grads = jax.grad(lambda p: jnp.sum(jnp.sin(model.apply({'params': p}, images))))(params)
-  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+def test_gradients_reach_every_parameter_in_float32(images):
+  model, params = backbones.ViT(TINY['gelu'], dtype=jnp.bfloat16), _params(TINY['gelu'])
+  # The gradient of `jax.nn.dot_product_attention` in bfloat16 does not lower in strict mode.
+  with jax.numpy_dtype_promotion('standard'):
+    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(model.apply({'params': p}, images))))
+    grads = jax.jit(gradient)(params)
+  for path, grad in traverse_util.flatten_dict(grads, sep='/').items():
     assert grad.dtype == jnp.float32, path
-    assert np.abs(np.asarray(grad)).max() > 0, path
+    # The softmax does not see the keys' bias: its gradient is zero but for rounding.
+    assert path.endswith('k/bias') or np.abs(np.asarray(grad)).max() > 1e-3, path
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-def test_rematerialisation_keeps_parameters_and_gradients(config, images, dtype):
-  params = _params(config)
+def test_rematerialisation_keeps_values_and_gradients(images):
+  config = TINY['gelu']
 
   def value_and_grad(remat):
-    model = backbones.ViT(config, dtype=dtype, remat=remat)
-    fn = jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({'params': p}, images))))
-    names = [e.primitive.name for e in _equations(jax.make_jaxpr(fn)(params).jaxpr)]
-    return fn(params), sum('remat' in name or name == 'checkpoint' for name in names)
+    model = backbones.ViT(config, remat=remat)
+    return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({'params': p}, images))))
 
-  plain, num_plain = value_and_grad(False)
-  remat, num_remat = value_and_grad(True)
-  assert num_plain == 0
-  assert num_remat >= config.depth
-  tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), plain, remat
-  )
+  params = _params(config)
+  jaxpr = jax.make_jaxpr(value_and_grad(True))(params)
+  names = [equation.primitive.name for equation in _equations(jaxpr.jaxpr)]
+  assert sum(name.startswith(('remat', 'checkpoint')) for name in names) == config.depth
+  plain, remat = jax.jit(lambda p: (value_and_grad(False)(p), value_and_grad(True)(p)))(params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, remat)
 
 
 def test_dense_cls_builds_the_dense_layers_of_the_blocks_and_nothing_else(config, images):

@@ -154,7 +154,7 @@ def test_missing_file_says_what_to_download(tmp_path):
     'download model.safetensors from https://huggingface.co/openai/clip-vit-large-patch14 '
     in message
   )
-  assert message.endswith('set the path of the weights in the config to it')
+  assert message.endswith('then set config.backbone.weights to the file')
   preset = backbones.get_preset('augreg_s16')
   for path in ('', None):
     message = _message(path, preset)
@@ -204,14 +204,16 @@ def test_all_problems_are_listed_at_once(tmp_path, clip):
   path = _save(tmp_path, arrays)
   message = _message(path, clip)
   start, _, listing = message.partition('): ')
-  assert start.startswith(f'{path} does not fit the backbone clip_b16 (the right one: download')
+  assert start.startswith(
+    f'{path} does not fit the backbone clip_b16 (to get its weights, download'
+  )
   assert sorted(listing.split('; ')) == sorted(
     [
       'pre_layrnorm.bias is missing',
       'encoder.layers.1.mlp.fc2.bias is missing',
       'encoder.layers.2.mlp.fc2.bias is not part of the model',
       'head.weight is not part of the model',
-      'encoder.layers.{0,1}.mlp.fc1.weight is [32, 64], not [64, 32]',
+      'encoder.layers.{0-1}.mlp.fc1.weight is [32, 64], not [64, 32]',
       'post_layernorm.weight is [31], not [32]',
       'vision_model.post_layernorm.bias is of type I64, not a float of 16 bits or more',
       'embeddings.position_embedding.weight is [12, 32], not [10, 32]',
@@ -241,17 +243,32 @@ def test_values_that_are_not_finite(tmp_path, demo):
 def test_file_of_another_preset_names_that_preset(tmp_path, demo):
   path = _save(tmp_path, _published(demo))
   for name in ('augreg_ti16', 'clip_b32'):
-    message = _message(path, backbones.get_preset(name))
-    assert f'does not fit the backbone {name} (the file fits the preset demo_vit): ' in message
-  assert 'blocks.{0,1,2,3,4,5}.attn.qkv.weight is not part of the model' in message
+    assert _message(path, backbones.get_preset(name)) == (
+      f'{path} does not fit the backbone {name}: it is a file of demo_vit; set '
+      'config.backbone.name to that, or give the other file'
+    )
 
 
 def test_real_vit_ti_under_a_wrong_preset(shared_data):
   """Its synthetic twin is `test_file_of_another_preset_names_that_preset`."""
   path = shared_data / 'weights/vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors'
   message = _message(path, backbones.get_preset('augreg_s16'))
-  assert '(the file fits the preset augreg_ti16)' in message
-  assert 'cls_token is [1, 1, 192], not [1, 1, 384]' in message
+  assert 'does not fit the backbone augreg_s16: it is a file of augreg_ti16;' in message
+
+
+def test_block_numbers_are_listed_as_ranges(tmp_path, demo):
+  arrays = _published(demo)
+  for i in (0, 1, 2, 4):
+    del arrays[f'blocks.{i}.attn.qkv.weight']
+  del arrays['blocks.5.norm1.bias']
+  for i in (11, 10, 9):
+    arrays[f'blocks.{i}.norm2.bias'] = np.zeros(96, np.float32)
+  listing = _message(_save(tmp_path, arrays), demo).partition('): ')[2]
+  assert sorted(listing.split('; ')) == [
+    'blocks.5.norm1.bias is missing',
+    'blocks.{0-2,4}.attn.qkv.weight is missing',
+    'blocks.{9-11}.norm2.bias is not part of the model',
+  ]
 
 
 def test_export_refuses_parameters_of_another_model(demo):

@@ -128,7 +128,7 @@ def test_gend_bad_lines(tmp_path, line, message):
 
 
 def test_gend_list_that_cannot_be_read(tmp_path):
-  with pytest.raises(UserError, match='cannot read the list .*No such file'):
+  with pytest.raises(UserError, match=r'cannot read the list .*No such file'):
     import_gend_lists({'val': [tmp_path / 'l.txt']}, tmp_path)
   (tmp_path / 'l.txt').write_bytes(b'\xff\xfe\x00')
   with pytest.raises(UserError, match='not UTF-8'):
@@ -197,7 +197,7 @@ def test_folder_follows_links_but_not_in_circles(tmp_path):
 def test_folder_errors(tmp_path):
   with pytest.raises(UserError, match='no folder'):
     import_folder(tmp_path / 'nowhere')
-  with pytest.raises(UserError, match='needs either real/ and fake/.*it has nothing'):
+  with pytest.raises(UserError, match=r'needs either real/ and fake/.*it has nothing'):
     import_folder(tmp_path)
   _images(tmp_path, 'flat/real/a.png', 'both/train/real/a.png', 'both/real/a.png')
   with pytest.raises(UserError, match='add --split'):

@@ -194,11 +194,9 @@ def test_absent_manifest_and_root(rows, tmp_path):
 
 
 def test_describing_data_needs_no_jax():
-  modules = (
-    'manifest, transforms, samplers, check, importers.folder, importers.gend_lists, __main__'
-  )
+  names = 'manifest transforms samplers check importers.folder importers.gend_lists __main__'
   code = '\n'.join(
-    [f'import masm_jax.data.{name}' for name in modules.split()]
+    [f'import masm_jax.data.{name}' for name in names.split()]
     + ['import sys', 'print([m for m in ("jax", "torch", "tensorflow") if m in sys.modules])']
   )
   root = pathlib.Path(__file__).parents[2]

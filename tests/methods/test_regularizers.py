@@ -128,10 +128,10 @@ def test_all_losses_are_zero_at_the_start(shape):
 def test_regularize_is_a_weighted_mean_over_kernels():
   layers = [as_float32(decomposed(shape, seed=i)[1]) for i, shape in enumerate(SHAPES.values())]
   trainable = {str(i): {name: layer[name] for name in 'USV'} for i, layer in enumerate(layers)}
-  frozen = {
-    str(i): {name: value for name, value in layer.items() if name not in 'USV'}
-    for i, layer in enumerate(layers)
-  }
+  frozen = {str(i): {'kernel_sem': layer['kernel_sem']} for i, layer in enumerate(layers)}
+  at_start = lambda layer: {name.removesuffix('_init'): value for name, value in layer.items()
+                            if name.endswith(('_init', '_sem')) or name == 'energy'}
+  frozen['start'] = {str(i): at_start(layer) for i, layer in enumerate(layers)}
   config = regularizers.RegularizerConfig(orthogonality=0.5, spectral=3.0)
   losses = regularizers.regularize(trainable, frozen, config)
   expected = np.mean([regularizers.orthogonality(layer) for layer in layers])

@@ -85,13 +85,13 @@ def test_resumed_run_counts_from_its_start_and_says_where_it_was_stopped(clock):
   stream = io.StringIO()
   with (
     pytest.raises(KeyboardInterrupt),
-    Progress(100, start=50, stream=stream, clock=clock, label='masm') as progress,
+    Progress(100, start=50, stream=stream, clock=clock, label='SVD', unit='kernels') as progress,
   ):
     run(progress, clock, range(51, 55), 1, loss=0.25)
     raise KeyboardInterrupt
   assert stream.getvalue().splitlines() == [
-    'masm  51/100 ( 51 %)  loss 0.2500',
-    'masm  54/100 ( 54 %)  loss 0.2500  1.00 images/s  0:46 left',
+    'SVD  51/100 ( 51 %)  loss 0.2500',
+    'SVD  54/100 ( 54 %)  loss 0.2500  1.00 kernels/s  0:46 left',
   ]
 
 

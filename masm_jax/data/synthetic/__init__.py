@@ -4,8 +4,15 @@ A stand-in so that everything can be run without a download. Figures on it say n
 deepfakes.
 """
 
-from masm_jax.data.synthetic.dataset import materialize
+from masm_jax.data.synthetic.dataset import CODE_VERSION, materialize
 from masm_jax.data.synthetic.forgeries import HELD_OUT_METHODS, METHODS, TRAINING_METHODS
 from masm_jax.data.synthetic.portraits import portrait_sample
 
-__all__ = ['HELD_OUT_METHODS', 'METHODS', 'TRAINING_METHODS', 'materialize', 'portrait_sample']
+__all__ = [
+  'CODE_VERSION',
+  'HELD_OUT_METHODS',
+  'METHODS',
+  'TRAINING_METHODS',
+  'materialize',
+  'portrait_sample',
+]

@@ -1,10 +1,12 @@
 """Plans the built-in data set and renders it to files once.
 
-Splits share no identity. Each real video of the training and validation splits has two forgeries, the
-training mechanisms taking turns; in the test split two further ones come from mechanisms that occur
-nowhere else.
+Splits share no identity. Each real video of the training and validation splits has two forgeries,
+the training mechanisms taking turns; in the test split two further ones come from mechanisms that
+occur nowhere else.
 """
 
+import concurrent.futures
+import concurrent.futures.process
 import hashlib
 import json
 import math
@@ -24,7 +26,7 @@ from masm_jax.data.synthetic.videos import VideoPlan, render_video
 from masm_jax.errors import UserError
 
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
-CODE_VERSION = 1
+CODE_VERSION = 2
 MANIFEST_NAME = 'manifest.parquet'
 _MARKER_NAME = 'synthetic.json'
 _FAKES_PER_VIDEO = 2
@@ -147,6 +149,8 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
     raise UserError(f'{root} is not a folder; give the folder that the synthetic set goes to')
   try:
     marker = json.loads((root / _MARKER_NAME).read_text())
+    if not isinstance(marker, dict):
+      raise ValueError(f'a marker is an object, not {marker!r}')
   except (OSError, ValueError):
     if next(root.iterdir(), None) is None:
       return False
@@ -160,8 +164,8 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
   manifest = root / MANIFEST_NAME
   if (
     not manifest.is_file()
-    or hashlib.sha256(manifest.read_bytes()).hexdigest() != marker['manifest_sha256']
-    or sum(1 for _ in root.glob('synthetic/*/*/*.png')) != marker['num_images']
+    or hashlib.sha256(manifest.read_bytes()).hexdigest() != marker.get('manifest_sha256')
+    or sum(1 for _ in root.glob('synthetic/*/*/*.png')) != marker.get('num_images')
   ):
     raise UserError(f'{root}: the synthetic set is damaged; delete the folder and run this again')
   return True
@@ -194,10 +198,22 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
     yield from map(_write_video, jobs)
     return
   # Not fork: the parent may hold JAX's threads.
-  context = multiprocessing.get_context('spawn')
-  with context.Pool(num_processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+  pool = concurrent.futures.ProcessPoolExecutor(
+    num_processes,
+    multiprocessing.get_context('spawn'),
+    initializer=cv2.setNumThreads,
+    initargs=(1,),
+  )
+  try:
     chunk = max(math.ceil(len(jobs) / (8 * num_processes)), 1)
-    yield from pool.imap(_write_video, jobs, chunksize=chunk)
+    yield from pool.map(_write_video, jobs, chunksize=chunk)
+  except concurrent.futures.process.BrokenProcessPool:
+    raise UserError(
+      'synthetic set: a worker process died; call it under `if __name__ == "__main__":` in a '
+      'script, or give num_processes=1'
+    ) from None
+  finally:
+    pool.shutdown(cancel_futures=True)
 
 
 def _write_video(job: tuple) -> list[dict]:

@@ -1,7 +1,7 @@
 """Forges the face of a captured frame by mechanisms that real manipulations have.
 
-A forger works on what the camera has captured, as in reality: its result then passes through the same
-delivery (grain, JPEG) as an untouched frame, so that only the forging itself sets the two apart.
+A forger works on what the camera has captured, as in reality: its result then passes through the
+same delivery (grain, JPEG) as an untouched frame, so that only the forging sets the two apart.
 Strengths are constant over a video: they are drawn from `video_rng`, noise from `frame_rng`.
 Every mechanism but `regenerate` leaves all pixels outside the inner face bit-equal.
 """
@@ -102,8 +102,9 @@ def _aligned(donor: Shot, target: Shot) -> tuple[np.ndarray, np.ndarray]:
 
 def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray:
   """Another identity's inner face, colour-matched and blended in with a feathered mask."""
-  feather = video_rng.uniform(1.0, 2.0)
-  matched = video_rng.uniform(0.75, 1.0)
+  feather = video_rng.uniform(0.8, 1.7)
+  matched = video_rng.uniform(0.45, 0.85)
+  softness = video_rng.uniform(0.35, 0.55)
   face, face_inner = _aligned(donor, shot)
   mask = _softened(np.minimum(shot.inner, face_inner), feather)
   weight = mask[..., None] / (mask.sum() + 1e-6)
@@ -114,12 +115,14 @@ def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray
   gain = np.clip(goal_spread / spread, 0.6, 1.6)
   toned = (face - mean) * gain + goal
   face = face + np.float32(matched) * (toned - face)
-  return _blended(shot, face.astype(np.float32), mask)
+  # Swapping networks give back a little less detail than a camera.
+  face = cv2.GaussianBlur(face.astype(np.float32), (0, 0), softness * len(mask) / 64)
+  return _blended(shot, face, mask)
 
 
 def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The inner face at a lower resolution, scaled up again."""
-  factor = video_rng.uniform(1.5, 2.2)
+  factor = video_rng.uniform(1.25, 1.8)
   kernel = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)[video_rng.integers(2)]
   height, width = shot.inner.shape
   small = (max(round(width / factor), 4), max(round(height / factor), 4))
@@ -131,8 +134,8 @@ def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
 def _reenact(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The mouth moved by warping what is there: corners, lips and jaw follow a smooth field."""
   size_px = len(shot.inner)
-  stretch, lift = video_rng.uniform(0.35, 0.7, 2) * video_rng.choice([-1, 1], 2)
-  softness = video_rng.uniform(0.45, 0.7)
+  stretch, lift = video_rng.uniform(0.3, 0.6, 2) * video_rng.choice([-1, 1], 2)
+  softness = video_rng.uniform(0.35, 0.55)
   left, right = shot.landmarks[3:]
   centre, half = (left + right) / 2, np.linalg.norm(right - left) / 2 + 0.03 * size_px
   y, x = np.mgrid[:size_px, : shot.inner.shape[1]].astype(np.float32)
@@ -152,19 +155,22 @@ def _reenact(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
 def _texture(
   shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
 ) -> np.ndarray:
-  """The inner face's texture taken away by an edge-preserving filter and a new one put on."""
-  strength = video_rng.uniform(9, 16)
-  grain = video_rng.uniform(1.0, 2.2)
+  """The inner face's texture taken away by an edge-preserving filter and a new, grey one put on."""
+  strength = video_rng.uniform(22, 40)
+  grain = video_rng.uniform(4.0, 7.0)
   size_px = len(shot.inner)
-  smooth = cv2.bilateralFilter(shot.image, 0, strength, 1.2 * size_px / 64)
+  smooth = cv2.bilateralFilter(shot.image, 0, strength, 1.5 * size_px / 64)
+  # Strokes along the rows, as a renderer's texture look-ups leave them; no sensor has such noise.
   noise = frame_rng.standard_normal(shot.inner.shape, dtype=np.float32)
-  noise = cv2.GaussianBlur(noise, (0, 0), 0.7) * np.float32(2.3 * grain)
-  return _blended(shot, smooth + noise[..., None], _softened(shot.inner, 1.0))
+  noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=1.0 * size_px / 64, sigmaY=0.01)
+  noise *= np.float32(grain) / noise.std()
+  face = smooth + noise[..., None]
+  return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
 def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The inner face from a stride-2 transposed convolution whose phases do not sum to one."""
-  unevenness = video_rng.uniform(0.02, 0.045)
+  unevenness = video_rng.uniform(0.008, 0.022)
   height, width = shot.inner.shape
   low = cv2.resize(shot.image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
   stuffed = np.zeros((2 * low.shape[0], 2 * low.shape[1], 3), np.float32)
@@ -172,7 +178,7 @@ def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   taps = np.array([0.5 - unevenness, 1 + unevenness, 0.5 - unevenness], np.float32)
   face = cv2.sepFilter2D(stuffed, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
   detail = shot.image - cv2.GaussianBlur(shot.image, (0, 0), 1.0 * height / 64)
-  face = face[:height, :width] + np.float32(0.3) * detail
+  face = face[:height, :width] + np.float32(0.65) * detail
   return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
@@ -199,7 +205,7 @@ def _regenerate(
   shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
 ) -> np.ndarray:
   """The whole image drawn anew by non-local means, with a generator's fine noise instead."""
-  strength = video_rng.uniform(3.0, 5.0)
+  strength = video_rng.uniform(4.0, 7.0)
   grain = video_rng.uniform(0.6, 1.4)
   pixels = np.round(shot.image).astype(np.uint8)
   smooth = cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 3, 11)

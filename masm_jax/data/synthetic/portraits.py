@@ -58,14 +58,8 @@ def portrait_sample(
   Raises:
     UserError: an argument is out of range.
   """
-  for name, value, low in (
-    ('seed', seed, 0),
-    ('index', index, 0),
-    ('size_px', size_px, 16),
-    ('num_identities', num_identities, 1),
-  ):
-    if value < low:
-      raise UserError(f'portrait_sample: {name} is {value}, it must be at least {low}')
+  at_least('portrait_sample', seed=(seed, 0), index=(index, 0), size_px=(size_px, 16))
+  at_least('portrait_sample', num_identities=(num_identities, 1))
   rng = stream_rng(Stream.PORTRAIT, seed, index)
   identity = draw_identity(seed, int(rng.integers(num_identities)))
   scene = draw_scene(rng)
@@ -111,6 +105,15 @@ def render(identity: Identity, scene: Scene, frame: Frame, size_px: int) -> Port
 
   head = _Surface(x, y, axes, rotation, identity.jaw)
   map_x, map_y = head.chart_pixels(chart_px)
+  # Relief stands out towards the viewer: two steps to where each ray meets the raised surface.
+  lean_x, lean_y = (
+    np.float32(0.5 * chart_px / EXTENT * c / rotation[2, 2]) for c in rotation[2, :2]
+  )
+  risen_x, risen_y = map_x, map_y
+  for _ in range(2):
+    height = _look_up(chart.height, risen_x, risen_y)
+    risen_x, risen_y = map_x + height * lean_x, map_y + height * lean_y
+  map_x, map_y = risen_x, risen_y
   painted = paint_expression(chart, identity, frame, np.sin(np.radians(scene.light_azimuth)))
   skin = cv2.split(_look_up(painted, map_x, map_y))
   slope_u, slope_v, height, gloss = cv2.split(_look_up(chart.relief, map_x, map_y))
@@ -257,9 +260,10 @@ def _backdrop(identity, scene, axes, rotation, light, big) -> list[np.ndarray]:
   angle = np.linspace(0, 2 * np.pi, 33)
   disc = np.stack([np.cos(angle), np.sin(angle)], -1)
   if identity.hair_length:
-    curtain = disc * [width * (identity.hair_volume + 0.06), 0.9 * height]
+    # As high as the hair on the head, or the background would show through its parting.
+    curtain = disc * [width * (identity.hair_volume + 0.06), height * identity.hair_volume]
     curtain[disc[:, 1] > 0] += [0, height * (0.2 + 0.75 * identity.hair_length)]
-    at = rotation[:2, :2] @ np.array([0.0, 0.15]) - [0, 0.12]
+    at = rotation[:2, :2] @ np.array([0.0, 0.15]) - [0, 0.15]
     fill(curtain + at, 0.55 * identity.hair)
     fill(curtain * [0.9, 0.97] + at, 0.68 * identity.hair)
   neck = width * (0.52 + 0.1 * (1 - identity.jaw))
@@ -305,6 +309,6 @@ def _landmarks(identity, scene, frame, axes, rotation, size_px) -> np.ndarray:
   square = np.sum(chart**2, 1, keepdims=True)
   point = np.concatenate([chart * np.sqrt(1 - square / 4), 1 - square / 2], 1)
   point[:, 0] *= _taper(point[:, 1], identity.jaw)
-  point[2] *= 1 + 0.5 * identity.nose_height
+  point[2, 2] += 0.75 * identity.nose_height
   flat = (rotation @ (point * axes).T).T[:, :2] + scene.offset + [0, _LOWERED]
   return ((flat + 1) * (size_px / 2) - 0.5).astype(np.float32)

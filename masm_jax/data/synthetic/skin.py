@@ -148,7 +148,10 @@ def _beard(who: Identity, axis: np.ndarray, radius: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=24)
 def _cached_chart(key: '_Key', chart_px: int) -> Chart:
   who = key.identity
+  # The finest layers have a cell count that follows the image size: with a generator of their own
+  # they leave everything else the same at any size.
   rng = np.random.default_rng(who.texture_seed)
+  fine_rng = np.random.default_rng([who.texture_seed, 1])
   axis = ((np.arange(chart_px, dtype=np.float32) + 0.5) * np.float32(2 / chart_px) - 1) * EXTENT
   axis = axis.astype(np.float32)
   radius = np.sqrt(axis[None, :] ** 2 + axis[:, None] ** 2)
@@ -159,7 +162,7 @@ def _cached_chart(key: '_Key', chart_px: int) -> Chart:
   # Cavities see less of the sky: darken what lies below its surroundings.
   cavity = cv2.blur(height, (int(0.3 * unit_px) | 1,) * 2) - height
 
-  fine = _noise(rng, chart_px, 1.7)
+  fine = _noise(fine_rng, chart_px, 1.7)
   tone = 1 + np.float32(0.018) * fine
   tone += np.float32(0.02 * who.blotches) * _noise(rng, chart_px, 0.07 * unit_px)
   tone += np.float32(0.018 * who.blotches) * _noise(rng, chart_px, 0.3 * unit_px)
@@ -185,7 +188,7 @@ def _cached_chart(key: '_Key', chart_px: int) -> Chart:
     for plane, colour in zip(planes, 0.8 * who.hair, strict=True):
       plane += cover * (np.float32(colour) - plane)
 
-  strands = 1 + np.float32(0.11) * _stretched(rng, chart_px, 7, chart_px // 2)
+  strands = 1 + np.float32(0.11) * _stretched(fine_rng, chart_px, 7, chart_px // 2)
   gloss = _field(axis, [(1.2, 0, tip, 0.1, 0.12), (0.7, 0, -0.45, 0.4, 0.2)]) + np.float32(0.6)
   inner = np.hypot(
     axis[None, :] / np.float32(0.8), (axis[:, None] - np.float32(0.28)) / np.float32(0.72)
