@@ -73,9 +73,19 @@ def _quieten() -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; a config that cannot be read or set is the user's error, not a crash."""
   try:
-    return flags.FLAGS(list(argv))
-  except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(' '.join(str(error).split())) from error
+    rest = flags.FLAGS(list(argv))
+    if _CONFIG.value is not None:
+      _ = _CONFIG.value.is_locked  # A file that failed to load says so at the first access.
+    return rest
+  except (flags.Error, ImportError, OSError, AttributeError, KeyError, SyntaxError, TypeError,
+          ValueError) as error:
+    cause = error.__cause__ or error
+    text = str(cause)
+    if isinstance(cause, KeyError | AttributeError):  # Their text is a quoted text, quoted again.
+      text = f'no such config field: {text.strip(chr(34) + chr(39))}'
+      text = text.replace(r"\'", "'").replace(r'\n', '. ')
+    lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
+    raise UserError('; '.join(dict.fromkeys((lines[0], lines[-1])))) from error
 
 
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:

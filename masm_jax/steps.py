@@ -83,7 +83,7 @@ def make_train_step(
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))
     grads = jax.tree.map(jnp.add, grads, penalty_grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     report |= parts | {'loss': loss + extra, 'loss_task': loss, 'grad_norm': grad_norm,
                        'learning_rate': jnp.asarray(schedule(state.step), jnp.float32)}
     metrics = type(state.metrics).single_from_model_output(**report)

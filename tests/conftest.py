@@ -14,11 +14,16 @@ from absl import flags
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
+# Many tests compile the same step: the second time it is read from the disk.
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+jax.config.update('jax_compilation_cache_dir', str(_REPOSITORY / '.pytest_cache' / 'xla'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
 # grain's worker processes read absl flags.
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
-_SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+_SHARED = _REPOSITORY.parent / 'shared' / 'data'
 
 
 @pytest.fixture(scope='session')

@@ -170,7 +170,7 @@ def _texture(
 
 def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The inner face from a stride-2 transposed convolution whose phases do not sum to one."""
-  unevenness = video_rng.uniform(0.008, 0.022)
+  unevenness = video_rng.uniform(0.005, 0.014)
   height, width = shot.inner.shape
   low = cv2.resize(shot.image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
   stuffed = np.zeros((2 * low.shape[0], 2 * low.shape[1], 3), np.float32)
@@ -178,7 +178,7 @@ def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   taps = np.array([0.5 - unevenness, 1 + unevenness, 0.5 - unevenness], np.float32)
   face = cv2.sepFilter2D(stuffed, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
   detail = shot.image - cv2.GaussianBlur(shot.image, (0, 0), 1.0 * height / 64)
-  face = face[:height, :width] + np.float32(0.65) * detail
+  face = face[:height, :width] + np.float32(0.85) * detail
   return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
@@ -205,7 +205,7 @@ def _regenerate(
   shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
 ) -> np.ndarray:
   """The whole image drawn anew by non-local means, with a generator's fine noise instead."""
-  strength = video_rng.uniform(4.0, 7.0)
+  strength = video_rng.uniform(6.0, 10.0)
   grain = video_rng.uniform(0.6, 1.4)
   pixels = np.round(shot.image).astype(np.uint8)
   smooth = cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 3, 11)

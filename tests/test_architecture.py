@@ -1,0 +1,117 @@
+"""Imports run one way, and the package starts fast."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
+
+# What each part of the package may import of the package, itself aside. `errors` and `tree` are free
+# to all: they know nothing of the rest.
+LEAVES = {'errors', 'tree'}
+ALLOWED = {
+  'errors': set(),
+  'tree': set(),
+  'config': set(),
+  'losses': set(),
+  'data': set(),
+  'telemetry': set(),
+  'backbones': set(),
+  'masking': set(),
+  'methods': {'backbones', 'masking'},
+  'sharding': set(),
+  'optim': {'masking'},
+  'detector': {'backbones'},
+  'state': {'masking'},
+  'steps': {'state', 'detector', 'losses', 'sharding', 'masking', 'methods'},
+  'evaluation': {'sharding', 'data'},
+  'checkpoint': {'state', 'config'},
+  'stopping': set(),
+  'tools': {'evaluation'},
+  'reporting': {'config', 'telemetry', 'data', 'evaluation', 'masking', 'methods', 'tools'},
+  'train': {'checkpoint', 'config', 'detector', 'optim', 'reporting', 'sharding', 'state', 'steps',
+            'stopping', 'telemetry', 'backbones', 'data', 'evaluation', 'masking', 'methods'},
+  'main': {'train'},
+  'demo': {'main', 'train', 'reporting', 'telemetry', 'evaluation', 'tools'},
+  'pretrain': {'backbones', 'telemetry', 'data', 'main'},
+}
+
+
+def part_of(path):
+  return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imported_parts(path):
+  """Parts of the package that a file imports, anywhere in it."""
+  parts = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      assert not node.level, f'{path}: relative import'
+      names = ([f'masm_jax.{alias.name}' for alias in node.names] if node.module == 'masm_jax'
+               else [node.module])
+    else:
+      continue
+    parts |= {name.split('.')[1] for name in names if name.startswith('masm_jax.')}
+  return parts
+
+
+FILES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
+
+
+def test_every_part_is_known():
+  assert {part_of(path) for path in FILES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+  part = part_of(path)
+  assert imported_parts(path) <= ALLOWED[part] | LEAVES | {part}
+
+
+def test_the_order_has_no_cycle():
+  order = []
+  remaining = {part: set(allowed) for part, allowed in ALLOWED.items()}
+  while remaining:
+    free = [part for part, allowed in remaining.items() if allowed <= set(order)]
+    assert free, remaining
+    order += free
+    for part in free:
+      del remaining[part]
+  assert order.index('methods') > order.index('masking')
+
+
+def test_configs_import_nothing_of_the_package():
+  configs = list((PACKAGE.parent / 'configs').glob('*.py'))
+  assert len(configs) >= 4
+  for path in configs:
+    assert imported_parts(path) == set(), path
+
+
+def test_metrics_never_see_parameters():
+  assert imported_parts(PACKAGE / 'evaluation' / 'metrics.py') == {'errors'}
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_readable(path):
+  assert len(path.read_text().splitlines()) <= 350
+
+
+def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():
+  code = ('import sys, masm_jax, masm_jax.main\n'
+          'print(sorted({"jax", "tensorflow", "torch", "flax"} & set(sys.modules)))')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          cwd=PACKAGE.parent, check=True)
+  assert result.stdout.strip() == '[]'
+
+
+def test_training_needs_neither_tensorflow_nor_torch():
+  code = ('import sys, masm_jax.train\n'
+          'print(sorted({"tensorflow", "torch"} & set(sys.modules)))')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          cwd=PACKAGE.parent, check=True)
+  assert result.stdout.strip() == '[]'

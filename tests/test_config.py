@@ -1,0 +1,101 @@
+"""Config values are checked before anything is loaded; durations become steps."""
+
+
+import importlib.util
+import pathlib
+
+import ml_collections
+import pytest
+
+from masm_jax import config as config_lib
+from masm_jax.errors import UserError
+
+
+@pytest.fixture
+def common():
+
+  path = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'common.py'
+  spec = importlib.util.spec_from_file_location('configs_common', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_the_defaults_pass(common):
+  config_lib.validate(common.get_config())
+
+
+def test_every_field_has_a_comment(common):
+  lines = pathlib.Path(common.__file__).read_text().splitlines()
+  fields = [line for line in lines if line.strip().startswith(('config.', "'"))
+            and '=' in line or line.strip().startswith("'")]
+  bare = [line for line in fields if '#' not in line and 'ConfigDict()' not in line]
+  assert len(fields) > 60 and bare == []
+
+
+@pytest.mark.parametrize(('field', 'value', 'message'), [
+  ('mask.kind', 'static', "mask.kind = 'static': choose one of dynamic"),
+  ('mask.keep', 0.0, 'mask.keep = 0.0: it must be at least'),
+  ('mask.keep', 1.5, 'at most 1.0'),
+  ('mask.warmup_steps', 1, 'mask.warmup_steps = 1: it must be at least 2'),
+  ('optim.learning_rate', float('nan'), 'optim.learning_rate = nan'),
+  ('optim.weight_decay', -1.0, 'optim.weight_decay = -1.0: it must be at least 0'),
+  ('train.duration', '3 days', "train.duration = '3 days': a duration is written"),
+  ('train.batch_size', 0, 'train.batch_size = 0'),
+  ('data.val.split', 'test', 'never on a test set'),
+  ('head.class_weights', (1.0, 0.0), 'head.class_weights'),
+  ('eval.select_by', 'loss', "eval.select_by = 'loss': choose one of frame_auroc"),
+])
+def test_bad_values_are_named(common, field, value, message):
+  config = common.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=message):
+    config_lib.validate(config)
+
+
+def test_all_problems_come_in_one_line(common):
+  config = common.get_config()
+  config.mask.kind, config.optim.name, config.seed = 'x', 'sgd', -1
+  with pytest.raises(UserError, match='mask.kind.*optim.name.*seed = -1') as error:
+    config_lib.validate(config)
+  assert '\n' not in str(error.value)
+
+
+def test_an_unlocked_config_is_refused(common):
+  config = common.get_config()
+  config.unlock()
+  with pytest.raises(UserError, match='not locked'):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(('text', 'steps'), [
+  ('2000 steps', 2000), ('1 step', 1), ('3 epochs', 30), ('0.5 epochs', 5), ('100 examples', 10),
+  ('1 example', 1), ('0 steps', 0), (' 2  epochs ', 20)])
+def test_durations(text, steps):
+  assert config_lib.duration_steps(text, batch_size=10, num_examples=100) == steps
+
+
+@pytest.mark.parametrize('text', ['', '10', 'epochs', '-1 epochs', '1e3 steps', '3 epoch(s)'])
+def test_what_is_no_duration(text):
+  with pytest.raises(UserError, match='a duration is written'):
+    config_lib.duration_steps(text, batch_size=10, num_examples=100)
+
+
+def test_differences_and_fingerprint_leave_out_what_may_change(common):
+  config, other = common.get_config(), common.get_config()
+  other.data.num_workers, other.mesh.fsdp = 7, 2
+  assert config_lib.differences(config.to_dict(), other) == []
+  assert config_lib.fingerprint(config) == config_lib.fingerprint(other)
+  other.optim.learning_rate = 1.0
+  assert config_lib.differences(config.to_dict(), other) == [
+    'optim.learning_rate: 0.0002 -> 1.0']
+  assert config_lib.fingerprint(config) != config_lib.fingerprint(other)
+  assert config_lib.differences({'seed': 0}, ml_collections.ConfigDict({'seed': 0, 'x': 1})) == [
+    "x: '(absent)' -> 1"]
+
+
+def test_arguments_of_a_config_file(common):
+  config = common.with_arguments(common.get_config(), 'method=full', {'method': 'method'})
+  assert config.method == 'full'
+  with pytest.raises(ValueError, match=r"config argument 'colour=red': there are method=\.\.\."):
+    common.with_arguments(config, 'colour=red', {'method': 'method'})
