@@ -7,16 +7,19 @@ to the directory that the command runs in.
 import ml_collections
 
 
-def dataset(manifest: str = '', split: str = '', methods: tuple[str, ...] = ()
-            ) -> ml_collections.ConfigDict:
+def dataset(
+  manifest: str = '', split: str = '', methods: tuple[str, ...] = ()
+) -> ml_collections.ConfigDict:
   """A set of face crops."""
-  return ml_collections.ConfigDict({
-      'manifest': manifest,  # Parquet or CSV file; 'synthetic' is the built-in set; '' leaves it out.
+  return ml_collections.ConfigDict(
+    {
+      'manifest': manifest,  # Parquet or CSV; 'synthetic' is the built-in set; '' leaves it out.
       'root': '',  # Folder that the manifest's paths start from; '' is the manifest's own folder.
       'split': split,  # train, val or test; '' takes every row.
       'dataset': '',  # Only rows of this data set; '' takes every one.
-      'methods': methods,  # Only fakes of these methods, beside the real ones; () takes every one.
-  })
+      'methods': methods,  # Only fakes of these methods, and the real ones; () takes all.
+    }
+  )
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -28,10 +31,14 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.backbone = ml_collections.ConfigDict()
   config.backbone.name = 'clip_l14'  # A preset of masm_jax/backbones.
-  config.backbone.weights = ''  # Pretrained weights, a .safetensors file ('random' starts untrained).
+  config.backbone.weights = (
+    ''  # Pretrained weights, a .safetensors file ('random' starts untrained).
+  )
   config.backbone.image_size = 0  # Side of the input, pixels; 0 is the preset's own.
   config.backbone.dtype = 'auto'  # Compute type: float32, bfloat16; auto: bfloat16 on accelerators.
-  config.backbone.remat = False  # Recompute activations in the backward pass: less memory, more time.
+  config.backbone.remat = (
+    False  # Recompute activations in the backward pass: less memory, more time.
+  )
 
   config.head = ml_collections.ConfigDict()
   config.head.normalize_features = False  # Put features on the unit sphere before the head (GenD).
@@ -115,8 +122,9 @@ def get_config() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def with_arguments(config: ml_collections.ConfigDict, arg: str | None,
-                   names: dict[str, str]) -> ml_collections.ConfigDict:
+def with_arguments(
+  config: ml_collections.ConfigDict, arg: str | None, names: dict[str, str]
+) -> ml_collections.ConfigDict:
   """Sets fields from a config file's argument, `method=linear,backbone=clip_b16`.
 
   Args:

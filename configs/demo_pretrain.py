@@ -1,6 +1,7 @@
-"""Pretraining of the demo's tiny ViT on the semantics of synthetic portraits: who, which way, what light.
+r"""Pretraining of the demo's tiny ViT on what synthetic portraits show: who, which way, what light.
 
-python -m masm_jax.pretrain --config=configs/demo_pretrain.py --output=masm_jax/assets/demo_vit.safetensors
+python -m masm_jax.pretrain --config=configs/demo_pretrain.py \
+    --output=masm_jax/assets/demo_vit.safetensors
 
 Seeded; about 15 minutes on 2 CPU cores. No forgery is ever shown: the demo's detectors meet them
 on top of a backbone that knows faces alone, as a published backbone knows pictures alone.

@@ -51,17 +51,26 @@ class Checkpoints:
     manifest_hash: hash of the training manifest.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, config: ml_collections.ConfigDict, base_hash: str,
-               manifest_hash: str):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    config: ml_collections.ConfigDict,
+    base_hash: str,
+    manifest_hash: str,
+  ):
     self._config = config
     self._identity = {'base_weights': base_hash, 'train_manifest': manifest_hash}
     self._policy = _KeepNewestAndBest(config.checkpoint.keep)
     self._manager = ocp.CheckpointManager(
-        workdir.absolute() / 'checkpoints',
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy, step_format_fixed_length=8,
-            # What a kill left half-written has no final name; it is never read, and removed here.
-            cleanup_tmp_directories=True))
+      workdir.absolute() / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._policy,
+        step_format_fixed_length=8,
+        # What a kill left half-written has no final name; it is never read, and removed here.
+        cleanup_tmp_directories=True,
+      ),
+    )
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, best: Best) -> None:
     """Saves in the background, unless this step is saved already."""
@@ -69,11 +78,20 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._policy.best_step = best.step
-    meta = {'config': self._config.to_dict(), **self._identity, 'best_step': best.step,
-            'best_value': str(best.value)}
-    self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator),
-        meta=ocp.args.JsonSave(meta)))
+    meta = {
+      'config': self._config.to_dict(),
+      **self._identity,
+      'best_step': best.step,
+      'best_value': str(best.value),
+    }
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=grain.checkpoint.CheckpointSave(iterator),
+        meta=ocp.args.JsonSave(meta),
+      ),
+    )
 
   def wait(self) -> None:
     """Returns when everything saved is on the disk."""
@@ -92,7 +110,7 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def restore(
-      self, state: TrainState, iterator: grain.DatasetIterator, step: int | None = None
+    self, state: TrainState, iterator: grain.DatasetIterator, step: int | None = None
   ) -> tuple[TrainState, grain.DatasetIterator, Best]:
     """Restores the newest checkpoint, or that of `step`.
 
@@ -107,10 +125,16 @@ class Checkpoints:
     step = self._manager.latest_step() if step is None else step
     self._check(step)
     target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    restored = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), data=grain.checkpoint.CheckpointRestore(iterator),
-        meta=ocp.args.JsonRestore()))
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(target),
+        data=grain.checkpoint.CheckpointRestore(iterator),
+        meta=ocp.args.JsonRestore(),
+      ),
+    )
     best = Best(restored.meta['best_step'], float(restored.meta['best_value']))
     self._policy.best_step = best.step
     return restored.state, restored.data, best
@@ -118,9 +142,11 @@ class Checkpoints:
   def restore_trainable(self, state: TrainState, step: int) -> Any:
     """The trainable leaves alone of one checkpoint, placed like those of `state`."""
     target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    return self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(target))).state.trainable
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    return self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+    ).state.trainable
 
   def _check(self, step: int) -> None:
     meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
@@ -131,6 +157,8 @@ class Checkpoints:
       raise UserError(f'{where} config ({shown}): {remedy}')
     for name, value in self._identity.items():
       if meta[name] != value:
-        raise UserError(f'{where} {name.replace("_", " ")} (hash {meta[name][:12]}, now '
-                        f'{value[:12]}): use a new --workdir, or the files it was started with')
+        raise UserError(
+          f'{where} {name.replace("_", " ")} (hash {meta[name][:12]}, now '
+          f'{value[:12]}): use a new --workdir, or the files it was started with'
+        )
     logging.info('resuming from step %d', step)

@@ -12,39 +12,62 @@ import ml_collections
 from masm_jax.errors import UserError
 
 _CHOICES = {
-    'subspace.split': ('interleaved', 'contiguous'),
-    'subspace.forward': ('auto', 'factored', 'materialized'),
-    'mask.kind': ('dynamic', 'inverse', 'random', 'all', 'none'),
-    'mask.score': ('bvr', 'gsnr', 'rgn', 'grad_norm'),
-    'mask.select': ('per_subspace', 'per_layer', 'global'),
-    'regularizer.spectral_kind': ('energy', 'singular_values'),
-    'optim.name': ('adam', 'adamw'),
-    'optim.schedule': ('constant', 'cosine'),
-    'backbone.dtype': ('auto', 'float32', 'bfloat16'),
-    'data.sampler': ('uniform', 'balanced'),
-    'data.augment': ('none', 'gend'),
-    'eval.select_by': ('frame_auroc', 'frame_ap', 'video_auroc', 'video_ap'),
+  'subspace.split': ('interleaved', 'contiguous'),
+  'subspace.forward': ('auto', 'factored', 'materialized'),
+  'mask.kind': ('dynamic', 'inverse', 'random', 'all', 'none'),
+  'mask.score': ('bvr', 'gsnr', 'rgn', 'grad_norm'),
+  'mask.select': ('per_subspace', 'per_layer', 'global'),
+  'regularizer.spectral_kind': ('energy', 'singular_values'),
+  'optim.name': ('adam', 'adamw'),
+  'optim.schedule': ('constant', 'cosine'),
+  'backbone.dtype': ('auto', 'float32', 'bfloat16'),
+  'data.sampler': ('uniform', 'balanced'),
+  'data.augment': ('none', 'gend'),
+  'eval.select_by': ('frame_auroc', 'frame_ap', 'video_auroc', 'video_ap'),
 }
 
 # (lowest allowed, highest allowed); every other number must be at least 0.
 _RANGES = {
-    'head.label_smoothing': (0.0, 0.999), 'mask.keep': (1e-9, 1.0), 'mask.warmup_steps': (2, None),
-    'mask.refresh_steps': (1, None), 'mask.decay': (0.0, 0.999999), 'mask.eps': (1e-38, None),
-    'subspace.num_subspaces': (1, None), 'subspace.rank': (1, None),
-    'optim.learning_rate': (1e-12, None), 'optim.b1': (0.0, 0.999999), 'optim.b2': (0.0, 0.999999999),
-    'optim.eps': (1e-38, None), 'data.num_threads': (1, None),
-    'data.max_replaced_share': (0.0, 1.0), 'train.batch_size': (1, None),
-    'data.synthetic.size_px': (32, 512), 'eval.batch_size': (1, None), 'checkpoint.keep': (1, None),
-    'log.every_steps': (1, None), 'mesh.fsdp': (1, None),
+  'head.label_smoothing': (0.0, 0.999),
+  'mask.keep': (1e-9, 1.0),
+  'mask.warmup_steps': (2, None),
+  'mask.refresh_steps': (1, None),
+  'mask.decay': (0.0, 0.999999),
+  'mask.eps': (1e-38, None),
+  'subspace.num_subspaces': (1, None),
+  'subspace.rank': (1, None),
+  'optim.learning_rate': (1e-12, None),
+  'optim.b1': (0.0, 0.999999),
+  'optim.b2': (0.0, 0.999999999),
+  'optim.eps': (1e-38, None),
+  'data.num_threads': (1, None),
+  'data.max_replaced_share': (0.0, 1.0),
+  'train.batch_size': (1, None),
+  'data.synthetic.size_px': (32, 512),
+  'eval.batch_size': (1, None),
+  'checkpoint.keep': (1, None),
+  'log.every_steps': (1, None),
+  'mesh.fsdp': (1, None),
 }
 
 _DURATIONS = ('optim.warmup', 'train.duration', 'eval.every', 'checkpoint.every')
 
 # Fields that a resumed run may change: they alter how fast it goes and what it reports, not what it
 # computes.
-_MAY_CHANGE = ('data.num_workers', 'data.num_threads', 'data.train.root', 'data.val.root',
-               'data.synthetic.root', 'data.tests', 'eval.batch_size', 'eval.on_train',
-               'backbone.weights', 'subspace.cache_dir', 'checkpoint.keep', 'mesh.fsdp')
+_MAY_CHANGE = (
+  'data.num_workers',
+  'data.num_threads',
+  'data.train.root',
+  'data.val.root',
+  'data.synthetic.root',
+  'data.tests',
+  'eval.batch_size',
+  'eval.on_train',
+  'backbone.weights',
+  'subspace.cache_dir',
+  'checkpoint.keep',
+  'mesh.fsdp',
+)
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -54,8 +77,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     UserError: one line that lists every problem.
   """
   if not config.is_locked:
-    raise UserError('the config is not locked, so that misspelt fields would pass unseen: build it '
-                    'from configs/common.py, or end get_config() with `return config.lock()`')
+    raise UserError(
+      'the config is not locked, so that misspelt fields would pass unseen: build it '
+      'from configs/common.py, or end get_config() with `return config.lock()`'
+    )
   flat = flatten(config)
   problems = []
   for name, choices in _CHOICES.items():
@@ -77,8 +102,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
   if len(weights) != 2 or not all(weight > 0 for weight in weights):
     problems.append(f'head.class_weights = {weights}: two positive numbers, for real and fake')
   if config.data.val.split == 'test':
-    problems.append('data.val.split = test: checkpoints are chosen on validation data, never on a '
-                    'test set')
+    problems.append(
+      'data.val.split = test: checkpoints are chosen on validation data, never on a test set'
+    )
   if problems:
     raise UserError('config: ' + '; '.join(problems))
 
@@ -110,7 +136,9 @@ def duration_steps(text: str, *, batch_size: int, num_examples: int) -> int:
   """
   match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*(step|epoch|example)s?\s*', text)
   if not match:
-    raise UserError(f"{text!r}: a duration is written '2000 steps', '3 epochs' or '100000 examples'")
+    raise UserError(
+      f"{text!r}: a duration is written '2000 steps', '3 epochs' or '100000 examples'"
+    )
   amount = float(match[1])
   per_unit = {'step': 1.0, 'epoch': num_examples / batch_size, 'example': 1.0 / batch_size}
   return max(round(amount * per_unit[match[2]]), 1) if amount else 0
@@ -128,8 +156,11 @@ def differences(stored: Mapping[str, Any], config: ml_collections.ConfigDict) ->
   """
   old, new = _lasting(stored), json.loads(json.dumps(_lasting(config)))
   absent = '(absent)'
-  return [f'{name}: {old.get(name, absent)!r} -> {new.get(name, absent)!r}'
-          for name in old | new if old.get(name, absent) != new.get(name, absent)]
+  return [
+    f'{name}: {old.get(name, absent)!r} -> {new.get(name, absent)!r}'
+    for name in old | new
+    if old.get(name, absent) != new.get(name, absent)
+  ]
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> str:
@@ -139,5 +170,8 @@ def fingerprint(config: ml_collections.ConfigDict) -> str:
 
 def _lasting(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   """The fields that a run keeps for its whole life."""
-  return {name: value for name, value in flatten(config).items()
-          if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)}
+  return {
+    name: value
+    for name, value in flatten(config).items()
+    if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)
+  }

@@ -26,16 +26,23 @@ def summarize(workdir: pathlib.Path) -> None:
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
   best = {method: result['best']['sets'] for method, result in results.items()}
   sets = [name for name in best[METHODS[0]] if name != 'val']
-  print('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are held out.')
+  print(
+    '\nTrained on swap, upsample, reenact and texture (known); the other forgeries are held out.'
+  )
   for level in scores.LEVELS:
     figures = {method: {name: best[method][name] for name in sets} for method in METHODS}
     print(f'\n{scores.format_comparison(figures, "auroc", level)}')
-  print('\nTrainable parameters: ' + ', '.join(
-      f'{method} {result["trainable_parameters"]:,}' for method, result in results.items()))
+  print(
+    '\nTrainable parameters: '
+    + ', '.join(
+      f'{method} {result["trainable_parameters"]:,}' for method, result in results.items()
+    )
+  )
   print(f'\n{reporting.SYNTHETIC_NOTE}')
 
-  telemetry.write_json(workdir / 'results.json',
-                       {'note': reporting.SYNTHETIC_NOTE, 'methods': results})
+  telemetry.write_json(
+    workdir / 'results.json', {'note': reporting.SYNTHETIC_NOTE, 'methods': results}
+  )
   curves = {}
   for name in sets:
     curves[name] = {}
@@ -44,9 +51,14 @@ def summarize(workdir: pathlib.Path) -> None:
       curves[name][method] = (table['label'].to_numpy(), table['score'].to_numpy())
   masks = telemetry.read_lines(workdir / 'masm' / 'masks.jsonl')
   picture = plots.demo_figure(
-      curves, np.array([line['mask'] for line in masks]), [line['step'] for line in masks],
-      workdir / 'demo.png', title='masm_jax demo: ROC by frame, and the layer mask of masm',
-      note=reporting.SYNTHETIC_NOTE, end_step=results['masm']['last']['step'])
+    curves,
+    np.array([line['mask'] for line in masks]),
+    [line['step'] for line in masks],
+    workdir / 'demo.png',
+    title='masm_jax demo: ROC by frame, and the layer mask of masm',
+    note=reporting.SYNTHETIC_NOTE,
+    end_step=results['masm']['last']['step'],
+  )
   print(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
 
 

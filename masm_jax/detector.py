@@ -74,12 +74,18 @@ class Detector(nn.Module):
     mean = jnp.asarray(backbone.mean, jnp.float32) * 255.0
     scale = 1.0 / (jnp.asarray(backbone.std, jnp.float32) * 255.0)
     pixels = (images.astype(jnp.float32) - mean[None, None, None]) * scale[None, None, None]
-    features = ViT(backbone, dense_cls=self.dense_cls, dtype=self.config.dtype,
-                   remat=self.config.remat, name='backbone')(pixels).astype(jnp.float32)
+    features = ViT(
+      backbone,
+      dense_cls=self.dense_cls,
+      dtype=self.config.dtype,
+      remat=self.config.remat,
+      name='backbone',
+    )(pixels).astype(jnp.float32)
     if self.config.normalize_features:
       features /= jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-    logits = nn.Dense(NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02),
-                      name='head')(features)
+    logits = nn.Dense(
+      NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02), name='head'
+    )(features)
     return Output(logits=logits, features=features)
 
 
@@ -99,7 +105,7 @@ def _init(config: DetectorConfig, rng: jax.Array) -> dict:
 
 
 def load_params(
-    backbone: Backbone, weights: str, config: DetectorConfig, rng: jax.Array
+  backbone: Backbone, weights: str, config: DetectorConfig, rng: jax.Array
 ) -> tuple[dict, str]:
   """The parameters that a run starts from: a pretrained backbone, and a fresh head.
 

@@ -8,11 +8,11 @@ import optax
 
 
 def cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Sequence[float] | None = None,
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  label_smoothing: float = 0.0,
+  class_weights: Sequence[float] | None = None,
 ) -> jax.Array:
   """Mean cross-entropy, as `torch.nn.CrossEntropyLoss` defines it.
 

@@ -17,17 +17,30 @@ from ml_collections import config_flags
 from masm_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'The config file, with its arguments after a colon.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of this run: its record, checkpoints and '
-                               'results. An unfinished run in it goes on.')
-_CACHE = flags.DEFINE_string('compilation_cache', '~/.cache/masm_jax/xla',
-                             "Where compiled programs are kept between runs; '' for nowhere.")
-_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, where jax cannot '
-                                   'find the other processes by itself.')
+  'config', None, 'The config file, with its arguments after a colon.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Directory of this run: its record, checkpoints and results. An unfinished run in it goes on.',
+)
+_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  '~/.cache/masm_jax/xla',
+  "Where compiled programs are kept between runs; '' for nowhere.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'host:port of process 0, where jax cannot find the other processes by itself.',
+)
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator.')
-_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes, found through '
-                                 'SLURM, Open MPI, GKE or the TPU runtime.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'One of several processes, found through SLURM, Open MPI, GKE or the TPU runtime.',
+)
 
 
 def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
@@ -77,13 +90,21 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if _CONFIG.value is not None:
       _ = _CONFIG.value.is_locked  # A file that failed to load says so at the first access.
     return rest
-  except (flags.Error, ImportError, OSError, AttributeError, KeyError, SyntaxError, TypeError,
-          ValueError) as error:
+  except (
+    flags.Error,
+    ImportError,
+    OSError,
+    AttributeError,
+    KeyError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
     cause = error.__cause__ or error
     text = str(cause)
     if isinstance(cause, KeyError | AttributeError):  # Their text is a quoted text, quoted again.
       text = f'no such config field: {text.strip(chr(34) + chr(39))}'
-      text = text.replace(r"\'", "'").replace(r'\n', '. ')
+      text = text.replace(r'\'', "'").replace(r'\n', '. ')
     lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
     raise UserError('; '.join(dict.fromkeys((lines[0], lines[-1])))) from error
 

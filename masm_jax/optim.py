@@ -20,7 +20,7 @@ class LayerMaskState(NamedTuple):
 
 
 def hold_masked(
-    inner: optax.GradientTransformation, groups: Groups
+  inner: optax.GradientTransformation, groups: Groups
 ) -> optax.GradientTransformationExtraArgs:
   """Lets a changing layer mask decide which groups an optimizer may touch.
 
@@ -42,24 +42,30 @@ def hold_masked(
   def init(params: optax.Params) -> LayerMaskState:
     return LayerMaskState(inner.init(params))
 
-  def update(updates: Any, state: LayerMaskState, params: Any = None, *, mask: jax.Array,
-             **extra: Any) -> tuple[Any, LayerMaskState]:
+  def update(
+    updates: Any, state: LayerMaskState, params: Any = None, *, mask: jax.Array, **extra: Any
+  ) -> tuple[Any, LayerMaskState]:
     on = groups.expand(mask, updates)
     zero = lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x))
     updates = jax.tree.map(zero, on, updates)
     updates, inner_state = inner.update(updates, state.inner, params, **extra)
     updates = jax.tree.map(zero, on, updates)
     on_state = optax.tree_utils.tree_map_params(
-        inner, lambda _, keep: keep, inner_state, on,
-        transform_non_params=lambda _: jnp.ones((), bool))
+      inner,
+      lambda _, keep: keep,
+      inner_state,
+      on,
+      transform_non_params=lambda _: jnp.ones((), bool),
+    )
     held = jax.tree.map(jnp.where, on_state, inner_state, state.inner)
     return updates, LayerMaskState(held)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_schedule(config: ml_collections.ConfigDict, total_steps: int,
-                  warmup_steps: int) -> optax.Schedule:
+def make_schedule(
+  config: ml_collections.ConfigDict, total_steps: int, warmup_steps: int
+) -> optax.Schedule:
   """Learning rate by step: `constant` or `cosine`, after a linear warm-up.
 
   Args:
@@ -69,8 +75,9 @@ def make_schedule(config: ml_collections.ConfigDict, total_steps: int,
   """
   peak = config.learning_rate
   if config.schedule == 'cosine':
-    main = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1),
-                                       alpha=config.final_learning_rate / peak)
+    main = optax.cosine_decay_schedule(
+      peak, max(total_steps - warmup_steps, 1), alpha=config.final_learning_rate / peak
+    )
   else:
     main = optax.constant_schedule(peak)
   if not warmup_steps:
@@ -80,7 +87,7 @@ def make_schedule(config: ml_collections.ConfigDict, total_steps: int,
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule, groups: Groups | None
+  config: ml_collections.ConfigDict, schedule: optax.Schedule, groups: Groups | None
 ) -> optax.GradientTransformationExtraArgs:
   """The chain `clip -> L2 -> Adam -> (decoupled decay) -> learning rate`, under the layer mask.
 
@@ -92,11 +99,11 @@ def make_optimizer(
   """
   decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else None
   chain = [
-      optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None,
-      decay if config.name == 'adam' else None,
-      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-      decay if config.name == 'adamw' else None,
-      optax.scale_by_learning_rate(schedule),
+    optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None,
+    decay if config.name == 'adam' else None,
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    decay if config.name == 'adamw' else None,
+    optax.scale_by_learning_rate(schedule),
   ]
   optimizer = optax.chain(*(part for part in chain if part is not None))
   return hold_masked(optimizer, groups) if groups else optax.with_extra_args_support(optimizer)

@@ -1,4 +1,4 @@
-"""What a training run writes for people: its record, metrics, masks, scores, results and pictures."""
+"""What a training run writes for people: its record, metrics, masks, scores and results."""
 
 import pathlib
 import zlib
@@ -21,8 +21,10 @@ from masm_jax.masking.layer_mask import LayerMask
 from masm_jax.methods import subspace
 from masm_jax.telemetry.json_files import JsonLines
 
-SYNTHETIC_NOTE = ('Synthetic portraits: these figures show that the program works; they prove nothing '
-                  'about real deepfakes.')
+SYNTHETIC_NOTE = (
+  'Synthetic portraits: these figures show that the program works; they prove nothing '
+  'about real deepfakes.'
+)
 
 
 def decomposition_progress(enabled: bool) -> Callable[[int, int], None] | None:
@@ -46,8 +48,10 @@ def overview(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> str:
   start, model = tree.partition(frozen, lambda path: path.startswith(f'{subspace.START}/'))
   text = telemetry.parameter_overview(trainable, model)
   if start:
-    text += (f'\nBeside the model: the decomposition at its start, {tree.param_bytes(start):,} bytes, '
-             'read by the regularizers alone')
+    text += (
+      f'\nBeside the model: the decomposition at its start, {tree.param_bytes(start):,} bytes, '
+      'read by the regularizers alone'
+    )
   return text
 
 
@@ -77,14 +81,17 @@ class RunReport:
     if self._masks:
       self._masks.close()
 
-  def begin(self, *, config: ml_collections.ConfigDict, hashes: Mapping[str, str], step: int,
-            overview: str) -> None:
+  def begin(
+    self, *, config: ml_collections.ConfigDict, hashes: Mapping[str, str], step: int, overview: str
+  ) -> None:
     """Records what is run, and forgets what an earlier attempt wrote after `step`."""
     if not self._enabled:
       return
     logging.info('config:\n%s', config)
     print(overview, flush=True)
-    record = telemetry.run_record(config, hashes) | {'config_sha256': config_lib.fingerprint(config)}
+    record = telemetry.run_record(config, hashes) | {
+      'config_sha256': config_lib.fingerprint(config)
+    }
     telemetry.write_json(self._workdir / 'run.json', record)
     self._writer.truncate(step)
     if self._masks:
@@ -97,27 +104,38 @@ class RunReport:
     if self._masks:
       self._pending_masks.append((step, jax.tree.map(jnp.copy, mask)))
 
-  def write_training(self, step: int, values: Mapping[str, float], batch: Mapping[str, np.ndarray],
-                     images_per_second: float | None) -> None:
+  def write_training(
+    self,
+    step: int,
+    values: Mapping[str, float],
+    batch: Mapping[str, np.ndarray],
+    images_per_second: float | None,
+  ) -> None:
     """Means of the training metrics since the last call, and a checksum of this step's batch.
 
     Two runs whose `data/crc32` agree saw the same pixels in the same order.
     """
     crc = zlib.crc32(batch['image'], zlib.crc32(batch['record']))
-    self._writer.write(step, {f'train/{name}': value for name, value in values.items()}
-                       | {'data/crc32': crc})
+    self._writer.write(
+      step, {f'train/{name}': value for name, value in values.items()} | {'data/crc32': crc}
+    )
     if images_per_second is not None:
       self._writer.write_perf(step, {'train/images_per_second': images_per_second})
 
   def write_validation(self, step: int, table: pd.DataFrame, select_by: str) -> float:
     """Figures of the validation set; returns the one that chooses the checkpoint."""
     figures = scores.summarize(table, name='validation')
-    flat = {f'{level}_{name}': value for level, part in figures.items()
-            for name, value in part.items()}
+    flat = {
+      f'{level}_{name}': value for level, part in figures.items() for name, value in part.items()
+    }
     self._writer.write(step, {f'val/{name}': value for name, value in flat.items()})
     if self._enabled:
-      logging.info('step %d: validation AUROC %.4f by frame, %.4f by video', step,
-                   flat['frame_auroc'], flat['video_auroc'])
+      logging.info(
+        'step %d: validation AUROC %.4f by frame, %.4f by video',
+        step,
+        flat['frame_auroc'],
+        flat['video_auroc'],
+      )
     return flat[select_by]
 
   def flush(self, step: int) -> None:
@@ -126,8 +144,9 @@ class RunReport:
 
     for drawn_at, mask in self._pending_masks:
       on, values = np.asarray(mask.mask), np.asarray(mask.scores)
-      self._masks.append({'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int),
-                          'scores': values})
+      self._masks.append(
+        {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int), 'scores': values}
+      )
       self._writer.write_image(drawn_at, 'mask/on', plots.mask_image(on))
       self._writer.write_image(drawn_at, 'mask/score_rank', plots.mask_image(_rank(values)))
     self._pending_masks.clear()
@@ -142,25 +161,50 @@ class RunReport:
       scores.write_scores(self._workdir / 'scores' / checkpoint / f'{name}.parquet', table)
     return scores.summarize(table, name=name)
 
-  def finish(self, results: Mapping[str, Any], *, config: ml_collections.ConfigDict,
-             num_trainable: int) -> None:
+  def finish(
+    self, results: Mapping[str, Any], *, config: ml_collections.ConfigDict, num_trainable: int
+  ) -> None:
     """Writes `results.json` and prints the table of results."""
     if not self._enabled:
       return
-    is_synthetic = any(spec.manifest == sets.SYNTHETIC for spec in
-                       (config.data.train, config.data.val, *config.data.tests.values()))
-    document = {'method': config.method, 'backbone': config.backbone.name, 'seed': config.seed,
-                'trainable_parameters': num_trainable, 'select_by': config.eval.select_by,
-                'config_sha256': config_lib.fingerprint(config)}
+    is_synthetic = any(
+      spec.manifest == sets.SYNTHETIC
+      for spec in (config.data.train, config.data.val, *config.data.tests.values())
+    )
+    document = {
+      'method': config.method,
+      'backbone': config.backbone.name,
+      'seed': config.seed,
+      'trainable_parameters': num_trainable,
+      'select_by': config.eval.select_by,
+      'config_sha256': config_lib.fingerprint(config),
+    }
     if is_synthetic:
       document['note'] = SYNTHETIC_NOTE
     telemetry.write_json(self._workdir / 'results.json', document | dict(results))
-    for name, what in (('best', f'best by validation {config.eval.select_by}'),
-                       ('last', 'last step')):
+    self._draw_masks(results['last']['step'])
+    for name, what in (
+      ('best', f'best by validation {config.eval.select_by}'),
+      ('last', 'last step'),
+    ):
       print(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
       print(scores.format_table(results[name]['sets']))
     if is_synthetic:
       print(f'\n{SYNTHETIC_NOTE}')
+
+  def _draw_masks(self, last_step: int) -> None:
+    """`masks.png`: the mask over time, and how often each group was on."""
+    masks = telemetry.read_lines(self._workdir / 'masks.jsonl') if self._groups else []
+    if not masks:
+      return
+    from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
+
+    plots.mask_figure(
+      np.array([line['mask'] for line in masks]),
+      [line['step'] for line in masks],
+      self._workdir / 'masks.png',
+      end_step=last_step,
+    )
 
 
 def _rank(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from masm_jax import tree
 from masm_jax.errors import UserError
 
-# Frozen leaves above this size are split over `fsdp`; smaller ones cost more to gather than to keep.
+# Frozen leaves above this size are split over `fsdp`; smaller ones cost more to gather than keep.
 _MIN_SPLIT_BYTES = 4 * 2**20
 
 
@@ -28,17 +28,21 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
   if fsdp < 1 or len(devices) % fsdp:
     raise UserError(f'mesh.fsdp = {fsdp} does not divide the {len(devices)} devices')
   # Auto: jax's default of explicit axes would ask every operation for its sharding.
-  return jax.make_mesh((len(devices) // fsdp, fsdp, 1), ('data', 'fsdp', 'tensor'),
-                       devices=devices,
-                       axis_types=(AxisType.Auto,) * 3)
+  return jax.make_mesh(
+    (len(devices) // fsdp, fsdp, 1),
+    ('data', 'fsdp', 'tensor'),
+    devices=devices,
+    axis_types=(AxisType.Auto,) * 3,
+  )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
   """Raises a UserError unless a global batch divides evenly over the devices that split it."""
   parts = mesh.shape['data'] * mesh.shape['fsdp']
   if batch_size < 1 or batch_size % parts:
-    raise UserError(f'{field} = {batch_size} does not divide over {parts} devices: use a multiple of '
-                    f'{parts}')
+    raise UserError(
+      f'{field} = {batch_size} does not divide over {parts} devices: use a multiple of {parts}'
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -75,8 +79,9 @@ def frozen_sharding(frozen: Mapping[str, Any], mesh: Mesh) -> dict:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Makes global arrays `[B, ...]` of this process's rows `[B / processes, ...]`."""
   sharding = batch_sharding(mesh)
-  return {name: jax.make_array_from_process_local_data(sharding, value)
-          for name, value in batch.items()}
+  return {
+    name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()
+  }
 
 
 def place(values: Any, shardings: Any) -> Any:

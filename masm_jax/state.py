@@ -38,11 +38,11 @@ class TrainState:
 
 
 def init_state(
-    trainable: Mapping[str, Any],
-    *,
-    optimizer: optax.GradientTransformation,
-    groups: Groups | None,
-    metrics: Any,
+  trainable: Mapping[str, Any],
+  *,
+  optimizer: optax.GradientTransformation,
+  groups: Groups | None,
+  metrics: Any,
 ) -> TrainState:
   """The state before the first step.
 
@@ -53,11 +53,11 @@ def init_state(
     metrics: empty metrics, see `steps.empty_metrics`.
   """
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      trainable=trainable,
-      opt_state=optimizer.init(trainable),
-      mask=layer_mask.init_mask(groups) if groups else None,
-      grad_stats=grad_stats.init_stats(groups.select(trainable)) if groups else None,
-      metrics=metrics,
-      nonfinite_step=jnp.zeros((), jnp.int32),
+    step=jnp.zeros((), jnp.int32),
+    trainable=trainable,
+    opt_state=optimizer.init(trainable),
+    mask=layer_mask.init_mask(groups) if groups else None,
+    grad_stats=grad_stats.init_stats(groups.select(trainable)) if groups else None,
+    metrics=metrics,
+    nonfinite_step=jnp.zeros((), jnp.int32),
   )

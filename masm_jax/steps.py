@@ -23,19 +23,20 @@ Batch = Mapping[str, jax.Array]
 def metrics_class(names: Sequence[str]) -> type[clu.metrics.Collection]:
   """A collection of averages with the given names; it is part of the train state."""
   return clu.metrics.Collection.create(
-      **{name: clu.metrics.Average.from_output(name) for name in names})
+    **{name: clu.metrics.Average.from_output(name) for name in names}
+  )
 
 
 def make_train_step(
-    *,
-    detector_config: detector_lib.DetectorConfig,
-    method: Method,
-    optimizer: optax.GradientTransformationExtraArgs,
-    groups: Groups | None,
-    mask_config: layer_mask.MaskConfig,
-    head: ml_collections.ConfigDict,
-    schedule: optax.Schedule,
-    seed: int,
+  *,
+  detector_config: detector_lib.DetectorConfig,
+  method: Method,
+  optimizer: optax.GradientTransformationExtraArgs,
+  groups: Groups | None,
+  mask_config: layer_mask.MaskConfig,
+  head: ml_collections.ConfigDict,
+  schedule: optax.Schedule,
+  seed: int,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
   """Builds `train_step(state, frozen, batch) -> state`, pure.
 
@@ -58,8 +59,11 @@ def make_train_step(
     output = model.apply({'params': tree.combine(trainable, frozen)}, batch['image'])
     weights = tuple(head.class_weights)
     loss = losses.cross_entropy(
-        output.logits, batch['label'], label_smoothing=head.label_smoothing,
-        class_weights=weights if weights[0] != weights[1] else None)
+      output.logits,
+      batch['label'],
+      label_smoothing=head.label_smoothing,
+      class_weights=weights if weights[0] != weights[1] else None,
+    )
     correct = jnp.argmax(output.logits, axis=-1) == batch['label']
     return loss, {'accuracy': jnp.mean(correct.astype(jnp.float32))}
 
@@ -69,31 +73,47 @@ def make_train_step(
 
   def train_step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
     step = state.step + 1
-    # Two gradients: the layer mask reads that of the task alone, and the second costs no activations.
+    # Two gradients: the layer mask reads that of the task alone, and the second is cheap.
     (loss, report), grads = jax.value_and_grad(task_loss, has_aux=True)(
-        state.trainable, frozen, batch)
+      state.trainable, frozen, batch
+    )
     (extra, parts), penalty_grads = jax.value_and_grad(penalty, has_aux=True)(
-        state.trainable, frozen)
+      state.trainable, frozen
+    )
     stats, mask, extra_args = None, None, {}
     if groups:
       stats = grad_stats.update_stats(state.grad_stats, groups.select(grads), mask_config.decay)
-      mask = layer_mask.refresh(state.mask, stats=stats, groups=groups, step=step, seed=seed,
-                                params=groups.select(state.trainable), config=mask_config)
+      mask = layer_mask.refresh(
+        state.mask,
+        stats=stats,
+        groups=groups,
+        step=step,
+        seed=seed,
+        params=groups.select(state.trainable),
+        config=mask_config,
+      )
       extra_args = {'mask': mask.mask}
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))
     grads = jax.tree.map(jnp.add, grads, penalty_grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
     grad_norm = optax.tree.norm(grads)
-    report |= parts | {'loss': loss + extra, 'loss_task': loss, 'grad_norm': grad_norm,
-                       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32)}
+    report |= parts | {
+      'loss': loss + extra,
+      'loss_task': loss,
+      'grad_norm': grad_norm,
+      'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+    }
     metrics = type(state.metrics).single_from_model_output(**report)
     is_bad = ~(jnp.isfinite(loss + extra) & jnp.isfinite(grad_norm))
     return TrainState(
-        step=step,
-        trainable=optax.apply_updates(state.trainable, updates),
-        opt_state=opt_state, mask=mask, grad_stats=stats,
-        metrics=state.metrics.merge(metrics),
-        nonfinite_step=jnp.where((state.nonfinite_step == 0) & is_bad, step, state.nonfinite_step))
+      step=step,
+      trainable=optax.apply_updates(state.trainable, updates),
+      opt_state=opt_state,
+      mask=mask,
+      grad_stats=stats,
+      metrics=state.metrics.merge(metrics),
+      nonfinite_step=jnp.where((state.nonfinite_step == 0) & is_bad, step, state.nonfinite_step),
+    )
 
   return train_step
 
@@ -101,12 +121,21 @@ def make_train_step(
 def metric_names(method: Method, trainable: Any, frozen: Any, groups: Groups | None) -> list[str]:
   """Names of what `train_step` reports for this method, sorted."""
   parts = jax.eval_shape(method.regularize, trainable, frozen)
-  return sorted(['loss', 'loss_task', 'accuracy', 'grad_norm', 'learning_rate', *parts,
-                 *(['mask_on'] if groups else [])])
+  return sorted(
+    [
+      'loss',
+      'loss_task',
+      'accuracy',
+      'grad_norm',
+      'learning_rate',
+      *parts,
+      *(['mask_on'] if groups else []),
+    ]
+  )
 
 
 def make_eval_step(
-    detector_config: detector_lib.DetectorConfig,
+  detector_config: detector_lib.DetectorConfig,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
   """Builds `eval_step(params, batch) -> {logit, record, mask}`, all [B], pure.
 
@@ -116,8 +145,11 @@ def make_eval_step(
 
   def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
     logits = model.apply({'params': params}, batch['image']).logits
-    return {'logit': logits[:, detector_lib.FAKE] - logits[:, 1 - detector_lib.FAKE],
-            'record': batch['record'], 'mask': batch['mask']}
+    return {
+      'logit': logits[:, detector_lib.FAKE] - logits[:, 1 - detector_lib.FAKE],
+      'record': batch['record'],
+      'mask': batch['mask'],
+    }
 
   return eval_step
 
@@ -126,16 +158,24 @@ def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:
   """Compiles a train step: the state is replicated and donated, the batch split over the mesh."""
   everywhere = sharding.replicated(mesh)
   return jax.jit(
-      step, donate_argnums=0,
-      in_shardings=(everywhere, sharding.frozen_sharding(frozen, mesh), sharding.batch_sharding(mesh)),
-      out_shardings=everywhere)
+    step,
+    donate_argnums=0,
+    in_shardings=(
+      everywhere,
+      sharding.frozen_sharding(frozen, mesh),
+      sharding.batch_sharding(mesh),
+    ),
+    out_shardings=everywhere,
+  )
 
 
 def jit_eval_step(step: Callable, mesh: Mesh, params: Any) -> Callable:
   """Compiles an eval step; its results are gathered to every host."""
   return jax.jit(
-      step, in_shardings=(sharding.frozen_sharding(params, mesh), sharding.batch_sharding(mesh)),
-      out_shardings=sharding.replicated(mesh))
+    step,
+    in_shardings=(sharding.frozen_sharding(params, mesh), sharding.batch_sharding(mesh)),
+    out_shardings=sharding.replicated(mesh),
+  )
 
 
 def jit_merge(method: Method, mesh: Mesh, trainable: Any, frozen: Any) -> Callable[[Any, Any], Any]:

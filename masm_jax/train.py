@@ -1,5 +1,6 @@
 """One training run, from config to results: mesh -> data -> model -> state -> restore -> loop."""
 
+import contextlib
 import functools
 import pathlib
 from typing import Any
@@ -52,26 +53,41 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   backbone = get_preset(config.backbone.name)
   if config.backbone.image_size:
     backbone = backbone.with_image_size(config.backbone.image_size)
-  in_steps = functools.partial(config_lib.duration_steps, batch_size=config.train.batch_size,
-                               num_examples=len(sets.train))
+  in_steps = functools.partial(
+    config_lib.duration_steps, batch_size=config.train.batch_size, num_examples=len(sets.train)
+  )
   total_steps = in_steps(config.train.duration)
   sampler = samplers.make_sampler(config.data.sampler, sets.train.labels, config.seed)
   batches = pipeline.train_iterator(
-      sets.train, batch_size=config.train.batch_size, image_size=backbone.config.image_size,
-      sampler=sampler, augment=config.data.augment, seed=config.seed, num_steps=total_steps,
-      process_index=jax.process_index(), process_count=jax.process_count(),
-      num_workers=config.data.num_workers, num_threads=config.data.num_threads,
-      max_replaced_share=config.data.max_replaced_share)
+    sets.train,
+    batch_size=config.train.batch_size,
+    image_size=backbone.config.image_size,
+    sampler=sampler,
+    augment=config.data.augment,
+    seed=config.seed,
+    num_steps=total_steps,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_workers=config.data.num_workers,
+    num_threads=config.data.num_threads,
+    max_replaced_share=config.data.max_replaced_share,
+  )
 
   # ---- Model ---------------------------------------------------------------------------------
   detector_config = detector_lib.DetectorConfig(
-      backbone.config, config.head.normalize_features, _dtype(config.backbone.dtype),
-      config.backbone.remat)
+    backbone.config,
+    config.head.normalize_features,
+    _dtype(config.backbone.dtype),
+    config.backbone.remat,
+  )
   params, base_hash = detector_lib.load_params(
-      backbone, config.backbone.weights, detector_config, jax.random.key(config.seed))
+    backbone, config.backbone.weights, detector_config, jax.random.key(config.seed)
+  )
   method = make_method(
-      config, cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
-      on_progress=reporting.decomposition_progress(is_lead))
+    config,
+    cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
+    on_progress=reporting.decomposition_progress(is_lead),
+  )
   trainable, frozen = method.init(params, jax.random.key(config.seed))
   del params
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
@@ -83,38 +99,66 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   optimizer = optim.make_optimizer(config.optim, schedule, groups)
   metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups))
   train_state = sharding.place(
-      state.init_state(trainable, optimizer=optimizer, groups=groups, metrics=metrics.empty()),
-      sharding.replicated(mesh))
+    state.init_state(trainable, optimizer=optimizer, groups=groups, metrics=metrics.empty()),
+    sharding.replicated(mesh),
+  )
   del trainable
   train_step = steps.jit_train_step(
-      steps.make_train_step(
-          detector_config=detector_config, method=method, optimizer=optimizer, groups=groups,
-          mask_config=mask_config, head=config.head, schedule=schedule, seed=config.seed),
-      mesh, frozen)
+    steps.make_train_step(
+      detector_config=detector_config,
+      method=method,
+      optimizer=optimizer,
+      groups=groups,
+      mask_config=mask_config,
+      head=config.head,
+      schedule=schedule,
+      seed=config.seed,
+    ),
+    mesh,
+    frozen,
+  )
   merge = steps.jit_merge(method, mesh, train_state.trainable, frozen)
   evaluator = Evaluator(
-      steps.jit_eval_step(steps.make_eval_step(detector_config), mesh,
-                          jax.eval_shape(merge, train_state.trainable, frozen)),
-      mesh, config.eval.batch_size, backbone.config.image_size, config.data.num_threads)
+    steps.jit_eval_step(
+      steps.make_eval_step(detector_config),
+      mesh,
+      jax.eval_shape(merge, train_state.trainable, frozen),
+    ),
+    mesh,
+    config.eval.batch_size,
+    backbone.config.image_size,
+    config.data.num_threads,
+  )
 
   # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
   checkpoints = checkpoint_lib.Checkpoints(
-      workdir, config=config, base_hash=base_hash, manifest_hash=sets.train.sha256)
+    workdir, config=config, base_hash=base_hash, manifest_hash=sets.train.sha256
+  )
   best = checkpoint_lib.Best()
   if checkpoints.latest_step() is not None:
     train_state, batches, best = checkpoints.restore(train_state, batches)
   start = int(train_state.step)
   report = reporting.RunReport(workdir, enabled=is_lead, groups=groups)
-  report.begin(config=config, hashes=sets.hashes() | {'base_weights': base_hash}, step=start,
-               overview=reporting.overview(train_state.trainable, frozen))
+  report.begin(
+    config=config,
+    hashes=sets.hashes() | {'base_weights': base_hash},
+    step=start,
+    overview=reporting.overview(train_state.trainable, frozen),
+  )
 
   # ---- Loop ----------------------------------------------------------------------------------
   log_every = config.log.every_steps
   eval_every = in_steps(config.eval.every) or total_steps
   save_every = in_steps(config.checkpoint.every) or total_steps
-  progress = telemetry.Progress(total_steps, start=start, images_per_step=config.train.batch_size,
-                                enabled=is_lead)
-  with stopping.StopRequests() as stop, progress, report:
+  progress = telemetry.Progress(
+    total_steps, start=start, images_per_step=config.train.batch_size, enabled=is_lead
+  )
+  with (
+    stopping.StopRequests() as stop,
+    contextlib.closing(batches),
+    progress,
+    report,
+  ):
     for step in range(start + 1, total_steps + 1):
       batch = next(batches)
       placed = sharding.place_batch({name: batch[name] for name in ('image', 'label')}, mesh)
@@ -148,8 +192,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
         checkpoints.save(train_state, batches, best)
       if stopping_now and not is_last:
         checkpoints.close()
-        logging.warning('stopped by signal %d after step %d of %d; it is saved, and the same '
-                        'command goes on from there', stop.signal_number, step, total_steps)
+        logging.warning(
+          'stopped by signal %d after step %d of %d; it is saved, and the same '
+          'command goes on from there',
+          stop.signal_number,
+          step,
+          total_steps,
+        )
         return stop.signal_number
     checkpoints.wait()
 
@@ -160,8 +209,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     if name == 'best' and step == total_steps:
       results[name] = dict(results['last'])
       continue
-    leaves = (train_state.trainable if step == total_steps
-              else checkpoints.restore_trainable(train_state, step))
+    leaves = (
+      train_state.trainable
+      if step == total_steps
+      else checkpoints.restore_trainable(train_state, step)
+    )
     params = merge(leaves, frozen)
     results[name] = {'step': step, 'sets': {}}
     for set_name, manifest in {'val': sets.val, **test_sets}.items():
@@ -178,9 +230,14 @@ def _dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def _check_finite(train_state: state.TrainState, sampler: samplers.Sampler, sets: DataSets,
-                  config: ml_collections.ConfigDict, checkpoints: checkpoint_lib.Checkpoints,
-                  workdir: pathlib.Path) -> None:
+def _check_finite(
+  train_state: state.TrainState,
+  sampler: samplers.Sampler,
+  sets: DataSets,
+  config: ml_collections.ConfigDict,
+  checkpoints: checkpoint_lib.Checkpoints,
+  workdir: pathlib.Path,
+) -> None:
   """Ends the run if some step's loss or gradient was not finite.
 
   Nothing is saved between that step and this check, so that the newest checkpoint is a good one.
@@ -192,12 +249,14 @@ def _check_finite(train_state: state.TrainState, sampler: samplers.Sampler, sets
   size = config.train.batch_size
   records = np.array([sampler(position) for position in range((step - 1) * size, step * size)])
   paths = list(sets.train.table['path'].iloc[records])
-  telemetry.write_json(workdir / 'nonfinite.json',
-                       {'step': step, 'records': records.tolist(), 'paths': paths})
+  telemetry.write_json(
+    workdir / 'nonfinite.json', {'step': step, 'records': records.tolist(), 'paths': paths}
+  )
   good = checkpoints.latest_step()
   raise UserError(
-      f'the loss of step {step} is not finite; its batch is records '
-      f'{", ".join(map(str, records[:4]))}, ... ({paths[0]}, ...), all in '
-      f'{workdir / "nonfinite.json"}; last good checkpoint: '
-      f'{"none" if good is None else f"step {good}"}; look at the images, or lower '
-      'optim.learning_rate')
+    f'the loss of step {step} is not finite; its batch is records '
+    f'{", ".join(map(str, records[:4]))}, ... ({paths[0]}, ...), all in '
+    f'{workdir / "nonfinite.json"}; last good checkpoint: '
+    f'{"none" if good is None else f"step {good}"}; look at the images, or lower '
+    'optim.learning_rate'
+  )

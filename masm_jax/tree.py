@@ -1,8 +1,8 @@
 """Nested dictionaries of arrays: path names, patterns, partition and combine.
 
-A parameter tree is a nested dict whose leaves are arrays. A leaf's path joins the keys by `/`, as in
-`backbone/block_00/attn/q/kernel`; every pattern in the project is a regular expression that has to
-match such a path in full.
+A parameter tree is a nested dict whose leaves are arrays. A leaf's path joins the keys by `/`, as
+in `backbone/block_00/attn/q/kernel`; every pattern in the project is a regular expression that
+has to match such a path in full.
 """
 
 import re
@@ -29,15 +29,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str, Any]:
   """Applies `fn(path, leaf, *rest_leaves)` to every leaf; all trees have the same paths."""
   flats = [flatten(r) for r in rest]
-  return unflatten({path: fn(path, leaf, *(f[path] for f in flats))
-                    for path, leaf in flatten(tree).items()})
+  return unflatten(
+    {path: fn(path, leaf, *(f[path] for f in flats)) for path, leaf in flatten(tree).items()}
+  )
 
 
 def partition(tree: Tree, predicate: Callable[[str], bool]) -> tuple[dict, dict]:
   """Splits a tree into (leaves whose path fulfils the predicate, the others); no empty branches."""
   flat = flatten(tree)
-  return (unflatten({p: x for p, x in flat.items() if predicate(p)}),
-          unflatten({p: x for p, x in flat.items() if not predicate(p)}))
+  return (
+    unflatten({p: x for p, x in flat.items() if predicate(p)}),
+    unflatten({p: x for p, x in flat.items() if not predicate(p)}),
+  )
 
 
 def combine(*trees: Tree) -> dict[str, Any]:
@@ -67,5 +70,7 @@ def param_count(tree: Tree) -> int:
 
 def param_bytes(tree: Tree) -> int:
   """Number of bytes in all leaves (arrays or `jax.ShapeDtypeStruct`s)."""
-  return sum(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-             for leaf in flatten(tree).values())
+  return sum(
+    int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+    for leaf in flatten(tree).values()
+  )

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
-# What each part of the package may import of the package, itself aside. `errors` and `tree` are free
-# to all: they know nothing of the rest.
+# What each part of the package may import of the package, itself aside. `errors` and `tree` are
+# free to all: they know nothing of the rest.
 LEAVES = {'errors', 'tree'}
 ALLOWED = {
   'errors': set(),
@@ -32,8 +32,23 @@ ALLOWED = {
   'stopping': set(),
   'tools': {'evaluation'},
   'reporting': {'config', 'telemetry', 'data', 'evaluation', 'masking', 'methods', 'tools'},
-  'train': {'checkpoint', 'config', 'detector', 'optim', 'reporting', 'sharding', 'state', 'steps',
-            'stopping', 'telemetry', 'backbones', 'data', 'evaluation', 'masking', 'methods'},
+  'train': {
+    'checkpoint',
+    'config',
+    'detector',
+    'optim',
+    'reporting',
+    'sharding',
+    'state',
+    'steps',
+    'stopping',
+    'telemetry',
+    'backbones',
+    'data',
+    'evaluation',
+    'masking',
+    'methods',
+  },
   'main': {'train'},
   'demo': {'main', 'train', 'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},
@@ -52,8 +67,11 @@ def imported_parts(path):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.module:
       assert not node.level, f'{path}: relative import'
-      names = ([f'masm_jax.{alias.name}' for alias in node.names] if node.module == 'masm_jax'
-               else [node.module])
+      names = (
+        [f'masm_jax.{alias.name}' for alias in node.names]
+        if node.module == 'masm_jax'
+        else [node.module]
+      )
     else:
       continue
     parts |= {name.split('.')[1] for name in names if name.startswith('masm_jax.')}
@@ -102,16 +120,19 @@ def test_files_stay_readable(path):
 
 
 def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():
-  code = ('import sys, masm_jax, masm_jax.main\n'
-          'print(sorted({"jax", "tensorflow", "torch", "flax"} & set(sys.modules)))')
-  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          cwd=PACKAGE.parent, check=True)
+  code = (
+    'import sys, masm_jax, masm_jax.main\n'
+    'print(sorted({"jax", "tensorflow", "torch", "flax"} & set(sys.modules)))'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+  )
   assert result.stdout.strip() == '[]'
 
 
 def test_training_needs_neither_tensorflow_nor_torch():
-  code = ('import sys, masm_jax.train\n'
-          'print(sorted({"tensorflow", "torch"} & set(sys.modules)))')
-  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          cwd=PACKAGE.parent, check=True)
+  code = 'import sys, masm_jax.train\nprint(sorted({"tensorflow", "torch"} & set(sys.modules)))'
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+  )
   assert result.stdout.strip() == '[]'

@@ -1,6 +1,5 @@
 """Config values are checked before anything is loaded; durations become steps."""
 
-
 import importlib.util
 import pathlib
 
@@ -27,25 +26,31 @@ def test_the_defaults_pass(common):
 
 def test_every_field_has_a_comment(common):
   lines = pathlib.Path(common.__file__).read_text().splitlines()
-  fields = [line for line in lines if line.strip().startswith(('config.', "'"))
-            and '=' in line or line.strip().startswith("'")]
+  fields = [
+    line
+    for line in lines
+    if (line.strip().startswith(('config.', "'")) and '=' in line) or line.strip().startswith("'")
+  ]
   bare = [line for line in fields if '#' not in line and 'ConfigDict()' not in line]
   assert len(fields) > 60 and bare == []
 
 
-@pytest.mark.parametrize(('field', 'value', 'message'), [
-  ('mask.kind', 'static', "mask.kind = 'static': choose one of dynamic"),
-  ('mask.keep', 0.0, 'mask.keep = 0.0: it must be at least'),
-  ('mask.keep', 1.5, 'at most 1.0'),
-  ('mask.warmup_steps', 1, 'mask.warmup_steps = 1: it must be at least 2'),
-  ('optim.learning_rate', float('nan'), 'optim.learning_rate = nan'),
-  ('optim.weight_decay', -1.0, 'optim.weight_decay = -1.0: it must be at least 0'),
-  ('train.duration', '3 days', "train.duration = '3 days': a duration is written"),
-  ('train.batch_size', 0, 'train.batch_size = 0'),
-  ('data.val.split', 'test', 'never on a test set'),
-  ('head.class_weights', (1.0, 0.0), 'head.class_weights'),
-  ('eval.select_by', 'loss', "eval.select_by = 'loss': choose one of frame_auroc"),
-])
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('mask.kind', 'static', "mask.kind = 'static': choose one of dynamic"),
+    ('mask.keep', 0.0, 'mask.keep = 0.0: it must be at least'),
+    ('mask.keep', 1.5, 'at most 1.0'),
+    ('mask.warmup_steps', 1, 'mask.warmup_steps = 1: it must be at least 2'),
+    ('optim.learning_rate', float('nan'), 'optim.learning_rate = nan'),
+    ('optim.weight_decay', -1.0, 'optim.weight_decay = -1.0: it must be at least 0'),
+    ('train.duration', '3 days', "train.duration = '3 days': a duration is written"),
+    ('train.batch_size', 0, 'train.batch_size = 0'),
+    ('data.val.split', 'test', 'never on a test set'),
+    ('head.class_weights', (1.0, 0.0), 'head.class_weights'),
+    ('eval.select_by', 'loss', "eval.select_by = 'loss': choose one of frame_auroc"),
+  ],
+)
 def test_bad_values_are_named(common, field, value, message):
   config = common.get_config()
   config.update_from_flattened_dict({field: value})
@@ -56,7 +61,7 @@ def test_bad_values_are_named(common, field, value, message):
 def test_all_problems_come_in_one_line(common):
   config = common.get_config()
   config.mask.kind, config.optim.name, config.seed = 'x', 'sgd', -1
-  with pytest.raises(UserError, match='mask.kind.*optim.name.*seed = -1') as error:
+  with pytest.raises(UserError, match=r'mask.kind.*optim.name.*seed = -1') as error:
     config_lib.validate(config)
   assert '\n' not in str(error.value)
 
@@ -68,9 +73,19 @@ def test_an_unlocked_config_is_refused(common):
     config_lib.validate(config)
 
 
-@pytest.mark.parametrize(('text', 'steps'), [
-  ('2000 steps', 2000), ('1 step', 1), ('3 epochs', 30), ('0.5 epochs', 5), ('100 examples', 10),
-  ('1 example', 1), ('0 steps', 0), (' 2  epochs ', 20)])
+@pytest.mark.parametrize(
+  ('text', 'steps'),
+  [
+    ('2000 steps', 2000),
+    ('1 step', 1),
+    ('3 epochs', 30),
+    ('0.5 epochs', 5),
+    ('100 examples', 10),
+    ('1 example', 1),
+    ('0 steps', 0),
+    (' 2  epochs ', 20),
+  ],
+)
 def test_durations(text, steps):
   assert config_lib.duration_steps(text, batch_size=10, num_examples=100) == steps
 
@@ -87,11 +102,11 @@ def test_differences_and_fingerprint_leave_out_what_may_change(common):
   assert config_lib.differences(config.to_dict(), other) == []
   assert config_lib.fingerprint(config) == config_lib.fingerprint(other)
   other.optim.learning_rate = 1.0
-  assert config_lib.differences(config.to_dict(), other) == [
-    'optim.learning_rate: 0.0002 -> 1.0']
+  assert config_lib.differences(config.to_dict(), other) == ['optim.learning_rate: 0.0002 -> 1.0']
   assert config_lib.fingerprint(config) != config_lib.fingerprint(other)
   assert config_lib.differences({'seed': 0}, ml_collections.ConfigDict({'seed': 0, 'x': 1})) == [
-    "x: '(absent)' -> 1"]
+    "x: '(absent)' -> 1"
+  ]
 
 
 def test_arguments_of_a_config_file(common):

@@ -18,17 +18,29 @@ GROUPS = Groups({'block_00/U': 0, 'block_01/U': 1}, ('block_00', 'block_01'), 2)
 
 
 def config(**fields):
-  base = {'name': 'adamw', 'learning_rate': 1e-2, 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8,
-          'weight_decay': 0.1, 'clip_norm': 1.0, 'schedule': 'constant', 'warmup_from': 0.0,
-          'final_learning_rate': 0.0}
+  base = {
+    'name': 'adamw',
+    'learning_rate': 1e-2,
+    'b1': 0.9,
+    'b2': 0.999,
+    'eps': 1e-8,
+    'weight_decay': 0.1,
+    'clip_norm': 1.0,
+    'schedule': 'constant',
+    'warmup_from': 0.0,
+    'final_learning_rate': 0.0,
+  }
   return ml_collections.ConfigDict(base | fields)
 
 
 def make_params(seed=0):
   rng = np.random.default_rng(seed)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-  return {'block_00': {'U': draw(2, 3, 2)}, 'block_01': {'U': draw(2, 4, 2)},
-          'head': {'kernel': draw(3, 2)}}
+  return {
+    'block_00': {'U': draw(2, 3, 2)},
+    'block_01': {'U': draw(2, 4, 2)},
+    'head': {'kernel': draw(3, 2)},
+  }
 
 
 @pytest.mark.parametrize('name', ['adam', 'adamw'])
@@ -84,8 +96,9 @@ def test_clipping_sees_the_active_groups_alone():
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-@pytest.mark.parametrize(('name', 'torch_class'), [('adam', torch.optim.Adam),
-                                                   ('adamw', torch.optim.AdamW)])
+@pytest.mark.parametrize(
+  ('name', 'torch_class'), [('adam', torch.optim.Adam), ('adamw', torch.optim.AdamW)]
+)
 def test_chain_equals_torch(name, torch_class):
   settings = config(name=name, clip_norm=0.5, weight_decay=0.05)
   optimizer = optim.make_optimizer(settings, optax.constant_schedule(1e-2), None)
@@ -103,16 +116,21 @@ def test_chain_equals_torch(name, torch_class):
     torch.nn.utils.clip_grad_norm_(tensors, 0.5)
     reference.step()
   expected = structure.unflatten([t.detach().numpy() for t in tensors])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected
+  )
 
 
 def test_schedules():
   constant = optim.make_schedule(config(), total_steps=100, warmup_steps=0)
   assert float(constant(99)) == pytest.approx(1e-2)
   warm = optim.make_schedule(config(warmup_from=1e-3), total_steps=100, warmup_steps=10)
-  np.testing.assert_allclose([warm(0), warm(5), warm(10), warm(99)], [1e-3, 5.5e-3, 1e-2, 1e-2],
-                             rtol=1e-6)
-  cosine = optim.make_schedule(config(schedule='cosine', final_learning_rate=1e-4), total_steps=110,
-                               warmup_steps=10)
-  np.testing.assert_allclose([cosine(0), cosine(10), cosine(60), cosine(110)],
-                             [0, 1e-2, (1e-2 + 1e-4) / 2, 1e-4], rtol=1e-5)
+  np.testing.assert_allclose(
+    [warm(0), warm(5), warm(10), warm(99)], [1e-3, 5.5e-3, 1e-2, 1e-2], rtol=1e-6
+  )
+  cosine = optim.make_schedule(
+    config(schedule='cosine', final_learning_rate=1e-4), total_steps=110, warmup_steps=10
+  )
+  np.testing.assert_allclose(
+    [cosine(0), cosine(10), cosine(60), cosine(110)], [0, 1e-2, (1e-2 + 1e-4) / 2, 1e-4], rtol=1e-5
+  )

@@ -18,32 +18,63 @@ from masm_jax.methods import METHODS, make_method
 # optax raises a float to an integer power, which strict promotion refuses.
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 
-BACKBONE = ViTConfig(image_size=16, patch_size=8, width=24, depth=2, num_heads=3, mlp_dim=48,
-                     activation='gelu', pre_norm=False, patch_bias=True, norm_eps=1e-6,
-                     mean=(0.5,) * 3, std=(0.5,) * 3)
+BACKBONE = ViTConfig(
+  image_size=16,
+  patch_size=8,
+  width=24,
+  depth=2,
+  num_heads=3,
+  mlp_dim=48,
+  activation='gelu',
+  pre_norm=False,
+  patch_bias=True,
+  norm_eps=1e-6,
+  mean=(0.5,) * 3,
+  std=(0.5,) * 3,
+)
 DETECTOR = detector_lib.DetectorConfig(BACKBONE)
 HEAD = ml_collections.ConfigDict({'label_smoothing': 0.1, 'class_weights': (1.0, 2.0)})
 MASK = MaskConfig(warmup_steps=2, refresh_steps=2)
 
 
 def make_config(method):
-  return ml_collections.ConfigDict({
-    'method': method,
-    'subspace': {'num_subspaces': 2, 'rank': 2, 'split': 'interleaved', 'targets': 'all',
-                 'forward': 'auto', 'keep_factors': False, 'cache_dir': ''},
-    'regularizer': {'orthogonality': 1.0, 'spectral': 1.0, 'w_self': 1.0, 'w_cross': 2.0,
-                    'w_sem': 2.0, 'spectral_kind': 'energy', 'relative_energy': True}})
+  return ml_collections.ConfigDict(
+    {
+      'method': method,
+      'subspace': {
+        'num_subspaces': 2,
+        'rank': 2,
+        'split': 'interleaved',
+        'targets': 'all',
+        'forward': 'auto',
+        'keep_factors': False,
+        'cache_dir': '',
+      },
+      'regularizer': {
+        'orthogonality': 1.0,
+        'spectral': 1.0,
+        'w_self': 1.0,
+        'w_cross': 2.0,
+        'w_sem': 2.0,
+        'spectral_kind': 'energy',
+        'relative_energy': True,
+      },
+    }
+  )
 
 
-OPTIM = ml_collections.ConfigDict({
-  'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0})
+OPTIM = ml_collections.ConfigDict(
+  {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip_norm': 1.0}
+)
 
 
 @functools.cache
 def make_batch(seed=0, size=8):
   rng = np.random.default_rng(seed)
-  return {'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
-          'label': rng.integers(0, 2, size).astype(np.int32)}
+  return {
+    'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
+    'label': rng.integers(0, 2, size).astype(np.int32),
+  }
 
 
 class Setup:
@@ -59,13 +90,24 @@ class Setup:
     names = steps.metric_names(self.method, self.trainable, self.frozen, self.groups)
     self.mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     self.frozen = sharding.place(self.frozen, sharding.frozen_sharding(self.frozen, self.mesh))
-    fresh = state.init_state(self.trainable, optimizer=self.optimizer, groups=self.groups,
-                             metrics=steps.metrics_class(names).empty())
+    fresh = state.init_state(
+      self.trainable,
+      optimizer=self.optimizer,
+      groups=self.groups,
+      metrics=steps.metrics_class(names).empty(),
+    )
     self.state = sharding.place(fresh, sharding.replicated(self.mesh))
     self.traces = 0
     step = steps.make_train_step(
-      detector_config=DETECTOR, method=self.method, optimizer=self.optimizer, groups=self.groups,
-      mask_config=MASK, head=HEAD, schedule=schedule, seed=0)
+      detector_config=DETECTOR,
+      method=self.method,
+      optimizer=self.optimizer,
+      groups=self.groups,
+      mask_config=MASK,
+      head=HEAD,
+      schedule=schedule,
+      seed=0,
+    )
 
     def counted(*args):
       self.traces += 1
@@ -75,7 +117,8 @@ class Setup:
 
   def step(self, seed=0):
     self.state = self.jitted(
-      self.state, self.frozen, sharding.place_batch(make_batch(seed), self.mesh))
+      self.state, self.frozen, sharding.place_batch(make_batch(seed), self.mesh)
+    )
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -97,8 +140,9 @@ def test_steps_train_what_is_trainable_and_nothing_else(setup):
   assert setup.traces == 1  # Refreshing the mask compiles nothing.
   assert int(setup.state.step) == 6 and int(setup.state.nonfinite_step) == 0
   jax.tree.map(np.testing.assert_array_equal, before[1], setup.frozen)
-  moved = tree.map_with_path(lambda _, a, b: float(np.abs(a - b).max()), before[0],
-                             setup.state.trainable)
+  moved = tree.map_with_path(
+    lambda _, a, b: float(np.abs(a - b).max()), before[0], setup.state.trainable
+  )
   assert min(tree.flatten(moved).values()) > 0
 
   # The adapted model and its merged form still agree.
@@ -111,8 +155,12 @@ def test_steps_train_what_is_trainable_and_nothing_else(setup):
 
 
 def test_optimizer_state_is_for_trainable_leaves_alone(setup):
-  moments = tree.param_count({'mu': optax.tree_utils.tree_get(setup.state.opt_state, 'mu'),
-                              'nu': optax.tree_utils.tree_get(setup.state.opt_state, 'nu')})
+  moments = tree.param_count(
+    {
+      'mu': optax.tree_utils.tree_get(setup.state.opt_state, 'mu'),
+      'nu': optax.tree_utils.tree_get(setup.state.opt_state, 'nu'),
+    }
+  )
   assert moments == 2 * tree.param_count(setup.trainable)
 
 
@@ -120,8 +168,12 @@ EXPECTED_TRAINABLE = {
   'linear': 24 * 2 + 2,
   # 2 blocks x (4 x (24 + 24) + 2 x (24 + 48)) x 4 components, 12 x 4 singular values, the head.
   'masm': 2 * (4 * 48 + 2 * 72) * 4 + 12 * 4 + 50,
-  'full': 50 + (8 * 8 * 3 * 24 + 24) + 24 + 5 * 24 + 2 * (4 * (24 * 24 + 24) + 4 * 24 + 24 * 48 + 48
-                                                         + 48 * 24 + 24) + 48,
+  'full': 50
+  + (8 * 8 * 3 * 24 + 24)
+  + 24
+  + 5 * 24
+  + 2 * (4 * (24 * 24 + 24) + 4 * 24 + 24 * 48 + 48 + 48 * 24 + 24)
+  + 48,
 }
 
 
@@ -149,7 +201,8 @@ def test_one_device_and_eight_give_the_same_loss_and_gradients(setup, fsdp):
   scale = float(optax.tree.norm(grads_1))
   assert scale > 1e-3
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), grads_1, grads_8)
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), grads_1, grads_8
+  )
 
 
 def test_statistics_are_those_of_the_task_gradient_alone():
@@ -169,8 +222,11 @@ def test_statistics_are_those_of_the_task_gradient_alone():
 
   expected = run.groups.select(jax.grad(cross_entropy)(moved))
   run.step()
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.1 * b, rtol=1e-4, atol=1e-7),
-               run.state.grad_stats.mean, expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, 0.1 * b, rtol=1e-4, atol=1e-7),
+    run.state.grad_stats.mean,
+    expected,
+  )
 
 
 def test_masked_groups_stand_still_in_a_real_run():

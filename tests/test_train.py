@@ -23,8 +23,14 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 def portraits(tmp_path_factory):
   """A small synthetic set: 8 identities to train on, 48 crops."""
   root = tmp_path_factory.mktemp('portraits') / 'set'
-  return synthetic.materialize(root, num_identities=12, videos_per_identity=1, frames_per_video=2,
-                               num_processes=1, progress=False)
+  return synthetic.materialize(
+    root,
+    num_identities=12,
+    videos_per_identity=1,
+    frames_per_video=2,
+    num_processes=1,
+    progress=False,
+  )
 
 
 @pytest.fixture(scope='module')
@@ -35,30 +41,62 @@ def cache(tmp_path_factory):
 
 def command(portraits, cache, workdir, method='masm', **fields):
   fields = {
-    'backbone.weights': 'random', 'data.train.manifest': portraits, 'data.val.manifest': portraits,
-    'data.tests.checkerboard.manifest': '', 'data.tests.poisson.manifest': '',
-    'data.tests.regenerate.manifest': '', 'data.tests.known.manifest': portraits,
-    'data.augment': 'gend', 'train.batch_size': 8, 'train.duration': '12 steps',
-    'eval.every': '5 steps', 'checkpoint.every': '4 steps', 'log.every_steps': 3,
-    'mask.warmup_steps': 3, 'mask.refresh_steps': 2, 'eval.batch_size': 16, **fields}
-  return [sys.executable, '-m', 'masm_jax.main', f'--config=configs/demo.py:method={method}',
-          f'--workdir={workdir}', f'--compilation_cache={cache}',
-          *(f'--config.{name}={value}' for name, value in fields.items())]
+    'backbone.weights': 'random',
+    'data.train.manifest': portraits,
+    'data.val.manifest': portraits,
+    'data.tests.checkerboard.manifest': '',
+    'data.tests.poisson.manifest': '',
+    'data.tests.regenerate.manifest': '',
+    'data.tests.known.manifest': portraits,
+    'data.augment': 'gend',
+    'train.batch_size': 8,
+    'train.duration': '12 steps',
+    'eval.every': '5 steps',
+    'checkpoint.every': '4 steps',
+    'log.every_steps': 3,
+    'mask.warmup_steps': 3,
+    'mask.refresh_steps': 2,
+    'eval.batch_size': 16,
+    **fields,
+  }
+  return [
+    sys.executable,
+    '-m',
+    'masm_jax.main',
+    f'--config=configs/demo.py:method={method}',
+    f'--workdir={workdir}',
+    f'--compilation_cache={cache}',
+    *(f'--config.{name}={value}' for name, value in fields.items()),
+  ]
 
 
 def environment(num_devices=1):
-  return os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
-                       'JAX_PLATFORMS': 'cpu'}
+  return os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    'JAX_PLATFORMS': 'cpu',
+  }
 
 
 def run(*args, num_devices=1, **fields):
-  return subprocess.run(command(*args, **fields), env=environment(num_devices), cwd=REPOSITORY,
-                        capture_output=True, text=True, timeout=300)
+  return subprocess.run(
+    command(*args, **fields),
+    env=environment(num_devices),
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
 
 
 def start(*args, **fields):
-  return subprocess.Popen(command(*args, **fields), env=environment(), cwd=REPOSITORY,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  return subprocess.Popen(
+    command(*args, **fields),
+    env=environment(),
+    cwd=REPOSITORY,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def wait_for_lines(process, workdir, count):
@@ -85,7 +123,8 @@ def assert_same_run(first, second):
     np.testing.assert_array_equal(leaf, two[name], err_msg=name)
   for file in sorted(first.glob('scores/*/*.parquet')):
     pd.testing.assert_frame_equal(
-      pd.read_parquet(file), pd.read_parquet(second / file.relative_to(first)), check_exact=True)
+      pd.read_parquet(file), pd.read_parquet(second / file.relative_to(first)), check_exact=True
+    )
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +140,11 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   record = telemetry.read_json(workdir / 'run.json')
   assert record['config']['train']['duration'] == '12 steps'
   assert record['versions']['jax'] and set(record['manifest_sha256']) == {
-    'train', 'val', 'test/known', 'base_weights'}
+    'train',
+    'val',
+    'test/known',
+    'base_weights',
+  }
   lines = telemetry.read_lines(workdir / 'metrics.jsonl')
   assert [line['step'] for line in lines if 'train/loss' in line] == [3, 6, 9, 12]
   assert [line['step'] for line in lines if 'val/video_auroc' in line] == [5, 10, 12]
@@ -109,8 +152,10 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   assert [line['step'] for line in masks] == [3, 5, 7, 9, 11]
   assert np.array(masks[0]['mask']).sum(axis=0).tolist() == [3, 3, 3, 3]  # Half of six blocks.
   results = telemetry.read_json(workdir / 'results.json')
-  best = max((line for line in lines if 'val/video_auroc' in line),
-             key=lambda line: (line['val/video_auroc'], -line['step']))
+  best = max(
+    (line for line in lines if 'val/video_auroc' in line),
+    key=lambda line: (line['val/video_auroc'], -line['step']),
+  )
   assert results['best']['step'] == best['step']
   assert results['best']['sets']['val']['video']['auroc'] == best['val/video_auroc']
   assert results['last']['step'] == 12
@@ -134,7 +179,8 @@ def test_two_runs_of_one_config_are_identical(undisturbed, portraits, cache, tmp
 
 @pytest.mark.parametrize('lines_before_kill', [2, 4])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    undisturbed, portraits, cache, tmp_path, lines_before_kill):
+  undisturbed, portraits, cache, tmp_path, lines_before_kill
+):
   workdir = tmp_path / 'run'
   with start(portraits, cache, workdir) as process:
     wait_for_lines(process, workdir, lines_before_kill)
@@ -165,15 +211,18 @@ def test_sigterm_saves_and_the_run_goes_on(undisturbed, portraits, cache, tmp_pa
       np.testing.assert_array_equal(leaf, final_state(workdir)[name], err_msg=name)
 
 
-def test_eight_devices_see_the_same_batches_and_begin_alike(undisturbed, portraits, cache, tmp_path):
+def test_eight_devices_see_the_same_batches_and_begin_alike(
+  undisturbed, portraits, cache, tmp_path
+):
   fields = {'train.duration': '3 steps', 'log.every_steps': 1}
   lines = {}
   for num_devices in (1, 8):
     workdir = tmp_path / str(num_devices)
     result = run(portraits, cache, workdir, num_devices=num_devices, **fields)
     assert result.returncode == 0, result.stderr
-    lines[num_devices] = [line for line in telemetry.read_lines(workdir / 'metrics.jsonl')
-                          if 'train/loss' in line]
+    lines[num_devices] = [
+      line for line in telemetry.read_lines(workdir / 'metrics.jsonl') if 'train/loss' in line
+    ]
   assert [a['data/crc32'] for a in lines[1]] == [a['data/crc32'] for a in lines[8]]
   for name in ('train/loss', 'train/grad_norm', 'train/orthogonality'):
     np.testing.assert_allclose(lines[1][0][name], lines[8][0][name], rtol=1e-5, atol=1e-7)

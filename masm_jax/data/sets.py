@@ -52,12 +52,16 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
 
   train = load('data.train', config.train)
   val = load('data.val', config.val)
-  for name, manifest, purpose in (('data.train', train, 'learn to tell fakes from real faces'),
-                                  ('data.val', val, 'choose the best checkpoint')):
+  for name, manifest, purpose in (
+    ('data.train', train, 'learn to tell fakes from real faces'),
+    ('data.val', val, 'choose the best checkpoint'),
+  ):
     for label, what in ((0, 'real'), (1, 'fake')):
       if not (manifest.labels == label).any():
-        raise UserError(f'{name}: no {what} face among its {len(manifest)} rows; to {purpose}, a '
-                        'set needs both classes')
+        raise UserError(
+          f'{name}: no {what} face among its {len(manifest)} rows; to {purpose}, a '
+          'set needs both classes'
+        )
   tests = {}
   for name, spec in config.tests.items():
     if spec.manifest:
@@ -80,19 +84,23 @@ def select(manifest: Manifest, spec: ml_collections.ConfigDict, name: str) -> Ma
   if spec.methods:
     there = set(selected.table['method'])
     if missing := [method for method in spec.methods if method not in there]:
-      raise UserError(f'{name}: no row has method {missing[0]!r}; there are '
-                      f'{", ".join(sorted(there))}')
+      raise UserError(
+        f'{name}: no row has method {missing[0]!r}; there are {", ".join(sorted(there))}'
+      )
     real = selected.table.loc[selected.table['label'] == 0, 'method']
     selected = selected.select(method=sorted({*real, *spec.methods}))
   if not len(selected):
     asked = ', '.join(f'{column} = {value}' for column, value in wanted.items())
-    raise UserError(f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
-                    f'{", ".join(sorted(set(manifest.table["split"])))}')
+    raise UserError(
+      f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
+      f'{", ".join(sorted(set(manifest.table["split"])))}'
+    )
   return selected
 
 
-def _load(spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict,
-          name: str) -> Manifest:
+def _load(
+  spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict, name: str
+) -> Manifest:
   if spec.manifest == SYNTHETIC:
     # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
     from masm_jax.data.synthetic import CODE_VERSION, materialize
@@ -102,8 +110,10 @@ def _load(spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict,
     path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
     return manifest_lib.load_manifest(path)
   if not spec.manifest:
-    raise UserError(f'{name}.manifest is empty: give a manifest (python -m masm_jax.data import '
-                    f'makes one), or {SYNTHETIC!r} for the built-in set')
+    raise UserError(
+      f'{name}.manifest is empty: give a manifest (python -m masm_jax.data import '
+      f'makes one), or {SYNTHETIC!r} for the built-in set'
+    )
   return manifest_lib.load_manifest(spec.manifest, spec.root or None)
 
 
@@ -118,5 +128,10 @@ def _warn_overlap(sets: DataSets) -> None:
   for name, manifest in {'validation': sets.val, **sets.tests}.items():
     shared = seen.intersection(manifest.video_ids)
     if shared:
-      logging.warning('%s shares %d videos with the training set (%s, ...): its figures say nothing '
-                      'about unseen faces', name, len(shared), min(shared))
+      logging.warning(
+        '%s shares %d videos with the training set (%s, ...): its figures say nothing '
+        'about unseen faces',
+        name,
+        len(shared),
+        min(shared),
+      )

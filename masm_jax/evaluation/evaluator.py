@@ -46,9 +46,13 @@ class Evaluator:
     results: list[dict[str, np.ndarray]] = []
     pending: dict[str, jax.Array] | None = None
     batches = pipeline.eval_batches(
-        manifest, batch_size=self.batch_size, image_size=self.image_size,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-        num_threads=self.num_threads)
+      manifest,
+      batch_size=self.batch_size,
+      image_size=self.image_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_threads=self.num_threads,
+    )
     for batch in batches:
       inputs = {key: batch[key] for key in ('image', 'record', 'mask')}
       inputs['record'] = inputs['record'].astype(np.int32)
@@ -63,5 +67,6 @@ class Evaluator:
     kept = columns['mask']
     logits = columns['logit'][kept].astype(np.float64)
     # In float64: float32 probabilities are all 1 above a log-odds of 17, and tie.
-    return scores.score_table(manifest.table, columns['record'][kept], scipy.special.expit(logits),
-                              logits)
+    return scores.score_table(
+      manifest.table, columns['record'][kept], scipy.special.expit(logits), logits
+    )

@@ -33,8 +33,11 @@ class GradStats:
 def init_stats(params: Mapping[str, Any]) -> GradStats:
   """Statistics that have seen nothing, for the grouped leaves `params`."""
   # Two calls of zeros_like: mean and square must not share buffers that a jitted step donates.
-  return GradStats(count=jnp.zeros((), jnp.int32), mean=jax.tree.map(jnp.zeros_like, params),
-                   square=jax.tree.map(jnp.zeros_like, params))
+  return GradStats(
+    count=jnp.zeros((), jnp.int32),
+    mean=jax.tree.map(jnp.zeros_like, params),
+    square=jax.tree.map(jnp.zeros_like, params),
+  )
 
 
 def update_stats(stats: GradStats, grads: Mapping[str, Any], decay: float) -> GradStats:
@@ -51,13 +54,13 @@ def update_stats(stats: GradStats, grads: Mapping[str, Any], decay: float) -> Gr
 
 
 def group_scores(
-    stats: GradStats,
-    groups: Groups,
-    params: Mapping[str, Any],
-    *,
-    kind: str,
-    decay: float,
-    eps: float,
+  stats: GradStats,
+  groups: Groups,
+  params: Mapping[str, Any],
+  *,
+  kind: str,
+  decay: float,
+  eps: float,
 ) -> jax.Array:
   """Scores every group by the gradients it has seen.
 

@@ -39,14 +39,16 @@ class Groups:
 
   def expand(self, mask: jax.Array, params: Mapping[str, Any]) -> dict:
     """Bool arrays that broadcast over the leaves of `params`: True where a parameter may move."""
+
     def leaf_mask(path: str, leaf: jax.Array) -> jax.Array:
       if path not in self.rows:
         return jnp.ones((1,) * leaf.ndim, bool)
       return mask[self.rows[path]].reshape(-1, *(1,) * (leaf.ndim - 1))
+
     return tree.map_with_path(leaf_mask, params)
 
   def reduce(self, params: Mapping[str, Any]) -> jax.Array:
-    """Sums leaves over each group: `{path: [K, ...]}` -> `[L, K]`. Leaves without a row are left out."""
+    """Sums each group's leaves: `{path: [K, ...]}` -> `[L, K]`; leaves without a row are not."""
     sums = [jnp.zeros(self.num_subspaces, jnp.float32) for _ in self.names]
     for path, leaf in tree.flatten(params).items():
       if path in self.rows:
@@ -79,5 +81,6 @@ def block_groups(paths: list[str], num_subspaces: int) -> Groups:
       raise ValueError(f'{path} lies in no block, so that no layer mask can switch it')
     block_of[path] = found.group()
   names = tuple(sorted(set(block_of.values())))
-  return Groups({path: names.index(block) for path, block in block_of.items()}, names,
-                num_subspaces)
+  return Groups(
+    {path: names.index(block) for path, block in block_of.items()}, names, num_subspaces
+  )

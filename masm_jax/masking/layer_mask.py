@@ -65,6 +65,7 @@ def select_top(scores: jax.Array, *, keep: float, select: Select) -> jax.Array:
   Returns:
     bool [L, K].
   """
+
   def top(ranking: jax.Array) -> jax.Array:  # [n, lists] -> bool [n, lists]
     num_kept = max(1, math.ceil(keep * ranking.shape[0] - 1e-9))
     rank = jnp.argsort(jnp.argsort(-ranking, axis=0, stable=True), axis=0, stable=True)
@@ -87,14 +88,14 @@ def is_refresh(step: int | jax.Array, config: MaskConfig) -> bool | jax.Array:
 
 
 def refresh(
-    layer_mask: LayerMask,
-    *,
-    stats: grad_stats.GradStats,
-    groups: Groups,
-    params: dict,
-    step: jax.Array,
-    seed: int,
-    config: MaskConfig,
+  layer_mask: LayerMask,
+  *,
+  stats: grad_stats.GradStats,
+  groups: Groups,
+  params: dict,
+  step: jax.Array,
+  seed: int,
+  config: MaskConfig,
 ) -> LayerMask:
   """Draws the mask anew where `step` is a refresh step, and keeps it otherwise; jit-safe.
 
@@ -108,9 +109,11 @@ def refresh(
     config: see `MaskConfig`. `dynamic` keeps the highest scores, `inverse` the lowest, `random`
       ranks by chance, `all` keeps everything on (and still reports the scores).
   """
+
   def draw() -> LayerMask:
-    scores = grad_stats.group_scores(stats, groups, params, kind=config.score, decay=config.decay,
-                                     eps=config.eps)
+    scores = grad_stats.group_scores(
+      stats, groups, params, kind=config.score, decay=config.decay, eps=config.eps
+    )
     ranking = {'dynamic': scores, 'inverse': -scores}.get(config.kind)
     if config.kind == 'all':
       return LayerMask(mask=jnp.ones(groups.shape, bool), scores=scores)

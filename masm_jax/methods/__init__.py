@@ -18,20 +18,23 @@ def _masm(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProg
   fields = config.subspace.to_dict()
   targets = fields.pop('targets')
   fields |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
-  return Masm(subspace=SubspaceConfig(**fields),
-              regularizer=RegularizerConfig(**config.regularizer.to_dict()),
-              on_progress=on_progress)
+  return Masm(
+    subspace=SubspaceConfig(**fields),
+    regularizer=RegularizerConfig(**config.regularizer.to_dict()),
+    on_progress=on_progress,
+  )
 
 
 METHODS: dict[str, Callable[[ml_collections.ConfigDict, str, OnProgress], Method]] = {
-    'masm': _masm,
-    'linear': lambda config, cache_dir, on_progress: selective.linear(),
-    'full': lambda config, cache_dir, on_progress: selective.full(),
+  'masm': _masm,
+  'linear': lambda config, cache_dir, on_progress: selective.linear(),
+  'full': lambda config, cache_dir, on_progress: selective.full(),
 }
 
 
-def make_method(config: ml_collections.ConfigDict, *, cache_dir: str = '',
-                on_progress: OnProgress = None) -> Method:
+def make_method(
+  config: ml_collections.ConfigDict, *, cache_dir: str = '', on_progress: OnProgress = None
+) -> Method:
   """The method that `config.method` names.
 
   Args:

@@ -1,7 +1,7 @@
 """The contract between a method of adaptation and the rest of the program.
 
-Training, evaluation, checkpoints and export know a method by the members of `Method` alone: no other
-file asks which method it has.
+Training, evaluation, checkpoints and export know a method by the members of `Method` alone: no
+other file asks which method it has.
 """
 
 from collections.abc import Callable, Mapping

@@ -27,9 +27,9 @@ Split = Literal['interleaved', 'contiguous']
 
 # Presets of `subspace.targets`: patterns over the kernels' owners, `backbone/block_00/attn/q`.
 TARGETS = {
-    'attention': (r'backbone/block_\d+/attn/(q|k|v|out)',),
-    'mlp': (r'backbone/block_\d+/mlp/(fc1|fc2)',),
-    'all': (r'backbone/block_\d+/(attn/(q|k|v|out)|mlp/(fc1|fc2))',),
+  'attention': (r'backbone/block_\d+/attn/(q|k|v|out)',),
+  'mlp': (r'backbone/block_\d+/mlp/(fc1|fc2)',),
+  'all': (r'backbone/block_\d+/(attn/(q|k|v|out)|mlp/(fc1|fc2))',),
 }
 
 
@@ -56,16 +56,23 @@ def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str
     UserError: a pattern that matches nothing, or something that holds no 2-D kernel.
   """
   shapes = {path: leaf.shape for path, leaf in tree.flatten(params).items()}
-  dense = [p.removesuffix('/kernel') for p, s in shapes.items()
-           if p.endswith('/kernel') and len(s) == 2]
+  dense = [
+    p.removesuffix('/kernel') for p, s in shapes.items() if p.endswith('/kernel') and len(s) == 2
+  ]
   found = set()
   for pattern in patterns:
     hits = [path for path in dense if tree.match_any([pattern], path)]
     if not hits:
-      others = [f'{p} {list(s)}' for p, s in shapes.items()
-                if tree.match_any([pattern], p) or tree.match_any([pattern], p.rpartition('/')[0])]
-      why = (f'it matches {others[0]}, which is no dense kernel' if others
-             else f'the dense layers are named like {dense[0] if dense else "(none)"}')
+      others = [
+        f'{p} {list(s)}'
+        for p, s in shapes.items()
+        if tree.match_any([pattern], p) or tree.match_any([pattern], p.rpartition('/')[0])
+      ]
+      why = (
+        f'it matches {others[0]}, which is no dense kernel'
+        if others
+        else f'the dense layers are named like {dense[0] if dense else "(none)"}'
+      )
       raise UserError(f'subspace.targets: {pattern!r} matches no dense layer; {why}')
     found.update(hits)
   return [path for path in dense if path in found]
@@ -88,12 +95,16 @@ def check_ranks(path: str, shape: tuple[int, int], config: SubspaceConfig) -> No
   """Raises a UserError unless a kernel `[d_in, d_out]` has room for K subspaces of rank q."""
   count, rank = config.num_subspaces, config.rank
   if count < 1 or rank < 1:
-    raise UserError(f'subspace.num_subspaces = {count} and subspace.rank = {rank}: both must be at '
-                    f'least 1 ({path}, {list(shape)})')
+    raise UserError(
+      f'subspace.num_subspaces = {count} and subspace.rank = {rank}: both must be at '
+      f'least 1 ({path}, {list(shape)})'
+    )
   if count * rank >= min(shape):
-    raise UserError(f'{path} {list(shape)} has {min(shape)} singular components: {count} subspaces '
-                    f'of rank {rank} leave no semantic one; lower subspace.num_subspaces or '
-                    'subspace.rank')
+    raise UserError(
+      f'{path} {list(shape)} has {min(shape)} singular components: {count} subspaces '
+      f'of rank {rank} leave no semantic one; lower subspace.num_subspaces or '
+      'subspace.rank'
+    )
 
 
 @functools.partial(jax.jit, static_argnames=('config',))
@@ -150,9 +161,9 @@ def _cache_key(kernels: Mapping[str, np.ndarray], config: SubspaceConfig) -> str
 
 
 def decompose(
-    kernels: Mapping[str, jax.Array],
-    config: SubspaceConfig,
-    on_progress: Callable[[int, int], None] | None = None,
+  kernels: Mapping[str, jax.Array],
+  config: SubspaceConfig,
+  on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, jax.Array]]:
   """Splits many kernels, or reads the same split from the cache.
 
@@ -206,8 +217,11 @@ def _read_cache(path: pathlib.Path) -> dict[str, dict[str, jax.Array]] | None:
 
 def _write_cache(path: pathlib.Path, factors: Mapping[str, Mapping[str, jax.Array]]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
-  flat = {f'{owner}/{leaf}': np.ascontiguousarray(value)
-          for owner, leaves in factors.items() for leaf, value in leaves.items()}
+  flat = {
+    f'{owner}/{leaf}': np.ascontiguousarray(value)
+    for owner, leaves in factors.items()
+    for leaf, value in leaves.items()
+  }
   with tempfile.NamedTemporaryFile(dir=path.parent, prefix='.writing-', delete=False) as temporary:
     temporary.write(safetensors.numpy.save(flat))
   os.replace(temporary.name, path)  # Whole or not at all, also among several processes.

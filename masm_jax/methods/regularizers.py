@@ -49,7 +49,7 @@ def subspace_gram(basis: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def semantic_overlap(
-    basis: jax.Array, *, semantic: jax.Array | None, initial: jax.Array | None
+  basis: jax.Array, *, semantic: jax.Array | None, initial: jax.Array | None
 ) -> jax.Array:
   """`sum_k |Q_sem^T Q_k|^2`: how much of the semantic subspace the artifact bases use.
 
@@ -70,7 +70,7 @@ def semantic_overlap(
 
 
 def orthogonality(
-    layer: Mapping[str, jax.Array], *, w_self: float = 1.0, w_cross: float = 2.0, w_sem: float = 2.0
+  layer: Mapping[str, jax.Array], *, w_self: float = 1.0, w_cross: float = 2.0, w_sem: float = 2.0
 ) -> jax.Array:
   """`L_orth` of one kernel; 0 at the start, where all bases come from one SVD.
 
@@ -90,9 +90,15 @@ def orthogonality(
   """
   transpose = lambda x: None if x is None else jnp.swapaxes(x, -1, -2)
   # A square side needs no Q_sem: the closed form costs K*q columns instead of r.
-  sides = ((layer['U'], layer.get('U_sem'), layer['U_init'], layer['V'].shape[-1]),
-           (transpose(layer['V']), transpose(layer.get('V_sem')), transpose(layer['V_init']),
-            layer['U'].shape[1]))
+  sides = (
+    (layer['U'], layer.get('U_sem'), layer['U_init'], layer['V'].shape[-1]),
+    (
+      transpose(layer['V']),
+      transpose(layer.get('V_sem')),
+      transpose(layer['V_init']),
+      layer['U'].shape[1],
+    ),
+  )
   loss = jnp.zeros((), jnp.float32)
   for basis, semantic, initial, other_dim in sides:
     self_part, cross_part = subspace_gram(basis)
@@ -139,7 +145,7 @@ def singular_value_drift(layer: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def regularize(
-    trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+  trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
 ) -> dict[str, jax.Array]:
   """The weighted regularizers, each a mean over all decomposed kernels.
 
@@ -157,20 +163,25 @@ def regularize(
 
 
 def _regularize(
-    trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+  trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
 ) -> dict[str, jax.Array]:
   flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
   owners = [path.removesuffix('/kernel_sem') for path in flat if path.endswith('/kernel_sem')]
   decomposed = [_layer(flat, owner) for owner in owners]
   losses = {}
   if config.orthogonality:
-    parts = [orthogonality(layer, w_self=config.w_self, w_cross=config.w_cross, w_sem=config.w_sem)
-             for layer in decomposed]
+    parts = [
+      orthogonality(layer, w_self=config.w_self, w_cross=config.w_cross, w_sem=config.w_sem)
+      for layer in decomposed
+    ]
     losses['orthogonality'] = config.orthogonality * jnp.mean(jnp.stack(parts))
   if config.spectral:
-    parts = [energy_gap(layer, relative=config.relative_energy)
-             if config.spectral_kind == 'energy' else singular_value_drift(layer)
-             for layer in decomposed]
+    parts = [
+      energy_gap(layer, relative=config.relative_energy)
+      if config.spectral_kind == 'energy'
+      else singular_value_drift(layer)
+      for layer in decomposed
+    ]
     losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
   return losses
 
@@ -180,6 +191,9 @@ def _layer(flat: Mapping[str, jax.Array], owner: str) -> dict[str, jax.Array]:
   layer = {name: flat[f'{owner}/{name}'] for name in ('U', 'S', 'V', 'kernel_sem')}
   start = f'start/{owner}/'
   layer |= {f'{name}_init': flat[f'{start}{name}'] for name in ('U', 'S', 'V')}
-  layer |= {name: flat[f'{start}{name}'] for name in ('U_sem', 'V_sem', 'energy')
-            if f'{start}{name}' in flat}
+  layer |= {
+    name: flat[f'{start}{name}']
+    for name in ('U_sem', 'V_sem', 'energy')
+    if f'{start}{name}' in flat
+  }
   return layer

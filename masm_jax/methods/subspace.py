@@ -37,8 +37,9 @@ def matmul_f32(x: jax.Array, w: jax.Array) -> jax.Array:
   Returns:
     float32 [..., f].
   """
-  return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())),
-                         preferred_element_type=jnp.float32)
+  return lax.dot_general(
+    x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
 
 
 def _matmul_f32_fwd(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -46,7 +47,7 @@ def _matmul_f32_fwd(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Ar
 
 
 def _matmul_f32_bwd(
-    residuals: tuple[jax.Array, jax.Array], g: jax.Array
+  residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   x, w = residuals
   g = g.astype(x.dtype)
@@ -98,15 +99,18 @@ class SubspaceDense(layers.Dense):
     s = s.reshape(num_components).astype(jnp.float32)
     v = v.reshape(num_components, self.features)
 
-    factored = self.forward == 'factored' or (self.forward == 'auto' and factored_is_cheaper(
-        x.size // d_in, d_in, self.features, num_components))
+    factored = self.forward == 'factored' or (
+      self.forward == 'auto'
+      and factored_is_cheaper(x.size // d_in, d_in, self.features, num_components)
+    )
     x = x.astype(self.dtype)
     if factored:
       inner = matmul_f32(x, u.astype(self.dtype))
       inner *= s.reshape((1,) * (x.ndim - 1) + s.shape)
       # The artifact part is a hundredth of the output: it is added before the rounding to bfloat16.
-      y = (matmul_f32(x, kernel_sem.astype(self.dtype))
-           + matmul_f32(inner.astype(self.dtype), v.astype(self.dtype)))
+      y = matmul_f32(x, kernel_sem.astype(self.dtype)) + matmul_f32(
+        inner.astype(self.dtype), v.astype(self.dtype)
+      )
     else:
       kernel = kernel_sem.astype(jnp.float32) + jnp.matmul(u * s[None], v)
       y = matmul_f32(x, kernel.astype(self.dtype))
@@ -117,9 +121,9 @@ class SubspaceDense(layers.Dense):
 
 
 def split_params(
-    params: Mapping[str, Any],
-    config: decompose.SubspaceConfig,
-    on_progress: Callable[[int, int], None] | None = None,
+  params: Mapping[str, Any],
+  config: decompose.SubspaceConfig,
+  on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict, dict]:
   """Decomposes the target layers of plain parameters.
 
@@ -137,15 +141,19 @@ def split_params(
   owners = decompose.find_targets(params, config.targets)
   flat = tree.flatten(params)
   kernels = {owner: flat[f'{owner}/kernel'] for owner in owners}
-  trainable, frozen = {}, {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels}
+  trainable, frozen = (
+    {},
+    {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels},
+  )
   for owner, factors in decompose.decompose(kernels, config, on_progress).items():
     kernel = jnp.asarray(kernels[owner], jnp.float32)
     artifact = {name: factors[name] for name in _ARTIFACT}
     frozen[f'{owner}/kernel_sem'] = decompose.semantic_kernel(kernel, artifact)
     frozen[f'{START}/{owner}/energy'] = jnp.sum(jnp.square(kernel))
     frozen |= {f'{START}/{owner}/{name}': value for name, value in factors.items()}
-    trainable |= {f'{owner}/{name}': jnp.array(value, copy=True)
-                  for name, value in artifact.items()}
+    trainable |= {
+      f'{owner}/{name}': jnp.array(value, copy=True) for name, value in artifact.items()
+    }
   return tree.unflatten(trainable), tree.unflatten(frozen)
 
 
@@ -166,8 +174,11 @@ def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dic
 
 def decomposed_layers(frozen: Mapping[str, Any]) -> dict[str, None]:
   """Paths of the decomposed layers, in tree order."""
-  return {path.removesuffix('/kernel_sem'): None
-          for path in tree.flatten(frozen) if path.endswith('/kernel_sem')}
+  return {
+    path.removesuffix('/kernel_sem'): None
+    for path in tree.flatten(frozen)
+    if path.endswith('/kernel_sem')
+  }
 
 
 @dataclasses.dataclass(frozen=True)

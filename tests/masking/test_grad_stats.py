@@ -7,7 +7,9 @@ import pytest
 from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups, block_groups
 
-GROUPS = Groups({'block_00/q/U': 0, 'block_00/q/S': 0, 'block_01/q/U': 1}, ('block_00', 'block_01'), 2)
+GROUPS = Groups(
+  {'block_00/q/U': 0, 'block_00/q/S': 0, 'block_01/q/U': 1}, ('block_00', 'block_01'), 2
+)
 SHAPES = {'block_00': {'q': {'U': (2, 5, 3), 'S': (2, 3)}}, 'block_01': {'q': {'U': (2, 4, 3)}}}
 DECAY = 0.9
 
@@ -21,13 +23,18 @@ def random_tree(rng, offset=0.3):
 
 
 def to_float32(tree):
-  return {k: to_float32(v) if isinstance(v, dict) else jnp.asarray(v, jnp.float32)
-          for k, v in tree.items()}
+  return {
+    k: to_float32(v) if isinstance(v, dict) else jnp.asarray(v, jnp.float32)
+    for k, v in tree.items()
+  }
 
 
 def flat_group(tree, row, k):
-  leaves = [tree['block_00']['q']['U'], tree['block_00']['q']['S']] if row == 0 else [
-    tree['block_01']['q']['U']]
+  leaves = (
+    [tree['block_00']['q']['U'], tree['block_00']['q']['S']]
+    if row == 0
+    else [tree['block_01']['q']['U']]
+  )
   return np.concatenate([leaf[k].ravel() for leaf in leaves])
 
 
@@ -41,7 +48,8 @@ def test_scores_equal_a_float64_replay(kind, num_steps):
   for grads in history:
     stats = grad_stats.update_stats(stats, to_float32(grads), DECAY)
   scores = grad_stats.group_scores(
-    stats, GROUPS, to_float32(params), kind=kind, decay=DECAY, eps=1e-12)
+    stats, GROUPS, to_float32(params), kind=kind, decay=DECAY, eps=1e-12
+  )
   assert int(stats.count) == num_steps
 
   weights = (1 - DECAY) * DECAY ** np.arange(num_steps)[::-1] / (1 - DECAY**num_steps)
@@ -67,7 +75,11 @@ def test_the_first_gradient_has_no_variance_and_the_floor_holds():
 
 
 def test_block_groups_share_a_row_per_block():
-  paths = ['backbone/block_01/attn/q/U', 'backbone/block_00/mlp/fc1/S', 'backbone/block_01/mlp/fc2/V']
+  paths = [
+    'backbone/block_01/attn/q/U',
+    'backbone/block_00/mlp/fc1/S',
+    'backbone/block_01/mlp/fc2/V',
+  ]
   groups = block_groups(paths, 3)
   assert groups.names == ('block_00', 'block_01')
   assert groups.shape == (2, 3)
@@ -77,7 +89,9 @@ def test_block_groups_share_a_row_per_block():
 
 
 def test_expand_and_reduce():
-  params = to_float32(random_tree(np.random.default_rng(2))) | {'head': {'kernel': jnp.ones((4, 2))}}
+  params = to_float32(random_tree(np.random.default_rng(2))) | {
+    'head': {'kernel': jnp.ones((4, 2))}
+  }
   mask = jnp.array([[True, False], [False, True]])
   expanded = GROUPS.expand(mask, params)
   assert expanded['head']['kernel'].all() and expanded['head']['kernel'].ndim == 2

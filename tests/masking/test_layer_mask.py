@@ -33,10 +33,14 @@ def test_ties_go_to_the_lower_index_and_one_always_stays():
   np.testing.assert_array_equal(mask.sum(axis=0), [1, 1])
 
 
-@pytest.mark.parametrize(('keep', 'num_layers', 'expected'), [(0.5, 5, 3), (0.1, 10, 1), (0.3, 10, 3),
-                                                              (1.0, 7, 7), (2 / 3, 3, 2)])
+@pytest.mark.parametrize(
+  ('keep', 'num_layers', 'expected'),
+  [(0.5, 5, 3), (0.1, 10, 1), (0.3, 10, 3), (1.0, 7, 7), (2 / 3, 3, 2)],
+)
 def test_the_share_is_rounded_up_exactly(keep, num_layers, expected):
-  mask = layer_mask.select_top(jnp.arange(float(num_layers))[:, None], keep=keep, select='per_subspace')
+  mask = layer_mask.select_top(
+    jnp.arange(float(num_layers))[:, None], keep=keep, select='per_subspace'
+  )
   assert int(mask.sum()) == expected
 
 
@@ -53,8 +57,10 @@ def run(kind, num_steps, seed=0, **fields):
   """The masks after each of `num_steps` steps of fixed gradients, under one jit."""
   config = layer_mask.MaskConfig(kind=kind, warmup_steps=2, refresh_steps=2, **fields)
   rng = np.random.default_rng(0)
-  params = {name: {'U': jnp.asarray(rng.normal(size=(2, 3, 1)), jnp.float32)}
-            for name in ('block_00', 'block_01')}
+  params = {
+    name: {'U': jnp.asarray(rng.normal(size=(2, 3, 1)), jnp.float32)}
+    for name in ('block_00', 'block_01')
+  }
   # Group (0, 0) and (1, 1) have a steady gradient, the others a noisy one.
   steady = {'block_00': {'U': jnp.array([1.0, 0.0])}, 'block_01': {'U': jnp.array([0.0, 1.0])}}
   traces = []
@@ -63,16 +69,22 @@ def run(kind, num_steps, seed=0, **fields):
   def step_fn(mask, stats, grads, step):
     traces.append(1)
     stats = grad_stats.update_stats(stats, grads, config.decay)
-    mask = layer_mask.refresh(mask, stats=stats, groups=GROUPS, params=params, step=step, seed=seed,
-                              config=config)
+    mask = layer_mask.refresh(
+      mask, stats=stats, groups=GROUPS, params=params, step=step, seed=seed, config=config
+    )
     return mask, stats
 
   mask, stats = layer_mask.init_mask(GROUPS), grad_stats.init_stats(params)
   masks = []
   for step in range(1, num_steps + 1):
     grads = jax.tree.map(
-      lambda s: jnp.asarray(s[:, None, None] + rng.normal(size=(2, 3, 1)), jnp.float32)
-      * jnp.where(s[:, None, None] > 0, 0.1, 1.0) + s[:, None, None], steady)
+      lambda s: (
+        jnp.asarray(s[:, None, None] + rng.normal(size=(2, 3, 1)), jnp.float32)
+        * jnp.where(s[:, None, None] > 0, 0.1, 1.0)
+        + s[:, None, None]
+      ),
+      steady,
+    )
     mask, stats = step_fn(mask, stats, grads, jnp.asarray(step, jnp.int32))
     masks.append(np.asarray(mask.mask))
   assert len(traces) == 1  # A new mask compiles nothing.

@@ -129,8 +129,11 @@ def test_regularize_is_a_weighted_mean_over_kernels():
   layers = [as_float32(decomposed(shape, seed=i)[1]) for i, shape in enumerate(SHAPES.values())]
   trainable = {str(i): {name: layer[name] for name in 'USV'} for i, layer in enumerate(layers)}
   frozen = {str(i): {'kernel_sem': layer['kernel_sem']} for i, layer in enumerate(layers)}
-  at_start = lambda layer: {name.removesuffix('_init'): value for name, value in layer.items()
-                            if name.endswith(('_init', '_sem')) or name == 'energy'}
+  at_start = lambda layer: {
+    name.removesuffix('_init'): value
+    for name, value in layer.items()
+    if name.endswith(('_init', '_sem')) or name == 'energy'
+  }
   frozen['start'] = {str(i): at_start(layer) for i, layer in enumerate(layers)}
   config = regularizers.RegularizerConfig(orthogonality=0.5, spectral=3.0)
   losses = regularizers.regularize(trainable, frozen, config)

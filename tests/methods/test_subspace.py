@@ -21,18 +21,28 @@ def make_params(seed=0):
   rng = np.random.default_rng(seed)
   dense = lambda d_in, d_out: {
     'kernel': jnp.asarray(rng.normal(size=(d_in, d_out)) / np.sqrt(d_in), jnp.float32),
-    'bias': jnp.asarray(rng.normal(size=d_out), jnp.float32)}
-  block = lambda: {'attn': {name: dense(24, 24) for name in ('q', 'k', 'v', 'out')},
-                   'mlp': {'fc1': dense(24, 40), 'fc2': dense(40, 24)},
-                   'ln_1': {'scale': jnp.ones(24), 'bias': jnp.zeros(24)}}
-  return {'backbone': {'block_00': block(), 'block_01': block(),
-                       'patch_embed': {'kernel': jnp.ones((2, 2, 3, 24))}},
-          'head': dense(24, 2)}
+    'bias': jnp.asarray(rng.normal(size=d_out), jnp.float32),
+  }
+  block = lambda: {
+    'attn': {name: dense(24, 24) for name in ('q', 'k', 'v', 'out')},
+    'mlp': {'fc1': dense(24, 40), 'fc2': dense(40, 24)},
+    'ln_1': {'scale': jnp.ones(24), 'bias': jnp.zeros(24)},
+  }
+  return {
+    'backbone': {
+      'block_00': block(),
+      'block_01': block(),
+      'patch_embed': {'kernel': jnp.ones((2, 2, 3, 24))},
+    },
+    'head': dense(24, 2),
+  }
 
 
 def moved(trainable, seed=1, scale=0.05):
   rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: x + scale * jnp.asarray(rng.normal(size=x.shape), x.dtype), trainable)
+  return jax.tree.map(
+    lambda x: x + scale * jnp.asarray(rng.normal(size=x.shape), x.dtype), trainable
+  )
 
 
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
@@ -43,8 +53,10 @@ def test_factors_are_those_of_the_svd_and_sum_to_the_kernel(shape, split):
   factors = jax.tree.map(np.asarray, decompose.decompose_kernel(kernel, config))
   singular = np.linalg.svd(kernel.astype(np.float64), compute_uv=False)
   tail = singular[18:]
-  expected = {'interleaved': [tail[[0, 3]], tail[[1, 4]], tail[[2, 5]]],
-              'contiguous': [tail[:2], tail[2:4], tail[4:]]}[split]
+  expected = {
+    'interleaved': [tail[[0, 3]], tail[[1, 4]], tail[[2, 5]]],
+    'contiguous': [tail[:2], tail[2:4], tail[4:]],
+  }[split]
   np.testing.assert_allclose(factors['S'], expected, rtol=1e-5, atol=1e-5)
   semantic = factors['U_sem'] * factors['S_sem'] @ factors['V_sem']
   artifact = np.einsum('kdq,kq,kqf->df', factors['U'], factors['S'], factors['V'])
@@ -56,8 +68,10 @@ def test_factors_are_those_of_the_svd_and_sum_to_the_kernel(shape, split):
 
 
 def test_semantic_factors_are_kept_only_where_a_closed_form_needs_them():
-  keys = {name: set(decompose.decompose_kernel(np.ones(shape, np.float32), CONFIG)) - set('USV')
-          for name, shape in SHAPES.items()}
+  keys = {
+    name: set(decompose.decompose_kernel(np.ones(shape, np.float32), CONFIG)) - set('USV')
+    for name, shape in SHAPES.items()
+  }
   assert keys == {'square': set(), 'tall': {'U_sem'}, 'wide': {'V_sem'}}
 
 
@@ -77,8 +91,15 @@ def test_merge_gives_the_parameters_back():
 def test_adapted_layer_equals_the_merged_one(shape, forward):
   rng = np.random.default_rng(0)
   d_in, d_out = shape
-  params = {'backbone': {'block_00': {'attn': {'q': {
-    'kernel': jnp.asarray(rng.normal(size=shape), jnp.float32), 'bias': jnp.ones(d_out)}}}}}
+  params = {
+    'backbone': {
+      'block_00': {
+        'attn': {
+          'q': {'kernel': jnp.asarray(rng.normal(size=shape), jnp.float32), 'bias': jnp.ones(d_out)}
+        }
+      }
+    }
+  }
   config = dataclasses.replace(CONFIG, targets=('backbone/block_00/attn/q',))
   trainable, frozen = subspace.split_params(params, config)
   trainable = moved(trainable)
@@ -99,10 +120,13 @@ def test_adapted_layer_equals_the_merged_one(shape, forward):
   weight = jnp.asarray(rng.normal(size=plain.shape), jnp.float32)
   loss = lambda fn: lambda *args: jnp.sum(fn(*args) * weight)
   through_merge = lambda t, x: layers.Dense(features=d_out).apply(
-    {'params': here(subspace.merge_params(t, frozen))}, x)
+    {'params': here(subspace.merge_params(t, frozen))}, x
+  )
   actual = jax.grad(loss(adapted), argnums=(0, 1))(trainable, x)
   expected = jax.grad(loss(through_merge), argnums=(0, 1))(trainable, x)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), actual, expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), actual, expected
+  )
 
 
 @pytest.mark.parametrize('forward', ['factored', 'materialized'])
@@ -110,8 +134,13 @@ def test_bfloat16_errs_no_more_than_a_plain_dense_layer(forward):
   # The artifact part is a hundredth of the output: rounding it away would show as a bias.
   rng = np.random.default_rng(0)
   kernel = rng.normal(size=(256, 256)) / 16
-  params = {'backbone': {'block_00': {'attn': {'q': {
-    'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(256)}}}}}
+  params = {
+    'backbone': {
+      'block_00': {
+        'attn': {'q': {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.zeros(256)}}
+      }
+    }
+  }
   config = SubspaceConfig(num_subspaces=2, rank=4, targets=('.*',))
   trainable, frozen = subspace.split_params(params, config)
   trainable = moved(trainable, scale=0.02)
@@ -127,15 +156,18 @@ def test_bfloat16_errs_no_more_than_a_plain_dense_layer(forward):
   adapted = error(layer.apply({'params': here(tree.combine(trainable, frozen))}, x))
   assert adapted <= 1.02 * plain
   # What the artifact part adds is seen: without it the error is several times as large.
-  without = layer.apply({'params': {'kernel': here(frozen)['kernel_sem'], 'bias': jnp.zeros(256)}}, x)
+  without = layer.apply(
+    {'params': {'kernel': here(frozen)['kernel_sem'], 'bias': jnp.zeros(256)}}, x
+  )
   assert error(without) > 2 * plain
 
 
 def test_frozen_kernels_cost_no_weight_gradient():
-  """Counted: forward and the gradient of x make 2 products; a third would be the frozen kernel's."""
+  """Counted: forward and x's gradient are 2 products; a third would be the frozen kernel's."""
   size, tokens, config = 128, 512, SubspaceConfig(num_subspaces=1, rank=2, targets=('.*',))
-  params = {'backbone': {'block_00': {'attn': {'q': {
-    'kernel': jnp.eye(size), 'bias': jnp.zeros(size)}}}}}
+  params = {
+    'backbone': {'block_00': {'attn': {'q': {'kernel': jnp.eye(size), 'bias': jnp.zeros(size)}}}}
+  }
   trainable, frozen = subspace.split_params(params, config)
   layer = subspace.SubspaceDense(features=size, forward='factored')
 
@@ -150,9 +182,16 @@ def test_frozen_kernels_cost_no_weight_gradient():
   assert 2 * product <= flops <= 2 * product + 1.2 * skinny + 8 * tokens * size
 
 
-@pytest.mark.parametrize(('num_tokens', 'd_in', 'd_out', 'components', 'factored'), [
-  (257 * 32, 1024, 1024, 32, True), (257 * 32, 1024, 1024, 512, False), (8, 1024, 1024, 128, True),
-  (257 * 32, 1024, 4096, 200, True), (257 * 32, 4096, 1024, 400, False)])
+@pytest.mark.parametrize(
+  ('num_tokens', 'd_in', 'd_out', 'components', 'factored'),
+  [
+    (257 * 32, 1024, 1024, 32, True),
+    (257 * 32, 1024, 1024, 512, False),
+    (8, 1024, 1024, 128, True),
+    (257 * 32, 1024, 4096, 200, True),
+    (257 * 32, 4096, 1024, 400, False),
+  ],
+)
 def test_auto_takes_the_form_of_fewer_operations(num_tokens, d_in, d_out, components, factored):
   assert subspace.factored_is_cheaper(num_tokens, d_in, d_out, components) == factored
 
@@ -176,13 +215,19 @@ def test_cache_is_read_back_exactly_and_replaced_when_damaged(tmp_path, monkeypa
   assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize(('fields', 'message'), [
-  ({'num_subspaces': 4, 'rank': 6}, r'backbone/block_00/attn/q \[24, 24\] has 24 singular'),
-  ({'rank': 0}, 'must be at least 1'),
-  ({'targets': ('backbone/block_07/.*',)}, r"'backbone/block_07/\.\*' matches no dense layer"),
-  ({'targets': ('backbone/patch_embed',)}, r'patch_embed/kernel \[2, 2, 3, 24\], which is no dense'),
-  ({'targets': ('backbone/block_00/ln_1',)}, 'which is no dense kernel'),
-])
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'num_subspaces': 4, 'rank': 6}, r'backbone/block_00/attn/q \[24, 24\] has 24 singular'),
+    ({'rank': 0}, 'must be at least 1'),
+    ({'targets': ('backbone/block_07/.*',)}, r"'backbone/block_07/\.\*' matches no dense layer"),
+    (
+      {'targets': ('backbone/patch_embed',)},
+      r'patch_embed/kernel \[2, 2, 3, 24\], which is no dense',
+    ),
+    ({'targets': ('backbone/block_00/ln_1',)}, 'which is no dense kernel'),
+  ],
+)
 def test_degenerate_configs_name_the_kernel(fields, message):
   with pytest.raises(UserError, match=message):
     subspace.split_params(make_params(), dataclasses.replace(CONFIG, **fields))

@@ -26,7 +26,7 @@ from masm_jax.data.synthetic.videos import VideoPlan, render_video
 from masm_jax.errors import UserError
 
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
-CODE_VERSION = 3
+CODE_VERSION = 5
 MANIFEST_NAME = 'manifest.parquet'
 _MARKER_NAME = 'synthetic.json'
 _FAKES_PER_VIDEO = 2

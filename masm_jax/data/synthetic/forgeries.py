@@ -102,9 +102,9 @@ def _aligned(donor: Shot, target: Shot) -> tuple[np.ndarray, np.ndarray]:
 
 def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray:
   """Another identity's inner face, colour-matched and blended in with a feathered mask."""
-  feather = video_rng.uniform(0.8, 1.7)
-  matched = video_rng.uniform(0.45, 0.85)
-  softness = video_rng.uniform(0.35, 0.55)
+  feather = video_rng.uniform(0.7, 1.4)
+  matched = video_rng.uniform(0.1, 0.6)
+  softness = video_rng.uniform(0.6, 0.9)
   face, face_inner = _aligned(donor, shot)
   mask = _softened(np.minimum(shot.inner, face_inner), feather)
   weight = mask[..., None] / (mask.sum() + 1e-6)
@@ -122,7 +122,7 @@ def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray
 
 def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The inner face at a lower resolution, scaled up again."""
-  factor = video_rng.uniform(1.25, 1.8)
+  factor = video_rng.uniform(2.2, 3.2)
   kernel = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)[video_rng.integers(2)]
   height, width = shot.inner.shape
   small = (max(round(width / factor), 4), max(round(height / factor), 4))
@@ -134,8 +134,8 @@ def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
 def _reenact(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The mouth moved by warping what is there: corners, lips and jaw follow a smooth field."""
   size_px = len(shot.inner)
-  stretch, lift = video_rng.uniform(0.3, 0.6, 2) * video_rng.choice([-1, 1], 2)
-  softness = video_rng.uniform(0.35, 0.55)
+  stretch, lift = video_rng.uniform(0.7, 1.2, 2) * video_rng.choice([-1, 1], 2)
+  softness = video_rng.uniform(0.7, 1.0)
   left, right = shot.landmarks[3:]
   centre, half = (left + right) / 2, np.linalg.norm(right - left) / 2 + 0.03 * size_px
   y, x = np.mgrid[:size_px, : shot.inner.shape[1]].astype(np.float32)
@@ -156,8 +156,8 @@ def _texture(
   shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
 ) -> np.ndarray:
   """The inner face's texture taken away by an edge-preserving filter and a new, grey one put on."""
-  strength = video_rng.uniform(22, 40)
-  grain = video_rng.uniform(4.0, 7.0)
+  strength = video_rng.uniform(40, 70)
+  grain = video_rng.uniform(8.0, 13.0)
   size_px = len(shot.inner)
   smooth = cv2.bilateralFilter(shot.image, 0, strength, 1.5 * size_px / 64)
   # Strokes along the rows, as a renderer's texture look-ups leave them; no sensor has such noise.
@@ -170,7 +170,7 @@ def _texture(
 
 def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   """The inner face from a stride-2 transposed convolution whose phases do not sum to one."""
-  unevenness = video_rng.uniform(0.005, 0.014)
+  unevenness = video_rng.uniform(0.015, 0.035)
   height, width = shot.inner.shape
   low = cv2.resize(shot.image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
   stuffed = np.zeros((2 * low.shape[0], 2 * low.shape[1], 3), np.float32)
@@ -205,7 +205,7 @@ def _regenerate(
   shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
 ) -> np.ndarray:
   """The whole image drawn anew by non-local means, with a generator's fine noise instead."""
-  strength = video_rng.uniform(6.0, 10.0)
+  strength = video_rng.uniform(10.0, 16.0)
   grain = video_rng.uniform(0.6, 1.4)
   pixels = np.round(shot.image).astype(np.uint8)
   smooth = cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 3, 11)

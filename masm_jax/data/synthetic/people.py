@@ -188,7 +188,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     background=np.clip([base, bottom, blobs], 10, 245),
     clothes=np.clip(rng.uniform(20, 225, 3) * 0.45 + rng.uniform(15, 215) * 0.55, 12, 235),
     offset=np.clip(rng.normal(0, 0.025, 2), -0.06, 0.06),
-    scale=float(rng.uniform(1.12, 1.26)),
+    scale=float(rng.uniform(1.7, 1.9)),
     blur_px=float(rng.uniform(0.25, 0.5)),
     noise=float(rng.uniform(1.0, 3.0)),
     white_balance=1 + rng.normal(0, 0.02, 3),
