@@ -1,0 +1,100 @@
+"""The data sets of a config: selection, checks, the built-in set."""
+
+import logging
+
+import cv2
+import ml_collections
+import numpy as np
+import pytest
+
+from masm_jax.data import manifest as manifest_lib
+from masm_jax.data import sets
+from masm_jax.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def manifest(tmp_path_factory):
+  root = tmp_path_factory.mktemp('crops')
+  rows = []
+  for split in ('train', 'val', 'test'):
+    for dataset in ('a', 'b'):
+      for method in ('real', 'DF', 'FS'):
+        path = f'{dataset}/{method}/{split}/0.png'
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / path), np.full((8, 8, 3), len(rows), np.uint8))
+        rows.append(
+          {'path': path, 'label': int(method != 'real'), 'dataset': dataset, 'split': split,
+           'method': method, 'video_id': f'{dataset}/{method}/{split}', 'frame': 0}
+        )  # fmt: skip
+  path = root / 'manifest.parquet'
+  manifest_lib.write_manifest(manifest_lib.build_manifest(rows, root), path)
+  return path
+
+
+def spec(manifest, /, **fields):
+  base = {'manifest': str(manifest), 'root': '', 'split': '', 'dataset': '', 'methods': ()}
+  return ml_collections.ConfigDict(base | fields)
+
+
+def config(manifest, train=None, val=None, **tests):
+  return ml_collections.ConfigDict({
+    'train': train or spec(manifest, split='train'),
+    'val': val or spec(manifest, split='val'),
+    'tests': tests,
+    'synthetic': {'root': '', 'seed': 0, 'size_px': 32},
+  })  # fmt: skip
+
+
+def test_selection_by_split_data_set_and_method(manifest):
+  loaded = sets.load_sets(
+    config(
+      manifest,
+      all=spec(manifest, split='test'),
+      b=spec(manifest, split='test', dataset='b'),
+      df=spec(manifest, split='test', methods=('DF',)),
+      left_out=spec(''),
+    )
+  )
+  assert [len(loaded.train), len(loaded.val)] == [6, 6]
+  assert {name: len(test) for name, test in loaded.tests.items()} == {'all': 6, 'b': 3, 'df': 4}
+  assert set(loaded.tests['df'].table['method']) == {'real', 'DF'}
+  hashes = loaded.hashes()
+  assert set(hashes) == {'train', 'val', 'test/all', 'test/b', 'test/df'}
+  assert len(set(hashes.values())) == 5
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'train': {'split': 'train', 'dataset': 'c'}}, r'data.train: no row of .* dataset = c'),
+    ({'train': {'split': 'train', 'methods': ('NT',)}}, "data.train: no row has method 'NT'"),
+    ({'train': {'manifest': ''}}, 'data.train.manifest is empty'),
+    ({'val': {'split': 'validation'}}, 'it has the splits test, train, val'),
+  ],
+)
+def test_what_is_not_there_is_named(manifest, fields, message):
+  fields = {name: spec(manifest, **value) for name, value in fields.items()}
+  with pytest.raises(UserError, match=message):
+    sets.load_sets(config(manifest, **fields))
+
+
+def test_shared_videos_are_warned_about(manifest, caplog):
+  with caplog.at_level(logging.WARNING):
+    sets.load_sets(config(manifest, val=spec(manifest, split='train')))
+  assert 'validation shares 6 videos with the training set' in caplog.text
+
+
+def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
+  calls = []
+
+  def materialize(root, *, seed, size_px):
+    calls.append((root, seed, size_px))
+    raise UserError('drawn')
+
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr('masm_jax.data.synthetic.materialize', materialize)
+  with pytest.raises(UserError, match='drawn'):
+    sets.load_sets(config('synthetic'))
+  ((root, seed, size_px),) = calls
+  assert root.parent == tmp_path / 'masm_jax' and (seed, size_px) == (0, 32)
+  assert '32px_seed0' in root.name
