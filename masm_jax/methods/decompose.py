@@ -150,13 +150,13 @@ def semantic_kernel(kernel: jax.Array, factors: Mapping[str, jax.Array]) -> jax.
   return kernel - artifact_kernel(factors)
 
 
-def _cache_key(kernels: Mapping[str, np.ndarray], config: SubspaceConfig) -> str:
+def _cache_key(kernels: Mapping[str, jax.Array], config: SubspaceConfig) -> str:
   digest = hashlib.sha256()
   fields = (config.num_subspaces, config.rank, config.split, config.keep_factors)
   digest.update(repr(('decomposition', 1, fields)).encode())
   for path, kernel in kernels.items():
     digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode())
-    digest.update(np.ascontiguousarray(kernel).data)
+    digest.update(np.ascontiguousarray(kernel, np.float32).data)
   return digest.hexdigest()
 
 
@@ -184,18 +184,18 @@ def decompose(
   """
   for path, kernel in kernels.items():
     check_ranks(path, kernel.shape, config)
-  host = {path: np.asarray(kernel, np.float32) for path, kernel in kernels.items()}
   cache = None
   if config.cache_dir:
-    cache = pathlib.Path(config.cache_dir) / f'{_cache_key(host, config)[:32]}.safetensors'
+    cache = pathlib.Path(config.cache_dir) / f'{_cache_key(kernels, config)[:32]}.safetensors'
     if (cached := _read_cache(cache)) is not None:
       return cached
   config = dataclasses.replace(config, cache_dir='', targets=(), forward='auto')  # One compile key.
   factors = {}
-  for done, (path, kernel) in enumerate(host.items(), start=1):
-    factors[path] = jax.block_until_ready(decompose_kernel(kernel, config))
+  for done, (path, kernel) in enumerate(kernels.items(), start=1):
+    factors[path] = decompose_kernel(jnp.asarray(kernel, jnp.float32), config)
     if on_progress:
-      on_progress(done, len(host))
+      jax.block_until_ready(factors[path])
+      on_progress(done, len(kernels))
   if cache is not None:
     _write_cache(cache, factors)
   return factors
