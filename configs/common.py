@@ -31,14 +31,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.backbone = ml_collections.ConfigDict()
   config.backbone.name = 'clip_l14'  # A preset of masm_jax/backbones.
-  config.backbone.weights = (
-    ''  # Pretrained weights, a .safetensors file ('random' starts untrained).
-  )
+  config.backbone.weights = ''  # A .safetensors file, or random; '' is what ships with the demo.
   config.backbone.image_size = 0  # Side of the input, pixels; 0 is the preset's own.
   config.backbone.dtype = 'auto'  # Compute type: float32, bfloat16; auto: bfloat16 on accelerators.
-  config.backbone.remat = (
-    False  # Recompute activations in the backward pass: less memory, more time.
-  )
+  config.backbone.remat = False  # Recompute activations in the backward pass: less memory.
 
   config.head = ml_collections.ConfigDict()
   config.head.normalize_features = False  # Put features on the unit sphere before the head (GenD).

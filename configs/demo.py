@@ -26,7 +26,9 @@ def get_config(arg=None):
   config.data.sampler = 'balanced'
   config.data.augment = 'none'  # At 64 px the gend preset hides most of what is to be found.
   config.train.batch_size = 32
-  config.train.duration = '6 epochs'
-  config.eval.every = '1 epochs'
+  config.train.duration = '8 epochs'
   config.optim.learning_rate = 1e-3
+  config.optim.warmup = '1 epochs'
+  config.optim.schedule = 'cosine'
+  config.optim.clip_norm = 1.0
   return common.with_arguments(config, arg, {'method': 'method'})

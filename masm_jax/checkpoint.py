@@ -49,6 +49,7 @@ class Checkpoints:
     config: the run's config; stored, and compared on restore.
     base_hash: hash of the pretrained weights.
     manifest_hash: hash of the training manifest.
+    val_hash: hash of the validation manifest, which chooses the best checkpoint.
   """
 
   def __init__(
@@ -58,9 +59,14 @@ class Checkpoints:
     config: ml_collections.ConfigDict,
     base_hash: str,
     manifest_hash: str,
+    val_hash: str,
   ):
     self._config = config
-    self._identity = {'base_weights': base_hash, 'train_manifest': manifest_hash}
+    self._identity = {
+      'base_weights': base_hash,
+      'train_manifest': manifest_hash,
+      'val_manifest': val_hash,
+    }
     self._policy = _KeepNewestAndBest(config.checkpoint.keep)
     self._manager = ocp.CheckpointManager(
       workdir.absolute() / 'checkpoints',
@@ -105,24 +111,19 @@ class Checkpoints:
     """The newest complete checkpoint, None if there is none."""
     return self._manager.latest_step()
 
-  def steps(self) -> list[int]:
-    """All complete checkpoints, oldest first."""
-    return sorted(self._manager.all_steps())
-
   def restore(
-    self, state: TrainState, iterator: grain.DatasetIterator, step: int | None = None
+    self, state: TrainState, iterator: grain.DatasetIterator
   ) -> tuple[TrainState, grain.DatasetIterator, Best]:
-    """Restores the newest checkpoint, or that of `step`.
+    """Restores the newest checkpoint.
 
     Args:
       state: a state of the right shapes, placed as the restored one shall be.
       iterator: the data iterator, which is set to where it was.
-      step: which checkpoint.
 
     Raises:
       UserError: the checkpoint belongs to another config, other base weights or other data.
     """
-    step = self._manager.latest_step() if step is None else step
+    step = self._manager.latest_step()
     self._check(step)
     target = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state

@@ -52,8 +52,8 @@ _RANGES = {
 
 _DURATIONS = ('optim.warmup', 'train.duration', 'eval.every', 'checkpoint.every')
 
-# Fields that a resumed run may change: they alter how fast it goes and what it reports, not what it
-# computes.
+# Fields that a resumed run may change: they alter where it runs and what it reports. (`mesh.fsdp`
+# and the number of devices change rounding: only the same topology repeats bit for bit.)
 _MAY_CHANGE = (
   'data.num_workers',
   'data.num_threads',
@@ -61,7 +61,6 @@ _MAY_CHANGE = (
   'data.val.root',
   'data.synthetic.root',
   'data.tests',
-  'eval.batch_size',
   'eval.on_train',
   'backbone.weights',
   'subspace.cache_dir',
@@ -82,6 +81,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'from configs/common.py, or end get_config() with `return config.lock()`'
     )
   flat = flatten(config)
+  needed = {*_CHOICES, *_RANGES, *_DURATIONS, 'method', 'data.val.split', 'head.class_weights'}
+  if missing := sorted(needed - flat.keys()):
+    raise UserError(
+      f'this is no config of a training run, it lacks {missing[0]} and {len(missing) - 1} other '
+      'fields: build it from configs/common.py'
+    )
   problems = []
   for name, choices in _CHOICES.items():
     if flat[name] not in choices:
@@ -99,8 +104,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     except UserError as error:
       problems.append(f'{name} = {error}')
   weights = config.head.class_weights
-  if len(weights) != 2 or not all(weight > 0 for weight in weights):
+  if len(weights) != 2 or not all(isinstance(w, int | float) and w > 0 for w in weights):
     problems.append(f'head.class_weights = {weights}: two positive numbers, for real and fake')
+  if taken := {'train', 'val'} & set(config.data.tests):
+    problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')
   if config.data.val.split == 'test':
     problems.append(
       'data.val.split = test: checkpoints are chosen on validation data, never on a test set'

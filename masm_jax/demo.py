@@ -57,7 +57,7 @@ def summarize(workdir: pathlib.Path) -> None:
     workdir / 'demo.png',
     title='masm_jax demo: ROC by frame, and the layer mask of masm',
     note=reporting.SYNTHETIC_NOTE,
-    end_step=results['masm']['last']['step'],
+    end_step=results['masm']['last']['step'] + 1,
   )
   print(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
 
@@ -65,14 +65,19 @@ def summarize(workdir: pathlib.Path) -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs every method that is not finished, then the summary; returns the exit status."""
   config, workdir = main_lib.start(argv)
+  from masm_jax import config as config_lib
+  from masm_jax import telemetry
   from masm_jax.train import train
 
   for method in METHODS:
-    if (workdir / method / 'results.json').is_file():
+    config.method = method
+    finished = workdir / method / 'results.json'
+    if finished.is_file() and telemetry.read_json(finished)[
+      'config_sha256'
+    ] == config_lib.fingerprint(config):
       print(f'\n=== {method}: finished before, in {workdir / method}')
       continue
     print(f'\n=== {method}', flush=True)
-    config.method = method
     if signal_number := train(config, workdir / method):
       return 128 + signal_number
   summarize(workdir)

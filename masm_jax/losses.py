@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 
 def cross_entropy(
@@ -20,9 +19,8 @@ def cross_entropy(
     logits: `[B, C]` float.
     labels: `[B]` int, in `[0, C)`.
     label_smoothing: share of the target that is spread evenly over the C classes, in `[0, 1)`.
-    class_weights: C weights; an example counts as much as its class (the mean is weighted, so that
-      a constant factor changes nothing). With smoothing, the smoothed target is weighted as a whole
-      by the class of its label.
+    class_weights: C weights, one for each class's part of the target; the mean is over the weights
+      of the labels, so that a constant factor changes nothing.
 
   Returns:
     A float32 scalar.
@@ -31,8 +29,8 @@ def cross_entropy(
   num_classes = logits.shape[-1]
   targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
   targets = targets * (1.0 - label_smoothing) + label_smoothing / num_classes
-  losses = optax.softmax_cross_entropy(logits, targets)
+  log_probs = jax.nn.log_softmax(logits)
   if not class_weights:
-    return losses.mean()
-  weights = jnp.asarray(class_weights, jnp.float32)[labels]
-  return (weights * losses).sum() / weights.sum()
+    return -(targets * log_probs).sum(axis=-1).mean()
+  weights = jnp.asarray(class_weights, jnp.float32)
+  return -(targets * weights[None] * log_probs).sum() / weights[labels].sum()

@@ -54,7 +54,7 @@ def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]
   config = _CONFIG.value
   if config is None or not _WORKDIR.value:
     raise UserError('give --config (a file of configs/) and --workdir (a directory for the run)')
-  if config.deterministic:
+  if config.get('deterministic'):
     # Read when jax is first imported, hence not above.
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
   import jax
@@ -116,6 +116,9 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
+    print('interrupted; what was saved before stays', file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """What a training run writes for people: its record, metrics, masks, scores and results."""
 
 import pathlib
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -138,11 +139,11 @@ class RunReport:
       )
     return flat[select_by]
 
-  def flush(self, step: int) -> None:
-    """Everything up to `step` to the disk, before a checkpoint says that it is there."""
-    from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
-
+  def flush(self) -> None:
+    """Everything so far to the disk, before a checkpoint says that it is there."""
     for drawn_at, mask in self._pending_masks:
+      from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
+
       on, values = np.asarray(mask.mask), np.asarray(mask.scores)
       self._masks.append(
         {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int), 'scores': values}
@@ -150,7 +151,6 @@ class RunReport:
       self._writer.write_image(drawn_at, 'mask/on', plots.mask_image(on))
       self._writer.write_image(drawn_at, 'mask/score_rank', plots.mask_image(_rank(values)))
     self._pending_masks.clear()
-    del step
     self._writer.flush()
     if self._masks:
       self._masks.sync()
@@ -160,6 +160,13 @@ class RunReport:
     if self._enabled:
       scores.write_scores(self._workdir / 'scores' / checkpoint / f'{name}.parquet', table)
     return scores.summarize(table, name=name)
+
+  def copy_scores(self, source: str, checkpoint: str, name: str) -> None:
+    """The scores of one checkpoint under the name of another that is the same."""
+    if self._enabled:
+      folder = self._workdir / 'scores'
+      (folder / checkpoint).mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(folder / source / f'{name}.parquet', folder / checkpoint / f'{name}.parquet')
 
   def finish(
     self, results: Mapping[str, Any], *, config: ml_collections.ConfigDict, num_trainable: int
@@ -181,8 +188,6 @@ class RunReport:
     }
     if is_synthetic:
       document['note'] = SYNTHETIC_NOTE
-    telemetry.write_json(self._workdir / 'results.json', document | dict(results))
-    self._draw_masks(results['last']['step'])
     for name, what in (
       ('best', f'best by validation {config.eval.select_by}'),
       ('last', 'last step'),
@@ -191,6 +196,9 @@ class RunReport:
       print(scores.format_table(results[name]['sets']))
     if is_synthetic:
       print(f'\n{SYNTHETIC_NOTE}')
+    self._draw_masks(results['last']['step'])
+    # Last: a run with this file is finished.
+    telemetry.write_json(self._workdir / 'results.json', document | dict(results))
 
   def _draw_masks(self, last_step: int) -> None:
     """`masks.png`: the mask over time, and how often each group was on."""
@@ -203,7 +211,7 @@ class RunReport:
       np.array([line['mask'] for line in masks]),
       [line['step'] for line in masks],
       self._workdir / 'masks.png',
-      end_step=last_step,
+      end_step=last_step + 1,  # A mask holds from the step that drew it on.
     )
 
 

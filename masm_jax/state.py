@@ -50,7 +50,7 @@ def init_state(
     trainable: from `Method.init`.
     optimizer: from `optim.make_optimizer`.
     groups: from `Method.groups`; None for no mask.
-    metrics: empty metrics, see `steps.empty_metrics`.
+    metrics: empty metrics, `steps.metrics_class(...).empty()`.
   """
   return TrainState(
     step=jnp.zeros((), jnp.int32),

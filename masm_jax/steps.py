@@ -104,7 +104,7 @@ def make_train_step(
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
     metrics = type(state.metrics).single_from_model_output(**report)
-    is_bad = ~(jnp.isfinite(loss + extra) & jnp.isfinite(grad_norm))
+    is_bad = ~jnp.isfinite(loss + extra + grad_norm + optax.tree.norm(updates))
     return TrainState(
       step=step,
       trainable=optax.apply_updates(state.trainable, updates),

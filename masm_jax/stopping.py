@@ -1,4 +1,4 @@
-"""Ends a run between two steps when it is asked to, and when its numbers are broken."""
+"""Ends a run between two steps when it is asked to."""
 
 import signal
 import types
@@ -22,8 +22,9 @@ class StopRequests:
 
   def __enter__(self) -> Self:
     for number in _SIGNALS:
-      # With several processes SIGTERM belongs to jax's preemption service.
-      if number == signal.SIGINT or jax.process_count() == 1:
+      # With several processes SIGTERM belongs to jax's preemption service, and a Ctrl-C that only
+      # one of them notes would leave the others waiting: it ends them all instead.
+      if jax.process_count() == 1:
         self._previous[number] = signal.signal(number, self._note)
     return self
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -41,6 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     UserError: bad input, or a loss that is not finite.
   """
   config_lib.validate(config)
+  _check_writable(workdir)
   is_lead = jax.process_index() == 0
 
   # ---- Mesh ----------------------------------------------------------------------------------
@@ -132,7 +134,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
   # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
   checkpoints = checkpoint_lib.Checkpoints(
-    workdir, config=config, base_hash=base_hash, manifest_hash=sets.train.sha256
+    workdir,
+    config=config,
+    base_hash=base_hash,
+    manifest_hash=sets.train.sha256,
+    val_hash=sets.val.sha256,
   )
   best = checkpoint_lib.Best()
   if checkpoints.latest_step() is not None:
@@ -188,7 +194,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
         if value > best.value or not best.step:  # The earliest of equals; nan never wins.
           best = checkpoint_lib.Best(step, value if value == value else float('-inf'))
       if saves:
-        report.flush(step)
+        report.flush()
         checkpoints.save(train_state, batches, best)
       if stopping_now and not is_last:
         checkpoints.close()
@@ -202,26 +208,41 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
         return stop.signal_number
     checkpoints.wait()
 
-  # ---- Results: the last step, and the one that validation chose -------------------------------
-  results: dict[str, Any] = {}
-  test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
-  for name, step in {'last': total_steps, 'best': best.step}.items():
-    if name == 'best' and step == total_steps:
-      results[name] = dict(results['last'])
-      continue
-    leaves = (
-      train_state.trainable
-      if step == total_steps
-      else checkpoints.restore_trainable(train_state, step)
-    )
-    params = merge(leaves, frozen)
-    results[name] = {'step': step, 'sets': {}}
-    for set_name, manifest in {'val': sets.val, **test_sets}.items():
-      table = evaluator.scores(params, manifest)
-      results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
-  checkpoints.close()
-  report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))
-  return 0
+    # ---- Results: the last step, and the one that validation chose -------------------------------
+    results: dict[str, Any] = {}
+    test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
+    for name, step in {'last': total_steps, 'best': best.step}.items():
+      if name == 'best' and step == total_steps:
+        results[name] = dict(results['last'])
+        for set_name in results['last']['sets']:
+          report.copy_scores('last', name, set_name)
+        continue
+      leaves = train_state.trainable
+      if step != total_steps:
+        leaves = checkpoints.restore_trainable(train_state, step)
+      params = merge(leaves, frozen)
+      results[name] = {'step': step, 'sets': {}}
+      for set_name, manifest in {'val': sets.val, **test_sets}.items():
+        table = evaluator.scores(params, manifest)
+        results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
+        if stop.requested(total_steps):
+          checkpoints.close()
+          logging.warning(
+            'stopped while evaluating; the training is saved, and the same command evaluates it'
+          )
+          return stop.signal_number
+    checkpoints.close()
+    report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))
+    return 0
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+  except OSError as error:
+    raise UserError(f'cannot write to --workdir={workdir}: {error.strerror}') from error
 
 
 def _dtype(name: str) -> Any:
@@ -258,5 +279,5 @@ def _check_finite(
     f'{", ".join(map(str, records[:4]))}, ... ({paths[0]}, ...), all in '
     f'{workdir / "nonfinite.json"}; last good checkpoint: '
     f'{"none" if good is None else f"step {good}"}; look at the images, or lower '
-    'optim.learning_rate'
+    'optim.learning_rate in a new --workdir'
   )

@@ -48,6 +48,7 @@ def test_every_field_has_a_comment(common):
     ('train.batch_size', 0, 'train.batch_size = 0'),
     ('data.val.split', 'test', 'never on a test set'),
     ('head.class_weights', (1.0, 0.0), 'head.class_weights'),
+    ('head.class_weights', ('a', 'b'), 'head.class_weights'),
     ('eval.select_by', 'loss', "eval.select_by = 'loss': choose one of frame_auroc"),
   ],
 )
@@ -64,6 +65,19 @@ def test_all_problems_come_in_one_line(common):
   with pytest.raises(UserError, match=r'mask.kind.*optim.name.*seed = -1') as error:
     config_lib.validate(config)
   assert '\n' not in str(error.value)
+
+
+def test_a_config_of_something_else_is_refused():
+  with pytest.raises(UserError, match=r'no config of a training run, it lacks backbone.dtype'):
+    config_lib.validate(ml_collections.ConfigDict({'seed': 0}).lock())
+
+
+def test_reserved_names_of_test_sets(common):
+  config = common.get_config()
+  with config.unlocked():
+    config.data.tests.val = common.dataset('x.csv')
+  with pytest.raises(UserError, match=r'data.tests.val: call this test set something else'):
+    config_lib.validate(config)
 
 
 def test_an_unlocked_config_is_refused(common):

@@ -54,7 +54,7 @@ def command(portraits, cache, workdir, method='masm', **fields):
     'eval.every': '5 steps',
     'checkpoint.every': '4 steps',
     'log.every_steps': 3,
-    'mask.warmup_steps': 3,
+    'mask.warmup_steps': 4,
     'mask.refresh_steps': 2,
     'eval.batch_size': 16,
     **fields,
@@ -149,7 +149,7 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   assert [line['step'] for line in lines if 'train/loss' in line] == [3, 6, 9, 12]
   assert [line['step'] for line in lines if 'val/video_auroc' in line] == [5, 10, 12]
   masks = telemetry.read_lines(workdir / 'masks.jsonl')
-  assert [line['step'] for line in masks] == [3, 5, 7, 9, 11]
+  assert [line['step'] for line in masks] == [4, 6, 8, 10, 12]
   assert np.array(masks[0]['mask']).sum(axis=0).tolist() == [3, 3, 3, 3]  # Half of six blocks.
   results = telemetry.read_json(workdir / 'results.json')
   best = max(

@@ -29,7 +29,7 @@ class Method(Protocol):
     """Builds the backbone's dense layers on `combine(trainable, frozen)`."""
 
   def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
-    """Splits plain parameters into `(trainable, frozen)`; `merge` takes them back exactly."""
+    """Splits plain parameters into `(trainable, frozen)`; `merge` undoes it, to rounding."""
 
   def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
     """Weighted penalties, float32 scalars by name; they are added to the task loss."""

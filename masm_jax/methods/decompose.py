@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -61,7 +62,15 @@ def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str
   ]
   found = set()
   for pattern in patterns:
-    hits = [path for path in dense if tree.match_any([pattern], path)]
+    try:
+      hits = [path for path in dense if tree.match_any([pattern], path)]
+    except re.error as error:
+      raise UserError(f'subspace.targets: {pattern!r} is no regular expression: {error}') from error
+    if outside := [path for path in hits if not re.match(r'backbone/block_\d+/', path)]:
+      raise UserError(
+        f"subspace.targets: {pattern!r} matches {outside[0]}, but only layers of the backbone's "
+        'blocks can be decomposed: begin it with backbone/block_'
+      )
     if not hits:
       others = [
         f'{p} {list(s)}'

@@ -47,7 +47,8 @@ def subspaces(depth, width, mlp_dim, components):
 @pytest.mark.parametrize(
   ('preset', 'depth', 'width'),
   [
-    ('clip_l14', 24, 1024), ('clip_l14_336', 24, 1024), ('clip_b16', 12, 768), ('clip_b32', 12, 768),
+    ('clip_l14', 24, 1024), ('clip_l14_336', 24, 1024), ('clip_b16', 12, 768),
+    ('clip_b32', 12, 768),
     ('augreg_ti16', 12, 192), ('augreg_s16', 12, 384), ('augreg_b16', 12, 768),
     ('augreg_l16', 24, 1024),
   ],

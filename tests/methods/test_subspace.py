@@ -141,7 +141,7 @@ def test_bfloat16_errs_no_more_than_a_plain_dense_layer(forward):
       }
     }
   }
-  config = SubspaceConfig(num_subspaces=2, rank=4, targets=('.*',))
+  config = SubspaceConfig(num_subspaces=2, rank=4, targets=('backbone/.*',))
   trainable, frozen = subspace.split_params(params, config)
   trainable = moved(trainable, scale=0.02)
   here = lambda t: t['backbone']['block_00']['attn']['q']
@@ -164,7 +164,7 @@ def test_bfloat16_errs_no_more_than_a_plain_dense_layer(forward):
 
 def test_frozen_kernels_cost_no_weight_gradient():
   """Counted: forward and x's gradient are 2 products; a third would be the frozen kernel's."""
-  size, tokens, config = 128, 512, SubspaceConfig(num_subspaces=1, rank=2, targets=('.*',))
+  size, tokens, config = 128, 512, SubspaceConfig(num_subspaces=1, rank=2, targets=('backbone/.*',))
   params = {
     'backbone': {'block_00': {'attn': {'q': {'kernel': jnp.eye(size), 'bias': jnp.zeros(size)}}}}
   }
@@ -220,6 +220,8 @@ def test_cache_is_read_back_exactly_and_replaced_when_damaged(tmp_path, monkeypa
   [
     ({'num_subspaces': 4, 'rank': 6}, r'backbone/block_00/attn/q \[24, 24\] has 24 singular'),
     ({'rank': 0}, 'must be at least 1'),
+    ({'targets': ('.*',)}, r"'\.\*' matches head, but only layers of the backbone"),
+    ({'targets': ('block_([',)}, 'is no regular expression'),
     ({'targets': ('backbone/block_07/.*',)}, r"'backbone/block_07/\.\*' matches no dense layer"),
     (
       {'targets': ('backbone/patch_embed',)},
