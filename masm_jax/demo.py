@@ -1,14 +1,16 @@
 """The demo: several methods on the built-in portraits, one table, one picture, one JSON file.
 
 python -m masm_jax.demo --config=configs/demo.py --workdir=runs/demo
+
+Flags behind these go to every run: `--config.train.duration='2 epochs'`.
 """
 
+import argparse
 import pathlib
-from collections.abc import Sequence
+import subprocess
+import sys
 
 import numpy as np
-
-from masm_jax import main as main_lib
 
 METHODS = ('masm', 'linear', 'full')
 
@@ -26,23 +28,14 @@ def summarize(workdir: pathlib.Path) -> None:
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
   best = {method: result['best']['sets'] for method, result in results.items()}
   sets = [name for name in best[METHODS[0]] if name != 'val']
-  print(
-    '\nTrained on swap, upsample, reenact and texture (known); the other forgeries are held out.'
-  )
+  print('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
   for level in scores.LEVELS:
     figures = {method: {name: best[method][name] for name in sets} for method in METHODS}
     print(f'\n{scores.format_comparison(figures, "auroc", level)}')
-  print(
-    '\nTrainable parameters: '
-    + ', '.join(
-      f'{method} {result["trainable_parameters"]:,}' for method, result in results.items()
-    )
-  )
+  trained = (f'{name} {result["trainable_parameters"]:,}' for name, result in results.items())
+  print(f'\nTrainable parameters: {", ".join(trained)}')
   print(f'\n{reporting.SYNTHETIC_NOTE}')
 
-  telemetry.write_json(
-    workdir / 'results.json', {'note': reporting.SYNTHETIC_NOTE, 'methods': results}
-  )
   curves = {}
   for name in sets:
     curves[name] = {}
@@ -57,32 +50,31 @@ def summarize(workdir: pathlib.Path) -> None:
     workdir / 'demo.png',
     title='masm_jax demo: ROC by frame, and the layer mask of masm',
     note=reporting.SYNTHETIC_NOTE,
-    end_step=results['masm']['last']['step'] + 1,
+    end_step=results['masm']['last']['step'] + 1,  # A mask holds from the step that drew it on.
   )
+  document = {'note': reporting.SYNTHETIC_NOTE, 'methods': results}
+  telemetry.write_json(workdir / 'results.json', document)
   print(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs every method that is not finished, then the summary; returns the exit status."""
-  config, workdir = main_lib.start(argv)
-  from masm_jax import config as config_lib
-  from masm_jax import telemetry
-  from masm_jax.train import train
-
+def main() -> int:
+  """Runs every method (a run that was stopped goes on), then the summary; the exit status."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', default='configs/demo.py')
+  parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/demo'))
+  known, more = parser.parse_known_args()
   for method in METHODS:
-    config.method = method
-    finished = workdir / method / 'results.json'
-    if finished.is_file() and telemetry.read_json(finished)[
-      'config_sha256'
-    ] == config_lib.fingerprint(config):
-      print(f'\n=== {method}: finished before, in {workdir / method}')
-      continue
-    print(f'\n=== {method}', flush=True)
-    if signal_number := train(config, workdir / method):
-      return 128 + signal_number
-  summarize(workdir)
+    run = [f'--config={known.config}:method={method}', f'--workdir={known.workdir / method}', *more]
+    print(f'\n=== {method}: python -m masm_jax.main {" ".join(run)}', flush=True)
+    try:
+      status = subprocess.run([sys.executable, '-m', 'masm_jax.main', *run], check=False).returncode
+    except KeyboardInterrupt:
+      return 130  # The run has noted it too, and saves by itself.
+    if status:
+      return status
+  summarize(known.workdir)
   return 0
 
 
 if __name__ == '__main__':
-  main_lib.run(main)
+  sys.exit(main())

@@ -50,7 +50,7 @@ ALLOWED = {
     'methods',
   },
   'main': {'train'},
-  'demo': {'main', 'config', 'train', 'reporting', 'telemetry', 'evaluation', 'tools'},
+  'demo': {'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},
 }
 
