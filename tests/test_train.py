@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,6 +227,34 @@ def test_eight_devices_see_the_same_batches_and_begin_alike(
   assert [a['data/crc32'] for a in lines[1]] == [a['data/crc32'] for a in lines[8]]
   for name in ('train/loss', 'train/grad_norm', 'train/orthogonality'):
     np.testing.assert_allclose(lines[1][0][name], lines[8][0][name], rtol=1e-5, atol=1e-7)
+
+
+def test_two_processes_compute_what_one_does(portraits, cache, tmp_path):
+  """Through the local launcher: each process has its own device and half of every batch."""
+  fields = {'train.duration': '2 steps', 'log.every_steps': 1}
+  alone = run(portraits, cache, tmp_path / 'alone', **fields)
+  assert alone.returncode == 0, alone.stderr
+  flags = command(portraits, cache, tmp_path / 'two', **fields)[3:]
+  two = subprocess.run(
+    ['launch/local.sh', '2', *flags], capture_output=True, text=True, timeout=300, cwd=REPOSITORY,
+    env=environment() | {'PYTHON': sys.executable, 'PORT': str(free_port())},
+  )  # fmt: skip
+  assert two.returncode == 0, two.stderr
+  lines = [telemetry.read_lines(tmp_path / name / 'metrics.jsonl') for name in ('alone', 'two')]
+  for name in ('train/loss', 'train/grad_norm', 'train/orthogonality'):
+    np.testing.assert_allclose(lines[0][0][name], lines[1][0][name], rtol=1e-5, atol=1e-7)
+  results = [
+    telemetry.read_json(tmp_path / name / 'results.json')['last']['sets']['known']['frame']
+    for name in ('alone', 'two')
+  ]
+  assert results[0]['num'] == results[1]['num']
+  assert abs(results[0]['auroc'] - results[1]['auroc']) <= 0.005
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return probe.getsockname()[1]
 
 
 def test_a_checkpoint_of_another_config_is_refused(undisturbed, portraits, cache):
