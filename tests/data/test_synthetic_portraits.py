@@ -145,7 +145,11 @@ def test_the_same_person_is_drawn_at_every_size():
   large = portraits.render(who, scene, frame, 128)
   small = portraits.render(who, scene, frame, 64)
   reduced = cv2.resize(large.image, (64, 64), interpolation=cv2.INTER_AREA)
-  assert np.abs(reduced - small.image).mean() < 3
+  # The finest skin grain is another at another size: compare what is coarser than it.
+  coarse = lambda image: cv2.GaussianBlur(image, (0, 0), 2.0)
+  assert np.abs(coarse(reduced) - coarse(small.image)).mean() < 4
+  other = portraits.render(people.draw_identity(0, 9), scene, frame, 64)
+  assert np.abs(coarse(other.image) - coarse(small.image)).mean() > 15
   np.testing.assert_allclose((large.landmarks + 0.5) / 2 - 0.5, small.landmarks, atol=1e-4)
 
 
