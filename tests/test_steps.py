@@ -200,7 +200,8 @@ def test_one_device_and_eight_give_the_same_loss_and_gradients(setup, fsdp, monk
   (metrics_1, grads_1), (metrics_8, grads_8) = results
   assert 'loss' in metrics_1
   for name, value in metrics_1.items():
-    np.testing.assert_allclose(value, metrics_8[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    rtol = 5e-5 if name == 'grad_norm' else 1e-5  # A sum over all gradients, which follow.
+    np.testing.assert_allclose(value, metrics_8[name], rtol=rtol, atol=1e-6, err_msg=name)
   scale = float(optax.tree.norm(grads_1))
   assert scale > 1e-3
   jax.tree.map(

@@ -162,9 +162,9 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   assert results['last']['step'] == 12
   table = pd.read_parquet(workdir / 'scores' / 'last' / 'known.parquet')
   assert len(table) == results['last']['sets']['known']['frame']['num']
-  # 6 blocks x (4 attention kernels x 2 x 96 + 2 MLP kernels x (96 + 384)) x 16 components, the
+  # 6 blocks x (4 attention kernels x 2 x 96 + 2 MLP kernels x (96 + 384)) x 32 components, the
   # singular values, and the head.
-  expected = 6 * (4 * 2 * 96 + 2 * (96 + 384)) * 16 + 6 * 6 * 16 + 96 * 2 + 2
+  expected = 6 * (4 * 2 * 96 + 2 * (96 + 384)) * 32 + 6 * 6 * 32 + 96 * 2 + 2
   assert results['trainable_parameters'] == expected
   assert f'Trainable: {expected:,} parameters' in result.stdout
   assert 'known' in result.stdout and 'AUROC' in result.stdout
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_config_is_refused(undisturbed, portraits, cache
   result = run(portraits, cache, undisturbed[0], **{'subspace.rank': 2})
   assert result.returncode == 2
   assert result.stderr.strip().splitlines()[-1].startswith('error: ')
-  assert 'another config (subspace.rank: 4 -> 2)' in result.stderr
+  assert 'another config (subspace.rank: 8 -> 2)' in result.stderr
   assert 'Traceback' not in result.stderr
 
 
