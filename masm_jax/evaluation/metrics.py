@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
 from masm_jax.errors import UserError
+from masm_jax.evaluation import calibration
 
+FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # Where `tpr@fpr=...` is read off.
 REDUCTIONS = ('mean', 'median', 'max')
 
 # Columns that say where a video comes from; they are constant within it and kept where present.
@@ -28,21 +30,22 @@ def binary_metrics(
 
   AUROC and average precision are scikit-learn's, with its treatment of ties. Log-loss clips
   probabilities to `[eps, 1 - eps]` with the eps of float64, as scikit-learn does. A figure that
-  needs both classes is nan, with a logged warning, when one is missing; every figure is nan for an
-  empty set.
+  needs a class which is missing is nan, with a logged warning; every figure is nan for an empty
+  set.
 
   Args:
     labels: [N], 0 real and 1 fake.
     scores: [N], probabilities of fake in [0, 1]. They are compared in float64, so pass them as
       precisely as they are known: float32 probabilities above about 1 - 6e-8 are all tied at 1.
-    threshold: adds `accuracy@threshold`, `balanced_accuracy@threshold` and `threshold` itself. Fix
-      it on validation data (its `eer_threshold`), never on the set that is measured.
+    threshold: adds the operating point `...@threshold`, and `threshold` itself. Fix it on
+      validation data (its `eer_threshold`), never on the set that is measured.
     name: of the set, for warnings.
 
   Returns:
-    `auroc`, `ap`, `eer`, `eer_threshold`, `accuracy@0.5`, `balanced_accuracy@0.5`, `log_loss`
-    (nats), `brier` as float; `num`, `num_real`, `num_fake` as int. An example counts as fake where
-    `score >= threshold`.
+    `auroc`, `ap`, `eer`, `eer_threshold`, `tpr@fpr=F` (the highest TPR of any threshold whose FPR
+    is at most F), `log_loss` (nats), `brier`, `ece` (see `calibration`), and `accuracy`,
+    `balanced_accuracy`, `f1`, `fpr`, `tpr` at `@0.5` as float; `num`, `num_real`, `num_fake` as
+    int. An example counts as fake where `score >= threshold`.
 
   Raises:
     UserError: if lengths differ, a label is not 0 or 1, or a score is not a probability.
@@ -57,9 +60,11 @@ def binary_metrics(
     'ap': _average_precision(labels, scores),
     'eer': eer,
     'eer_threshold': eer_threshold,
-    **_at_threshold(labels, scores, 0.5, '0.5'),
-    'log_loss': _log_loss(labels, scores),
+    **_tpr_at_fpr(labels, scores),
+    'log_loss': float(log_losses(labels, scores).mean()) if len(labels) else math.nan,
     'brier': float(np.mean((scores - labels) ** 2)) if len(labels) else math.nan,
+    'ece': calibration.expected_calibration_error(labels, scores),
+    **_at_threshold(labels, scores, 0.5, '0.5'),
     'num': len(labels),
     'num_real': num_real,
     'num_fake': num_fake,
@@ -259,21 +264,42 @@ def _equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> tuple[float, fl
   return eer, middle if below < middle else above
 
 
+def _tpr_at_fpr(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+  rates = dict.fromkeys(map(tpr_name, FALSE_POSITIVE_RATES), math.nan)
+  if _both_classes(labels):
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
+    for limit in FALSE_POSITIVE_RATES:
+      rates[tpr_name(limit)] = float(tpr[fpr <= limit * (1 + 1e-12)].max())
+  return rates
+
+
+def tpr_name(fpr: float) -> str:
+  """The key of the true positive rate at a false positive rate."""
+  return f'tpr@fpr={fpr:g}'
+
+
 def _at_threshold(
   labels: np.ndarray, scores: np.ndarray, threshold: float, suffix: str
 ) -> dict[str, float]:
-  """Accuracy, and the mean of the two classes' recalls, of `score >= threshold`."""
-  correct = (scores >= threshold) == labels
-  accuracy = float(correct.mean()) if len(labels) else math.nan
-  balanced = math.nan
+  """The operating point of `score >= threshold`; a rate without its class is nan."""
+  called = scores >= threshold
+  fpr = float(called[labels == 0].mean()) if (labels == 0).any() else math.nan
+  tpr = float(called[labels == 1].mean()) if (labels == 1).any() else math.nan
+  f1 = math.nan
   if _both_classes(labels):
-    balanced = float((correct[labels == 0].mean() + correct[labels == 1].mean()) / 2)
-  return {f'accuracy@{suffix}': accuracy, f'balanced_accuracy@{suffix}': balanced}
+    f1 = float(2 * (called & (labels == 1)).sum() / (called.sum() + labels.sum()))
+  values = {
+    'accuracy': float((called == labels).mean()) if len(labels) else math.nan,
+    'balanced_accuracy': (tpr + 1 - fpr) / 2,
+    'f1': f1,
+    'fpr': fpr,
+    'tpr': tpr,
+  }
+  return {f'{name}@{suffix}': value for name, value in values.items()}
 
 
-def _log_loss(labels: np.ndarray, scores: np.ndarray) -> float:
-  if not len(labels):
-    return math.nan
+def log_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+  """The log-loss of each example in nats, [N], from labels [N] and probabilities of fake [N]."""
   eps = np.finfo(np.float64).eps
   of_truth = np.where(labels == 1, scores, 1 - scores)
-  return float(-np.log(np.clip(of_truth, eps, 1 - eps)).mean())
+  return -np.log(np.clip(of_truth, eps, 1 - eps))

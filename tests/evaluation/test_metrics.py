@@ -11,7 +11,10 @@ from sklearn import metrics as sklearn_metrics
 from masm_jax.errors import UserError
 from masm_jax.evaluation import metrics
 
-NEED_BOTH = ('auroc', 'ap', 'eer', 'eer_threshold', 'balanced_accuracy@0.5')
+NEED_BOTH = (
+  *('auroc', 'ap', 'eer', 'eer_threshold', 'balanced_accuracy@0.5', 'f1@0.5'),
+  *('tpr@fpr=0.001', 'tpr@fpr=0.01', 'tpr@fpr=0.05'),
+)
 
 
 def brute_auroc(labels, scores):
@@ -83,6 +86,14 @@ def test_agrees_with_brute_force_with_and_without_ties():
       sklearn_metrics.brier_score_loss(labels, scores), abs=1e-12
     )
     assert result['log_loss'] == pytest.approx(sklearn_metrics.log_loss(labels, scores), abs=1e-9)
+    for limit in metrics.FALSE_POSITIVE_RATES:
+      reached = [1 - fnr for _, fpr, fnr in operating_points(y, s) if fpr <= limit]
+      assert result[f'tpr@fpr={limit:g}'] == pytest.approx(max(reached), abs=1e-12)
+    assert result['f1@0.5'] == pytest.approx(
+      sklearn_metrics.f1_score(labels, scores >= 0.5), abs=1e-12
+    )
+    assert result['fpr@0.5'] == np.mean(scores[labels == 0] >= 0.5)
+    assert result['tpr@0.5'] == np.mean(scores[labels == 1] >= 0.5)
     assert (result['num'], result['num_fake']) == (len(labels), labels.sum())
     count += 1
   assert count == 72
@@ -126,6 +137,8 @@ def test_one_class_gives_nan_and_a_warning(label, size, caplog):
   result = metrics.binary_metrics(np.full(size, label), np.full(size, 0.25), name='celebdf')
   assert all(math.isnan(result[key]) for key in NEED_BOTH)
   assert result['accuracy@0.5'] == 1 - label
+  assert math.isnan(result['fpr@0.5' if label else 'tpr@0.5'])
+  assert result['tpr@0.5' if label else 'fpr@0.5'] == 0.0
   assert result['brier'] == pytest.approx((label - 0.25) ** 2, abs=1e-15)
   assert result['log_loss'] == pytest.approx(-math.log(0.25 if label else 0.75), abs=1e-15)
   assert f'celebdf: only {"fake" if label else "real"} examples' in caplog.text
