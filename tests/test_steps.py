@@ -182,16 +182,17 @@ def test_exact_trainable_counts_and_no_method_left_out(setup):
   assert tree.param_count(setup.trainable) == EXPECTED_TRAINABLE[setup.method.name]
 
 
-@pytest.mark.parametrize('fsdp', [1, 4])
-def test_one_device_and_eight_give_the_same_loss_and_gradients(setup, fsdp, monkeypatch):
-  """Compared before Adam: plain gradient descent with rate 1, so that updates are gradients."""
+@pytest.mark.parametrize(('fsdp', 'moved_by'), [(1, 1.0), (4, 1.0), (4, 1.05)])
+def test_one_device_and_eight_give_the_same_loss_and_gradients(setup, fsdp, moved_by, monkeypatch):
+  """At the start, and off it, where the regularizers pull.
+
+  Compared before Adam: plain gradient descent with rate 1, so that updates are gradients."""
   monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
   results = []
   for mesh in (sharding.make_mesh(devices=jax.devices()[:1]), sharding.make_mesh(fsdp)):
     descent = optax.with_extra_args_support(optax.sgd(1.0))
     run = Setup(setup.method.name, mesh, descent)
-    # Off the start, where the energy gap is rounding and the sign of its gradient is chance.
-    moved = jax.tree.map(lambda x: x * 1.05, run.trainable)
+    moved = jax.tree.map(lambda x: x * moved_by, run.trainable)
     run.state = run.state.replace(trainable=sharding.place(moved, sharding.replicated(mesh)))
     split = [leaf for leaf in jax.tree.leaves(run.frozen) if not leaf.is_fully_replicated]
     assert len(split) >= 3 * (fsdp > 1 and mesh.size > 1 and run.method.name != 'full')
@@ -245,11 +246,15 @@ def test_masked_groups_stand_still_in_a_real_run():
   before = jax.tree.map(np.array, run.state.trainable)
   run.step(2)  # No refresh in the third step: the same mask holds.
   on = tree.flatten(run.groups.expand(jnp.asarray(mask), before))
+  num_moved = 0
   for path, old in tree.flatten(before).items():
     new = np.asarray(tree.flatten(run.state.trainable)[path])
     still = np.broadcast_to(~np.asarray(on[path]), old.shape)
     np.testing.assert_array_equal(new[still], old[still])
-    assert np.all(np.abs(new - old)[~still].max() > 0)
+    if not still.all():  # Both subspaces may have chosen the same block: all of the other rests.
+      assert np.abs(new - old)[~still].max() > 0
+      num_moved += 1
+  assert num_moved > 2  # More than the head.
 
 
 def test_a_broken_number_is_noted_once():

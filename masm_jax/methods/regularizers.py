@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from masm_jax import tree
 
+_ENERGY_RESOLUTION = 1e-6  # Of |W|^2: a few roundings of a float32 sum.
+
 
 @dataclasses.dataclass(frozen=True)
 class RegularizerConfig:
@@ -115,12 +117,16 @@ def energy_gap(layer: Mapping[str, jax.Array], *, relative: bool = True) -> jax.
   `|W(theta)|^2 - |W|^2 = 2 <kernel_sem, A> + |A|^2 - |A_0|^2`. Taken so, the difference of two
   large numbers is never formed. [kin: Effort's keep-singular-values loss; ours: relative]
 
+  A gap below `_ENERGY_RESOLUTION * |W|^2` counts as none. [ours] Every run starts at a gap of 0,
+  where the slope of `|x|` is the sign of a rounding error, which Adam turns into whole steps: runs
+  on other devices or shardings would part at the first step.
+
   Args:
     layer: `U`, `S`, `V`, `S_init`, `kernel_sem [d_in, d_out]`, `energy = |W|_F^2`.
     relative: divide by `|W|_F^2`; False gives Effort's own form.
 
   Returns:
-    A scalar, 0 at the start up to rounding.
+    A scalar, 0 at the start.
   """
   scaled = layer['U'] * layer['S'][:, None, :]  # [K, d_in, q]
   projected = jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
@@ -128,6 +134,7 @@ def energy_gap(layer: Mapping[str, jax.Array], *, relative: bool = True) -> jax.
   gram_u = jnp.einsum('idp,jdq->ipjq', scaled, scaled)
   gram_v = jnp.einsum('ipf,jqf->ipjq', layer['V'], layer['V'])
   gap = 2.0 * inner + jnp.sum(gram_u * gram_v) - jnp.sum(jnp.square(layer['S_init']))
+  gap = jnp.where(jnp.abs(gap) > _ENERGY_RESOLUTION * layer['energy'], gap, jnp.zeros_like(gap))
   return jnp.abs(gap) / (layer['energy'] if relative else 1.0)
 
 

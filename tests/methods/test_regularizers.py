@@ -121,8 +121,17 @@ def test_all_losses_are_zero_at_the_start(shape):
   _, layer = decomposed(shape, drift=0.0)
   layer = as_float32(layer)
   np.testing.assert_allclose(regularizers.orthogonality(layer), 0.0, atol=1e-5)
-  np.testing.assert_allclose(regularizers.energy_gap(layer), 0.0, atol=1e-6)
   assert regularizers.singular_value_drift(layer) == 0.0
+
+
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
+def test_energy_gap_pulls_nowhere_at_the_start_and_to_the_start_off_it(shape):
+  """At the start its slope would be the sign of a rounding error."""
+  layer = as_float32(decomposed(shape, drift=0.0)[1])
+  gap = lambda scale: regularizers.energy_gap(layer | {'S': layer['S'] * scale})
+  assert jax.value_and_grad(gap)(1.0) == (0.0, 0.0)
+  assert jax.grad(gap)(1.01) > 0
+  assert jax.grad(gap)(0.99) < 0
 
 
 def test_regularize_is_a_weighted_mean_over_kernels():
