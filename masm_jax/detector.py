@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from masm_jax import backbones
 from masm_jax.backbones import Backbone, layers
@@ -47,6 +48,26 @@ class DetectorConfig:
   normalize_features: bool = False
   dtype: Any = jnp.float32
   remat: bool = False
+
+
+def from_config(config: ml_collections.ConfigDict) -> tuple[Backbone, DetectorConfig]:
+  """The backbone's preset at the image size of a run, and the detector on it.
+
+  Args:
+    config: the run's config; `backbone` and `head` are read.
+
+  Raises:
+    UserError: no such preset or dtype, or a size that it cannot have.
+  """
+  backbone = backbones.get_preset(config.backbone.name)
+  if config.backbone.image_size:
+    backbone = backbone.with_image_size(config.backbone.image_size)
+  name = config.backbone.dtype
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return backbone, DetectorConfig(
+    backbone.config, config.head.normalize_features, jnp.dtype(name), config.backbone.remat
+  )
 
 
 class Detector(nn.Module):

@@ -154,6 +154,22 @@ def make_eval_step(
   return eval_step
 
 
+def make_feature_step(
+  detector_config: detector_lib.DetectorConfig,
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+  """Builds `feature_step(params, batch) -> {feature [B, D], record [B], mask [B]}`, pure.
+
+  `params` are plain (merged) parameters; `feature` is float32, what the head saw.
+  """
+  model = detector_lib.Detector(detector_config)
+
+  def feature_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
+    features = model.apply({'params': params}, batch['image']).features
+    return {'feature': features, 'record': batch['record'], 'mask': batch['mask']}
+
+  return feature_step
+
+
 def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:
   """Compiles a train step: the state is replicated and donated, the batch split over the mesh."""
   everywhere = sharding.replicated(mesh)

@@ -7,7 +7,6 @@ import tempfile
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
@@ -16,7 +15,6 @@ from masm_jax import checkpoint as checkpoint_lib
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax import optim, reporting, sharding, state, steps, stopping, telemetry, tree
-from masm_jax.backbones import get_preset
 from masm_jax.data import pipeline, samplers
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
@@ -52,9 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
   # ---- Data ----------------------------------------------------------------------------------
   sets = load_sets(config.data)
-  backbone = get_preset(config.backbone.name)
-  if config.backbone.image_size:
-    backbone = backbone.with_image_size(config.backbone.image_size)
+  backbone, detector_config = detector_lib.from_config(config)
   in_steps = functools.partial(
     config_lib.duration_steps, batch_size=config.train.batch_size, num_examples=len(sets.train)
   )
@@ -76,12 +72,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   )
 
   # ---- Model ---------------------------------------------------------------------------------
-  detector_config = detector_lib.DetectorConfig(
-    backbone.config,
-    config.head.normalize_features,
-    _dtype(config.backbone.dtype),
-    config.backbone.remat,
-  )
   params, base_hash = detector_lib.load_params(
     backbone, config.backbone.weights, detector_config, jax.random.key(config.seed)
   )
@@ -243,12 +233,6 @@ def _check_writable(workdir: pathlib.Path) -> None:
       pass
   except OSError as error:
     raise UserError(f'cannot write to --workdir={workdir}: {error.strerror}') from error
-
-
-def _dtype(name: str) -> Any:
-  if name == 'auto':
-    return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
-  return jnp.dtype(name)
 
 
 def _check_finite(

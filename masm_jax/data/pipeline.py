@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -31,6 +31,8 @@ from masm_jax.errors import UserError
 _STREAM = 0xA06  # Keeps augmentation apart from other random numbers of the same seed.
 _MAX_ATTEMPTS = 100
 _BATCHES_AHEAD = 2
+
+Perturb = Callable[[np.ndarray, int], np.ndarray]
 
 _logger = logging.getLogger(__name__)
 
@@ -260,6 +262,7 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int = 4,
+  perturb: Perturb | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Goes once through a manifest, in its order, without augmentation.
 
@@ -271,6 +274,8 @@ def eval_batches(
     image_size: side of the square images, in pixels.
     process_index: this host, of `process_count`.
     num_threads: threads that decode, at least 1.
+    perturb: changes the decoded image (uint8 RGB [H, W, 3], record) -> uint8 RGB, before it is
+      resized; it is called from several threads.
 
   Yields:
     `image` uint8 [b, H, W, 3], `label` int32 [b], `record` int64 [b], `mask` bool [b] and `failed`
@@ -284,8 +289,9 @@ def eval_batches(
     raise UserError(f'batch size {batch_size} does not divide over {process_count} processes')
   if not len(manifest):
     raise UserError('the evaluation set is empty; check the split and dataset names')
+  local_size = batch_size // process_count
   return _eval_batches(
-    manifest, batch_size, image_size, process_index, batch_size // process_count, num_threads
+    manifest, batch_size, image_size, process_index, local_size, num_threads, perturb
   )
 
 
@@ -296,16 +302,20 @@ def _eval_batches(
   process_index: int,
   local_size: int,
   num_threads: int,
+  perturb: Perturb | None,
 ) -> Iterator[dict[str, np.ndarray]]:
   cv2.setNumThreads(1)
   paths, labels = manifest.paths, manifest.labels
 
   def load(record: int) -> tuple[np.ndarray, bool]:
     try:
-      return transforms.resize(transforms.decode(paths[record]), image_size), True
+      image = transforms.decode(paths[record])
     except transforms.DecodeError as error:
       _logger.warning('left out of the evaluation: %s', error)
       return np.zeros((image_size, image_size, 3), np.uint8), False
+    if perturb:
+      image = perturb(image, record)
+    return transforms.resize(image, image_size), True
 
   def collect(records: range, loaded: list[concurrent.futures.Future]) -> dict[str, np.ndarray]:
     batch = {

@@ -7,6 +7,7 @@ import pathlib
 import ml_collections
 from absl import logging
 
+from masm_jax.data import leaks
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
@@ -40,18 +41,12 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
 
   Raises:
     UserError: a missing or broken manifest; no rows where some are needed; a training or validation
-      set without one of the classes.
+      set without one of the classes; a validation set with rows that are marked test.
   """
-  loaded: dict[tuple[str, str], Manifest] = {}
-
-  def load(name: str, spec: ml_collections.ConfigDict) -> Manifest:
-    key = (spec.manifest, spec.root)
-    if key not in loaded:
-      loaded[key] = _load(spec, config.synthetic, name)
-    return select(loaded[key], spec, name)
-
+  load = SetLoader(config.synthetic)
   train = load('data.train', config.train)
   val = load('data.val', config.val)
+  refuse_test_rows('data.val', val)
   for name, manifest, purpose in (
     ('data.train', train, 'learn to tell fakes from real faces'),
     ('data.val', val, 'choose the best checkpoint'),
@@ -71,25 +66,68 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
   return sets
 
 
-def select(manifest: Manifest, spec: ml_collections.ConfigDict, name: str) -> Manifest:
+class SetLoader:
+  """Loads data sets by their specs; a manifest that several of them name is read once.
+
+  Args:
+    synthetic: `config.data.synthetic`, for the built-in set.
+  """
+
+  def __init__(self, synthetic: ml_collections.ConfigDict):
+    self._synthetic = synthetic
+    self._loaded: dict[tuple[str, str], Manifest] = {}
+
+  def __call__(
+    self, name: str, spec: ml_collections.ConfigDict, *, allow_empty: bool = False
+  ) -> Manifest:
+    """The rows that a spec (`common.dataset`) asks for.
+
+    Args:
+      name: of the config field, for errors.
+      spec: which manifest, and which of its rows.
+      allow_empty: whether no row at all is a result rather than an error.
+
+    Raises:
+      UserError: a missing or broken manifest; no row, unless that is allowed.
+    """
+    key = (spec.manifest, spec.root)
+    if key not in self._loaded:
+      self._loaded[key] = _load(spec, self._synthetic, name)
+    return select(self._loaded[key], spec, name, allow_empty=allow_empty)
+
+
+def refuse_test_rows(name: str, manifest: Manifest) -> None:
+  """Raises a UserError if a set that chooses something has rows that are marked test."""
+  marked = int((manifest.table['split'] == 'test').sum())
+  if marked:
+    raise UserError(
+      f'{name}: {marked} of {len(manifest)} rows are marked test: checkpoints and thresholds are'
+      f' chosen on validation data, never on a test set; set {name}.split = val'
+    )
+
+
+def select(
+  manifest: Manifest, spec: ml_collections.ConfigDict, name: str, *, allow_empty: bool = False
+) -> Manifest:
   """Rows of a manifest that a spec asks for.
 
   `methods` keeps the fakes of those methods and the real faces beside them.
 
   Raises:
-    UserError: nothing is left.
+    UserError: nothing is left, unless that is allowed.
   """
   wanted = {column: spec[column] for column in ('split', 'dataset') if spec[column]}
   selected = manifest.select(**wanted)
   if spec.methods:
     there = set(selected.table['method'])
-    if missing := [method for method in spec.methods if method not in there]:
+    missing = [method for method in spec.methods if method not in there]
+    if missing and not allow_empty:
       raise UserError(
         f'{name}: no row has method {missing[0]!r}; there are {", ".join(sorted(there))}'
       )
     real = selected.table.loc[selected.table['label'] == 0, 'method']
     selected = selected.select(method=sorted({*real, *spec.methods}))
-  if not len(selected):
+  if not len(selected) and not allow_empty:
     asked = ', '.join(f'{column} = {value}' for column, value in wanted.items())
     raise UserError(
       f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
@@ -123,15 +161,7 @@ def _cache_dir() -> pathlib.Path:
 
 
 def _warn_overlap(sets: DataSets) -> None:
-  """Says where a test set or the validation set shares videos with the training set."""
-  seen = set(sets.train.video_ids)
+  """Says where a test set or the validation set shares faces with the training set."""
   for name, manifest in {'validation': sets.val, **sets.tests}.items():
-    shared = seen.intersection(manifest.video_ids)
-    if shared:
-      logging.warning(
-        '%s shares %d videos with the training set (%s, ...): its figures say nothing '
-        'about unseen faces',
-        name,
-        len(shared),
-        min(shared),
-      )
+    for leak in leaks.find_leaks(sets.train, manifest):
+      logging.warning('%s %s', name, leak.text)

@@ -287,6 +287,22 @@ def test_evaluation_keeps_the_manifests_order(crops):
   assert records.tolist() == list(range(23))
 
 
+def test_evaluation_perturbs_the_decoded_image_before_resizing_it(crops):
+  shown = {}
+
+  def perturb(image, record):
+    shown[record] = image
+    return np.full((4, 6, 3), record, np.uint8)
+
+  batches = list(eval_batches(crops, batch_size=8, image_size=SIZE, perturb=perturb))
+  assert sorted(shown) == list(range(23))
+  for record, image in shown.items():
+    np.testing.assert_array_equal(image, transforms.decode(crops.paths[record]))
+  images = np.concatenate([batch['image'][batch['mask']] for batch in batches])
+  np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(23))
+  assert images.shape == (23, SIZE, SIZE, 3)
+
+
 def test_evaluation_reports_what_it_cannot_decode(broken, caplog):
   with caplog.at_level(logging.WARNING):
     batches = list(eval_batches(broken, batch_size=8, image_size=SIZE))

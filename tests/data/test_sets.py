@@ -81,7 +81,20 @@ def test_what_is_not_there_is_named(manifest, fields, message):
 def test_shared_videos_are_warned_about(manifest, caplog):
   with caplog.at_level(logging.WARNING):
     sets.load_sets(config(manifest, val=spec(manifest, split='train')))
-  assert 'validation shares 6 videos with the training set' in caplog.text
+  assert 'validation shares 6 videos or source videos with the training set' in caplog.text
+
+
+@pytest.mark.parametrize('split', ['test', ''])
+def test_a_set_marked_test_never_chooses(manifest, split):
+  with pytest.raises(UserError, match=r'data.val: 6 of .* rows are marked test'):
+    sets.load_sets(config(manifest, val=spec(manifest, split=split)))
+
+
+def test_an_empty_set_is_a_result_where_it_is_allowed(manifest):
+  load = sets.SetLoader(None)
+  assert len(load('sets.x', spec(manifest, dataset='c'), allow_empty=True)) == 0
+  only_real = load('sets.x', spec(manifest, split='test', methods=('NT',)), allow_empty=True)
+  assert only_real.labels.tolist() == [0, 0]
 
 
 def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):

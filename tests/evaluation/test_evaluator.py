@@ -54,3 +54,26 @@ def test_confident_scores_do_not_tie(manifest):
   table = evaluator.scores(jnp.asarray(0.3, jnp.float32), manifest)
   assert table['logit'].max() == pytest.approx(27.0)  # A float32 probability is 1 from 17 on.
   assert table['score'].is_unique
+
+
+def feature_step(params, batch):
+  brightness = jnp.mean(batch['image'].astype(jnp.float32), axis=(1, 2, 3))
+  feature = jnp.stack([brightness, params + brightness], axis=1)
+  return {'feature': feature, 'record': batch['record'], 'mask': batch['mask']}
+
+
+def test_features_and_perturbed_scores(manifest):
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  evaluator = Evaluator(jax.jit(eval_step), mesh, 4, 16, 1, jax.jit(feature_step))
+  records, features = evaluator.features(jnp.asarray(0.5, jnp.float32), manifest)
+  assert records.tolist() == list(range(10))
+  np.testing.assert_allclose(features[:, 0], 10 * np.arange(10), rtol=1e-6)
+  np.testing.assert_allclose(features[:, 1], 0.5 + 10 * np.arange(10), rtol=1e-6)
+
+  done = []
+  table = evaluator.scores(
+    jnp.asarray(0.01, jnp.float32), manifest,
+    perturb=lambda image, record: image + np.uint8(record), on_progress=done.append,
+  )  # fmt: skip
+  np.testing.assert_allclose(table['logit'], 0.11 * np.arange(10), rtol=1e-6, atol=1e-7)
+  assert done == [1, 2, 3]

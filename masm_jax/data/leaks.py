@@ -1,0 +1,90 @@
+"""What a test set has in common with the training set, and must not."""
+
+import dataclasses
+
+import pandas as pd
+
+from masm_jax.data.manifest import Manifest
+
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Leak:
+  """One kind of thing that two sets share.
+
+  Attributes:
+    kind: 'files', 'videos' or 'identities'.
+    shared: what they share, sorted.
+    num_videos: videos of the tested set that are touched.
+    total_videos: videos of the tested set.
+  """
+
+  kind: str
+  shared: tuple[str, ...]
+  num_videos: int
+  total_videos: int
+
+  @property
+  def text(self) -> str:
+    """One line that goes on from the name of the tested set."""
+    nouns = {
+      'files': 'files of the same bytes',
+      'videos': 'videos or source videos',
+      'identities': 'identities',
+    }
+    shown = ', '.join(self.shared[:_SHOWN]) + (', ...' if len(self.shared) > _SHOWN else '')
+    return (
+      f'shares {len(self.shared)} {nouns[self.kind]} with the training set ({shown}), in'
+      f' {self.num_videos} of its {self.total_videos} videos: its figures say nothing about unseen'
+      ' faces'
+    )
+
+
+def find_leaks(train: Manifest, test: Manifest) -> list[Leak]:
+  """Files, videos and identities that stand in both sets; empty if there are none.
+
+  Files are compared by their SHA-256, where it is known. Videos are compared by `video_id` and
+  `source_video_id`, each with each: the source of a training fake must not be a test video.
+  Identities belong to their data set: the same name in another one is another person.
+
+  Args:
+    train: what was learned from.
+    test: what is measured on, or chosen with.
+  """
+  found = []
+  for kind, columns_of in (('files', _files), ('videos', _videos), ('identities', _identities)):
+    seen = set(columns_of(train.table)['key'])
+    keys = columns_of(test.table)
+    shared = keys[keys['key'].isin(seen)]
+    if len(shared):
+      names = tuple(sorted(set(shared['shown'])))
+      touched = shared['video_id'].nunique()
+      found.append(Leak(kind, names, touched, test.table['video_id'].nunique()))
+  return found
+
+
+def _files(table: pd.DataFrame) -> pd.DataFrame:
+  known = table[table['sha256'] != '']
+  return _keys(known['sha256'], known['path'], known['video_id'])
+
+
+def _videos(table: pd.DataFrame) -> pd.DataFrame:
+  columns = [
+    _keys(table[column], table[column], table['video_id'])
+    for column in ('video_id', 'source_video_id')
+  ]
+  keys = pd.concat(columns).drop_duplicates()
+  return keys[keys['key'] != '']
+
+
+def _identities(table: pd.DataFrame) -> pd.DataFrame:
+  videos = table[['dataset', 'identities', 'video_id']].drop_duplicates()
+  videos = videos.assign(name=videos['identities'].str.split(';')).explode('name')
+  videos = videos[videos['name'].fillna('') != '']
+  names = videos['dataset'] + ':' + videos['name']
+  return _keys(names, names, videos['video_id'])
+
+
+def _keys(key: pd.Series, shown: pd.Series, video_id: pd.Series) -> pd.DataFrame:
+  return pd.DataFrame({'key': key, 'shown': shown, 'video_id': video_id})
