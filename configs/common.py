@@ -118,6 +118,41 @@ def get_config() -> ml_collections.ConfigDict:
   return config.lock()
 
 
+def get_suite() -> ml_collections.ConfigDict:
+  """The defaults of an evaluation, for `python -m masm_jax.evaluate --suite=...`."""
+  suite = ml_collections.ConfigDict()
+  suite.sets = ml_collections.ConfigDict()  # Name -> dataset(...); none: those of the run's config.
+  suite.val = dataset(split='val')  # Fixes the thresholds; no manifest: the run's validation set.
+  suite.train = dataset(split='train')  # Searched for leaks; no manifest: the run's training set.
+  suite.synthetic = ml_collections.ConfigDict()  # The built-in set, as `data.synthetic` of a run.
+  suite.synthetic.root = ''  # Where it is drawn; '' is the user's cache folder.
+  suite.synthetic.seed = 0  # Of every portrait and forgery.
+  suite.synthetic.size_px = 64  # Side of a crop, pixels.
+
+  suite.batch_size = 64  # Global: over all devices of all hosts.
+  suite.num_threads = 4  # Threads per process that load images.
+  suite.fsdp = 1  # Devices that share one copy of the large kernels.
+  suite.video_score = 'mean'  # Of a video's frames: mean, median or max.
+  suite.temperature = False  # Also report probabilities rescaled by a temperature fitted on val.
+  suite.groups = ('method', 'compression')  # Columns whose values get figures of their own.
+  suite.max_groups = 40  # A column with more values than this is left out, with a warning.
+  suite.features_per_set = 2000  # Features kept per set, for the report's map; 0 keeps none.
+  suite.mistakes_per_set = 12  # Worst mistakes of each kind kept as thumbnails; 0 keeps none.
+
+  suite.bootstrap = ml_collections.ConfigDict()
+  suite.bootstrap.draws = 2000  # Per interval.
+  suite.bootstrap.confidence = 0.95  # Share of the draws within an interval.
+  suite.bootstrap.unit = 'auto'  # video, identity, or auto: identity where that leaves enough.
+  suite.bootstrap.seed = 0  # Of the draws.
+
+  suite.robustness = ml_collections.ConfigDict()
+  suite.robustness.perturbations = ()  # Perturbations, such as 'CS' or 'gend_jpeg'; () for none.
+  suite.robustness.levels = ()  # Levels of each, 1 the mildest; () for all.
+  suite.robustness.sets = ()  # Which sets are perturbed; () for all but val.
+  suite.robustness.seed = 0  # Of noise and of the places of blocks.
+  return suite.lock()
+
+
 def with_arguments(
   config: ml_collections.ConfigDict, arg: str | None, names: dict[str, str]
 ) -> ml_collections.ConfigDict:

@@ -2,6 +2,7 @@
 # Runs one training as several processes on this machine, which then stand in for hosts.
 #
 #   launch/local.sh NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags of masm_jax.main]
+#   MODULE=masm_jax.evaluate launch/local.sh NUM_PROCESSES --checkpoint=... --suite=... --out=...
 #
 # They meet over the loopback interface (PORT, 12355 by default). Without an accelerator each has one
 # CPU device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N. Ends with the first exit
@@ -20,7 +21,7 @@ python=${PYTHON:-.venv/bin/python}
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < count; i++)); do
-  "$python" -m masm_jax.main --coordinator="127.0.0.1:$port" --num_processes="$count" \
+  "$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port" --num_processes="$count" \
     --process_id="$i" "$@" &
   pids+=($!)
 done

@@ -91,13 +91,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for name, choices in _CHOICES.items():
     if flat[name] not in choices:
       problems.append(f'{name} = {flat[name]!r}: choose one of {", ".join(choices)}')
-  for name, value in flat.items():
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      continue
-    low, high = _RANGES.get(name, (0, None))
-    if not math.isfinite(value) or value < low or (high is not None and value > high):
-      upper = '' if high is None else f' and at most {high}'
-      problems.append(f'{name} = {value}: it must be at least {low}{upper}')
+  problems += _out_of_range(flat, _RANGES)
   for name in _DURATIONS:
     try:
       duration_steps(flat[name], batch_size=1, num_examples=1)
@@ -114,6 +108,66 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   if problems:
     raise UserError('config: ' + '; '.join(problems))
+
+
+_SUITE_CHOICES = {
+  'video_score': ('mean', 'median', 'max'),
+  'bootstrap.unit': ('auto', 'video', 'identity'),
+}
+_SUITE_RANGES = {
+  'batch_size': (1, None),
+  'num_threads': (1, None),
+  'fsdp': (1, None),
+  'synthetic.size_px': (32, 512),
+  'bootstrap.draws': (1, None),
+  'bootstrap.confidence': (0.5, 0.9999),
+}
+
+
+def validate_suite(suite: ml_collections.ConfigDict) -> None:
+  """Checks the values of a suite before anything is loaded.
+
+  Raises:
+    UserError: one line that lists every problem.
+  """
+  flat = flatten(suite)
+  needed = {*_SUITE_CHOICES, *_SUITE_RANGES, 'robustness.perturbations', 'val.split'}
+  if not suite.is_locked or needed - flat.keys():
+    raise UserError(
+      'this is no suite of an evaluation: build it from common.get_suite(), see'
+      ' configs/cross_eval.py'
+    )
+  problems = [
+    f'{name} = {flat[name]!r}: choose one of {", ".join(choices)}'
+    for name, choices in _SUITE_CHOICES.items()
+    if flat[name] not in choices
+  ]
+  problems += _out_of_range(flat, _SUITE_RANGES)
+  if taken := {'train', 'val'} & set(suite.sets):
+    problems.append(f'sets.{min(taken)}: call this set something else than train or val')
+  if strange := [name for name in suite.sets if not re.fullmatch(r'[\w.+-]+', name)]:
+    problems.append(f'sets.{strange[0]}: a set is named by letters, digits and . _ + -')
+  if unknown := sorted(set(suite.robustness.sets) - set(suite.sets)) if suite.sets else []:
+    problems.append(f'robustness.sets: there is no set {unknown[0]}')
+  if suite.val.split == 'test':
+    problems.append('val.split = test: thresholds are chosen on validation data')
+  if problems:
+    raise UserError('suite: ' + '; '.join(problems))
+
+
+def _out_of_range(
+  flat: Mapping[str, Any], ranges: Mapping[str, tuple[float | None, float | None]]
+) -> list[str]:
+  """One line per number outside its range; those without one must be at least 0."""
+  problems = []
+  for name, value in flat.items():
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      continue
+    low, high = ranges.get(name, (0, None))
+    if not math.isfinite(value) or value < low or (high is not None and value > high):
+      upper = '' if high is None else f' and at most {high}'
+      problems.append(f'{name} = {value}: it must be at least {low}{upper}')
+  return problems
 
 
 def flatten(config: ml_collections.ConfigDict | Mapping[str, Any], prefix: str = '') -> dict:

@@ -4,11 +4,12 @@ python -m masm_jax.main --config=configs/ffpp.py --workdir=runs/ffpp
 python -m masm_jax.main --config=configs/ffpp.py:method=linear --config.seed=1 --workdir=runs/linear
 """
 
+import contextlib
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 from absl import app, flags
@@ -54,7 +55,17 @@ def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]
   config = _CONFIG.value
   if config is None or not _WORKDIR.value:
     raise UserError('give --config (a file of configs/) and --workdir (a directory for the run)')
-  if config.get('deterministic'):
+  start_jax(deterministic=bool(config.get('deterministic')))
+  return config, pathlib.Path(_WORKDIR.value)
+
+
+def start_jax(*, deterministic: bool) -> None:
+  """Starts jax as the flags say, with the other processes if there are any.
+
+  Args:
+    deterministic: whether to ask the backend for operations that repeat bit for bit.
+  """
+  if deterministic:
     # Read when jax is first imported, hence not above.
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
   import jax
@@ -64,7 +75,6 @@ def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]
   _quieten()
   if _DISTRIBUTED.value or _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  return config, pathlib.Path(_WORKDIR.value)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,13 +93,15 @@ def _quieten() -> None:
     handler.addFilter(ours)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; a config that cannot be read or set is the user's error, not a crash."""
+@contextlib.contextmanager
+def flag_errors() -> Iterator[None]:
+  """Within it, a config that cannot be read or set is the user's error, not a crash.
+
+  Raises:
+    UserError: in place of what absl and ml_collections raise.
+  """
   try:
-    rest = flags.FLAGS(list(argv))
-    if _CONFIG.value is not None:
-      _ = _CONFIG.value.is_locked  # A file that failed to load says so at the first access.
-    return rest
+    yield
   except (
     flags.Error,
     ImportError,
@@ -107,6 +119,14 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       text = text.replace(r'\'', "'").replace(r'\n', '. ')
     lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
     raise UserError('; '.join(dict.fromkeys((lines[0], lines[-1])))) from error
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  with flag_errors():
+    rest = flags.FLAGS(list(argv))
+    if _CONFIG.value is not None:
+      _ = _CONFIG.value.is_locked  # A file that failed to load says so at the first access.
+    return rest
 
 
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:

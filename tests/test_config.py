@@ -29,7 +29,8 @@ def test_every_field_has_a_comment(common):
   fields = [
     line
     for line in lines
-    if (line.strip().startswith(('config.', "'")) and '=' in line) or line.strip().startswith("'")
+    if (line.strip().startswith(('config.', 'suite.', "'")) and '=' in line)
+    or line.strip().startswith("'")
   ]
   bare = [line for line in fields if '#' not in line and 'ConfigDict()' not in line]
   assert len(fields) > 60 and bare == []

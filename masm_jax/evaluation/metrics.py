@@ -17,6 +17,7 @@ from masm_jax.errors import UserError
 from masm_jax.evaluation import calibration
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # Where `tpr@fpr=...` is read off.
+OPERATING_POINT = ('accuracy', 'balanced_accuracy', 'f1', 'fpr', 'tpr')  # ...@THRESHOLD
 REDUCTIONS = ('mean', 'median', 'max')
 
 # Columns that say where a video comes from; they are constant within it and kept where present.
@@ -37,8 +38,8 @@ def binary_metrics(
     labels: [N], 0 real and 1 fake.
     scores: [N], probabilities of fake in [0, 1]. They are compared in float64, so pass them as
       precisely as they are known: float32 probabilities above about 1 - 6e-8 are all tied at 1.
-    threshold: adds the operating point `...@threshold`, and `threshold` itself. Fix it on
-      validation data (its `eer_threshold`), never on the set that is measured.
+    threshold: adds the operating point `...@threshold`, and `threshold` itself; all nan where it
+      is nan. Fix it on validation data (its `eer_threshold`), never on the set that is measured.
     name: of the set, for warnings.
 
   Returns:
@@ -282,20 +283,17 @@ def _at_threshold(
   labels: np.ndarray, scores: np.ndarray, threshold: float, suffix: str
 ) -> dict[str, float]:
   """The operating point of `score >= threshold`; a rate without its class is nan."""
+  if math.isnan(threshold):
+    return dict.fromkeys((f'{name}@{suffix}' for name in OPERATING_POINT), math.nan)
   called = scores >= threshold
   fpr = float(called[labels == 0].mean()) if (labels == 0).any() else math.nan
   tpr = float(called[labels == 1].mean()) if (labels == 1).any() else math.nan
   f1 = math.nan
   if _both_classes(labels):
     f1 = float(2 * (called & (labels == 1)).sum() / (called.sum() + labels.sum()))
-  values = {
-    'accuracy': float((called == labels).mean()) if len(labels) else math.nan,
-    'balanced_accuracy': (tpr + 1 - fpr) / 2,
-    'f1': f1,
-    'fpr': fpr,
-    'tpr': tpr,
-  }
-  return {f'{name}@{suffix}': value for name, value in values.items()}
+  accuracy = float((called == labels).mean()) if len(labels) else math.nan
+  values = (accuracy, (tpr + 1 - fpr) / 2, f1, fpr, tpr)
+  return {f'{n}@{suffix}': value for n, value in zip(OPERATING_POINT, values, strict=True)}
 
 
 def log_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

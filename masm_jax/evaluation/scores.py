@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,6 +192,39 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
   return '\n'.join(['   '.join(groups), *(_line(row, widths, half) for row in [header, *rows])])
 
 
+def format_intervals(
+  results: Mapping[str, Any], metrics_shown: Sequence[str] = ('auroc', 'ap', 'eer')
+) -> str:
+  """The printed table of an evaluation: per data set and level, figures with their intervals.
+
+  Args:
+    results: `sets` of an evaluation's `results.json`.
+    metrics_shown: names of its metrics.
+
+  Returns:
+    Aligned plain text that ends without a line break.
+  """
+  header = ['data set', 'level', *(_TITLES.get(name, name) for name in metrics_shown), 'n']
+  rows = [
+    [
+      name,
+      level,
+      *(format_interval(levels[level]['metrics'][metric]) for metric in metrics_shown),
+      str(levels[level]['num']),
+    ]
+    for name, levels in results.items()
+    for level in LEVELS
+  ]
+  widths = _widths([header, *rows])
+  return '\n'.join(_line(row, widths) for row in [header, *rows])
+
+
+def format_interval(figure: Figures) -> str:
+  """`0.912 [0.884, 0.937]` from `{value, low, high}`, also where nan is text."""
+  value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+  return f'{value:.3f} [{low:.3f}, {high:.3f}]' if low == low else f'{value:.3f}'
+
+
 def format_comparison(
   results: Mapping[str, Mapping[str, SetFigures]], metric: str = 'auroc', level: str = 'video'
 ) -> str:
@@ -216,7 +250,7 @@ def format_comparison(
   return '\n'.join([title, *(_line(row, widths) for row in [header, *rows])])
 
 
-_TITLES = {'auroc': 'AUROC', 'ap': 'average precision', 'eer': 'EER'}
+_TITLES = {'auroc': 'AUROC', 'ap': 'AP', 'eer': 'EER'}
 
 
 def _cell(figures: Figures, key: str) -> str:

@@ -118,11 +118,7 @@ def metric_names(thresholds: Mapping[str, float]) -> list[str]:
     *('auroc', 'ap', 'eer'),
     *map(metrics.tpr_name, metrics.FALSE_POSITIVE_RATES),
     *('log_loss', 'brier', 'ece'),
-    *(
-      f'{name}@{suffix}'
-      for suffix in thresholds
-      for name in ('accuracy', 'balanced_accuracy', 'f1', 'fpr', 'tpr')
-    ),
+    *(f'{name}@{suffix}' for suffix in thresholds for name in metrics.OPERATING_POINT),
   ]
 
 
@@ -157,7 +153,7 @@ class _Sorted:
   ) -> '_Sorted':
     columns = [1 - labels, labels, metrics.log_losses(labels, scores), (scores - labels) ** 2]
     for threshold in thresholds.values():
-      called = scores >= threshold
+      called = np.where(np.isnan(threshold), np.nan, scores >= threshold)
       columns += [called * (1 - labels), called * labels]
     num = int(clusters.max()) + 1
     sums = np.stack([np.bincount(clusters, column, num) for column in columns], axis=1)

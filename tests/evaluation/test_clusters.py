@@ -48,7 +48,7 @@ def test_auto_takes_identities_where_enough_remain_apart():
   chain = table([f'{i};{i + 1}' for i in range(24)])
   found = clusters.make_clusters(chain)
   assert (found.unit, found.num) == ('video', 24)
-  assert 'link the 24 videos into 1 groups' in found.note
+  assert 'link the 24 videos so that 1 independent groups are left, the largest of 24' in found.note
   unknown = clusters.make_clusters(table(['a', ''] * 12))
   assert (unknown.unit, unknown.note) == ('video', '')
   assert clusters.make_clusters(pairs.drop(columns='identities')).unit == 'video'

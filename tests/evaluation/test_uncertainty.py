@@ -56,6 +56,17 @@ def test_a_draw_without_one_class_is_nan_there_and_nowhere_else():
   assert not np.isnan(draws['brier']).any()
 
 
+def test_without_a_threshold_its_operating_point_is_nan():
+  labels, scores, clusters = random_set(0)
+  draws = uncertainty.bootstrap(
+    labels, scores, clusters, thresholds={'threshold': math.nan}, num_draws=3
+  )
+  result = metrics.binary_metrics(labels, scores, threshold=math.nan)
+  for name in metrics.OPERATING_POINT:
+    assert np.isnan(draws[f'{name}@threshold']).all() and math.isnan(result[f'{name}@threshold'])
+  assert not np.isnan(draws['auroc']).any()
+
+
 def test_no_examples_give_nan():
   draws = uncertainty.bootstrap([], [], [], num_draws=4)
   assert all(np.isnan(values).all() and len(values) == 4 for values in draws.values())

@@ -1,0 +1,76 @@
+"""A trained detector on other data sets, with intervals: the protocols of the field.
+
+python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=configs/cross_eval.py
+
+    --suite=configs/cross_eval.py:protocol=within             (or cross_manipulation)
+    --suite=configs/cross_eval.py:protocol=run                (the tests of the run's own config)
+    --suite=configs/cross_eval.py:sets=cdfv2+dfdc             (only these)
+    --suite=configs/cross_eval.py:robustness=deeperforensics  (or gend, or CS+GB+...)
+
+A set NAME is read from data/NAME/manifest.parquet, or from --suite.sets.NAME.manifest=...;
+`python -m masm_jax.data import` makes one. Thresholds come from the run's own validation set.
+Names are those of the published tables, so that `python -m masm_jax.compare` can set them beside.
+"""
+
+from configs import common
+
+_CROSS_DATASET = (
+  *('cdfv1', 'cdfv2', 'cdfv3', 'dfd', 'dfdc', 'dfdcp', 'dfo', 'wdf', 'ffiw', 'uadfv'),
+  *('faceshifter', 'kodf', 'fakeavceleb', 'dfdm', 'polyglotfake', 'idforge'),
+  *('deepspeak_v1', 'deepspeak_v2', 'deepfake_eval_2024'),
+)
+_FFPP_METHODS = ('DF', 'F2F', 'FS', 'NT')
+_DF40_GROUPS = ('known', 'unknown', 'fs', 'fr', 'efs', 'fe')
+_PERTURBATIONS = {
+  'none': (),
+  'deeperforensics': ('CS', 'CC', 'BW', 'GNC', 'GB', 'PX'),
+  'gend': ('gend_jpeg', 'gend_blur', 'gend_resize', 'gend_noise'),
+}
+
+
+def _sets(protocol):
+  """{name: dataset(...)} of a protocol."""
+  if protocol == 'run':
+    return {}
+  if protocol == 'cross_dataset':
+    return {name: _test(name) for name in _CROSS_DATASET}
+  by_method = {
+    f'ffpp_{name}': common.dataset(_path('ffpp_c23'), 'test', (name,)) for name in _FFPP_METHODS
+  }
+  if protocol == 'within':
+    return {name: _test(name) for name in ('ffpp_c23', 'ffpp_c40')} | by_method
+  if protocol == 'cross_manipulation':
+    return by_method | {f'df40_{name}': _test(f'df40_{name}') for name in _DF40_GROUPS}
+  known = 'run, within, cross_dataset, cross_manipulation'
+  raise ValueError(f'no protocol {protocol!r}; there are {known}')
+
+
+def _test(name):
+  return common.dataset(_path(name), split='test')
+
+
+def _path(name):
+  return f'data/{name}/manifest.parquet'
+
+
+def get_config(arg=None):
+  options = {'protocol': 'cross_dataset', 'sets': '', 'robustness': 'none'}
+  for part in filter(None, (arg or '').split(',')):
+    name, equals, value = part.partition('=')
+    if name not in options or not equals:
+      raise ValueError(f'suite argument {part!r}: there are {"=..., ".join(options)}=...')
+    options[name] = value
+  suite = common.get_suite()
+  sets = _sets(options['protocol'])
+  for name in filter(None, options['sets'].split('+')):
+    if name not in sets:
+      raise ValueError(f'no set {name!r} in this protocol; there are {", ".join(sets)}')
+  chosen = options['sets'].split('+') if options['sets'] else sets
+  with suite.unlocked():
+    for name in chosen:
+      suite.sets[name] = sets[name]
+  keys = options['robustness']
+  suite.robustness.perturbations = (
+    _PERTURBATIONS.get(keys) if keys in _PERTURBATIONS else tuple(keys.split('+'))
+  )
+  return suite

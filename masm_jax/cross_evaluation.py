@@ -1,0 +1,170 @@
+"""One evaluation: a trained run and a suite of data sets -> a folder of scores and figures."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from masm_jax import config as config_lib
+from masm_jax import reporting, sharding, steps, telemetry, trained
+from masm_jax.data import sets as sets_lib
+from masm_jax.data.manifest import Manifest
+from masm_jax.errors import UserError
+from masm_jax.evaluation import results, scores
+from masm_jax.evaluation import suite as suite_lib
+from masm_jax.evaluation.evaluator import Evaluator
+
+
+def evaluate(
+  workdir: pathlib.Path,
+  suite: ml_collections.ConfigDict,
+  out: pathlib.Path,
+  *,
+  step: str = 'best',
+  weights: str = '',
+) -> None:
+  """Scores every set of a suite, and writes `out/results.json`.
+
+  Args:
+    workdir: of a training run.
+    suite: see `common.get_suite`.
+    out: the evaluation's folder; one that was stopped goes on.
+    step: which checkpoint: best, last, or a number.
+    weights: the base weights' file; '' for that of the run's config.
+
+  Raises:
+    UserError: bad input, or a folder that holds another evaluation.
+  """
+  config_lib.validate_suite(suite)
+  is_lead = jax.process_index() == 0
+  mesh = sharding.make_mesh(suite.fsdp)
+  sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')
+  run = trained.load_run(workdir, mesh, step=step, weights=weights)
+
+  # ---- Data ----------------------------------------------------------------------------------
+  specs = suite.sets or {
+    name: spec for name, spec in run.config.data.tests.items() if spec.manifest
+  }
+  suite_lib.check_robustness(suite.robustness, specs)
+  own = run.config.data
+  synthetic = suite.synthetic if suite.sets else own.synthetic
+  load = sets_lib.SetLoader(synthetic)
+  val_spec = suite.val if suite.val.manifest else own.val
+  train_spec = suite.train if suite.train.manifest else own.train
+  val = load('val', val_spec)
+  sets_lib.refuse_test_rows('val', val)
+  train, warnings = _training_set(load, train_spec, run.facts['train_manifest'])
+  if val.sha256 != run.facts['val_manifest']:
+    text = (
+      'the validation set is not the one that chose the checkpoint (hash'
+      f' {val.sha256[:12]}, then {run.facts["val_manifest"][:12]}): thresholds are those of the'
+      ' present one'
+    )
+    warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
+  tests = {name: load(f'sets.{name}', spec, allow_empty=True) for name, spec in specs.items()}
+
+  # ---- Scores and figures ----------------------------------------------------------------------
+  compiled = [
+    steps.jit_eval_step(make(run.detector), mesh, run.params)
+    for make in (steps.make_eval_step, steps.make_feature_step)
+  ]
+  evaluator = Evaluator(
+    compiled[0],
+    mesh,
+    suite.batch_size,
+    run.detector.backbone.image_size,
+    suite.num_threads,
+    compiled[1],
+  )
+  identity = {name: run.facts[name] for name in ('config_sha256', 'step', 'base_weights')}
+  if is_lead:
+    _claim(out, identity)
+  made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead).run(
+    val, train, tests
+  )
+  if not is_lead:
+    return
+  made['warnings'] = warnings + made['warnings']
+  for name, spec in {results.VAL: val_spec, **specs}.items():
+    made['protocol']['sets'][name] |= {'manifest': spec.manifest, 'split': spec.split}
+  document = _document(workdir, run, suite, made)
+  telemetry.write_json(out / 'results.json', document)
+  _print(document, out)
+
+
+def _training_set(
+  load: sets_lib.SetLoader, spec: ml_collections.ConfigDict, sha256: str
+) -> tuple[Manifest | None, list[dict[str, str]]]:
+  """The training set, None if it is not at hand, and what is to be said of it."""
+  try:
+    train = load('train', spec)
+  except UserError as error:
+    logging.warning('%s', error)
+    return None, []
+  if train.sha256 == sha256:
+    return train, []
+  text = (
+    f'the training set at hand (hash {train.sha256[:12]}) is not the one that was trained on'
+    f' ({sha256[:12]}): the search for leaks may miss some'
+  )
+  return train, [{'set': '', 'kind': 'manifest_changed', 'text': text}]
+
+
+def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
+  """Marks a folder as that of one checkpoint; refuses one that is another's."""
+  path = out / 'evaluation.json'
+  if path.is_file():
+    if (found := telemetry.read_json(path)) != identity:
+      raise UserError(
+        f'{out} holds the evaluation of another checkpoint (step {found.get("step")} of config'
+        f' {str(found.get("config_sha256"))[:12]}): give another --out'
+      )
+    # Unfinished from here on, until it is written anew.
+    (out / 'results.json').unlink(missing_ok=True)
+    return
+  try:
+    telemetry.write_json(path, identity)
+  except OSError as error:
+    raise UserError(f'cannot write to --out={out}: {error.strerror}') from error
+
+
+def _document(
+  workdir: pathlib.Path,
+  run: trained.TrainedRun,
+  suite: ml_collections.ConfigDict,
+  made: Mapping[str, Any],
+) -> dict[str, Any]:
+  """`results.json`; warnings stand first."""
+  is_synthetic = any(
+    facts['manifest'] == sets_lib.SYNTHETIC for facts in made['protocol']['sets'].values()
+  )
+  masks, analysis = workdir / 'masks.jsonl', workdir / 'analysis.json'
+  return {
+    'format': results.FORMAT,
+    'warnings': made['warnings'],
+    **({'note': reporting.SYNTHETIC_NOTE} if is_synthetic else {}),
+    'run': run.facts | {'config': run.config.to_dict()},
+    'suite': suite.to_dict(),
+    'protocol': made['protocol'],
+    'sets': made['sets'],
+    'robustness': made['robustness'],
+    'masks': telemetry.read_lines(masks) if masks.is_file() else None,
+    'subspaces': telemetry.read_json(analysis) if analysis.is_file() else None,
+  }
+
+
+def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
+  run, confidence = document['run'], document['protocol']['bootstrap']['confidence']
+  for warning in document['warnings']:
+    print(f'WARNING: {warning["text"]}')
+  print(
+    f'\n{run["method"]} on {run["backbone"]}, {run["checkpoint"]} (step {run["step"]});'
+    f' intervals of {100 * confidence:g} %'
+  )
+  print(scores.format_intervals(document['sets']))
+  if 'note' in document:
+    print(f'\n{document["note"]}')
+  print(f'\nFigures: {out / "results.json"}')

@@ -1,0 +1,106 @@
+"""What a report shows beside figures: features of a sample, thumbnails of the worst mistakes."""
+
+import math
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from masm_jax.data import transforms
+from masm_jax.data.manifest import Manifest
+
+THUMBNAIL_PX = 160
+_JPEG_QUALITY = 85
+
+
+def sample_rows(manifest: Manifest, count: int) -> np.ndarray:
+  """At most `count` records, rising: an equal number of each method, evenly over its records.
+
+  A method with fewer records leaves its places to the others. Nothing is drawn at random.
+
+  Args:
+    manifest: N records.
+    count: how many.
+
+  Returns:
+    int64 [min(N, count)].
+  """
+  if count >= len(manifest):
+    return np.arange(len(manifest))
+  methods = manifest.table['method'].to_numpy()
+  groups = sorted((np.flatnonzero(methods == name) for name in np.unique(methods)), key=len)
+  taken, left = [], count
+  for i, rows in enumerate(groups):
+    share = min(len(rows), left // (len(groups) - i))
+    taken.append(rows[np.arange(share) * len(rows) // max(share, 1)])
+    left -= share
+  return np.sort(np.concatenate(taken))
+
+
+def worst_mistakes(table: pd.DataFrame, threshold: float, count: int) -> np.ndarray:
+  """Rows of the `count` highest-scored reals and lowest-scored fakes on the wrong side.
+
+  One frame per video, the worst; ties go to the first path.
+
+  Args:
+    table: a score table.
+    threshold: fake where `score >= threshold`; without one (nan) there are no mistakes.
+    count: of each kind.
+
+  Returns:
+    Positions int64 [<= 2 * count], false alarms first, the worst first.
+  """
+  if math.isnan(threshold):
+    return np.zeros(0, np.int64)
+  rows = table[['video_id', 'path', 'label', 'score']].assign(position=np.arange(len(table)))
+  found = []
+  for label, ascending in ((0, False), (1, True)):
+    wrong = rows[(rows['label'] == label) & ((rows['score'] >= threshold) != label)]
+    wrong = wrong.sort_values(['score', 'path'], ascending=[ascending, True])
+    found.append(wrong.drop_duplicates('video_id')['position'].head(count))
+  return np.concatenate(found).astype(np.int64)
+
+
+def thumbnail(path: str) -> bytes:
+  """A JPEG of at most 160 px on its longer side.
+
+  Args:
+    path: of the image file.
+
+  Raises:
+    DecodeError: see `transforms.decode`.
+  """
+  image = transforms.decode(path)
+  scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
+  size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+  if scale < 1:
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+  bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+  return cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1].tobytes()
+
+
+def with_features(table: pd.DataFrame, paths: np.ndarray, features: np.ndarray) -> pd.DataFrame:
+  """Adds the column `feature`: a list of float32 on the sampled rows, None elsewhere.
+
+  Args:
+    table: a score table.
+    paths: object [S], the sampled records' paths.
+    features: float32 [S, D].
+  """
+  by_path = dict(zip(paths, features, strict=True))
+  column = np.array([None] * len(table), object)
+  for i, path in enumerate(table['path']):
+    if path in by_path:
+      column[i] = by_path[path].astype(np.float32)
+  return table.assign(feature=column)
+
+
+def with_thumbnails(
+  table: pd.DataFrame, manifest: Manifest, threshold: float, count: int
+) -> pd.DataFrame:
+  """Adds the column `thumbnail`: JPEG bytes of the worst mistakes, None elsewhere."""
+  files = dict(zip(manifest.table['path'], manifest.paths, strict=True))
+  column = np.array([None] * len(table), object)
+  for i in worst_mistakes(table, threshold, count):
+    column[i] = thumbnail(files[table['path'].iloc[i]])
+  return table.assign(thumbnail=column)

@@ -1,0 +1,54 @@
+"""The folder that an evaluation leaves: where its files are, and how they are read."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from masm_jax import telemetry
+from masm_jax.errors import UserError
+
+FORMAT = 'masm_jax evaluation 1'
+VAL = 'val'  # The validation set's name, in every evaluation.
+
+
+def scores_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """The score table of a set."""
+  return folder / 'scores' / f'{name}.parquet'
+
+
+def perturbed_path(folder: pathlib.Path, name: str, key: str, level: int) -> pathlib.Path:
+  """The score table of a perturbed set."""
+  return folder / 'robustness' / name / f'{key}_{level}.parquet'
+
+
+def read_results(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads `results.json` of a finished evaluation; numbers that are not finite stay strings.
+
+  Raises:
+    UserError: there is none, or it is of another kind.
+  """
+  path = pathlib.Path(folder) / 'results.json'
+  if not path.is_file():
+    raise UserError(
+      f'{folder} holds no finished evaluation; run `python -m masm_jax.evaluate --out={folder}`'
+      ' (again, if it was stopped)'
+    )
+  results = telemetry.read_json(path)
+  if not isinstance(results, dict) or results.get('format') != FORMAT:
+    raise UserError(
+      f'{path} is not the result of `python -m masm_jax.evaluate`'
+      ' (a training run has a results.json of its own: evaluate it first)'
+    )
+  return results
+
+
+def figure(
+  results: Mapping[str, Any], name: str, level: str, metric: str
+) -> tuple[float, float, float]:
+  """(value, low, high) of a metric of a set at a level, 'frame' or 'video'.
+
+  Raises:
+    KeyError: there is no such set or metric.
+  """
+  found = results['sets'][name][level]['metrics'][metric]
+  return tuple(float(found[key]) for key in ('value', 'low', 'high'))

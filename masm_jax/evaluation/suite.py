@@ -1,0 +1,333 @@
+"""Scores every set of a suite with one detector, and writes the evaluation's folder.
+
+Each set is scored, written, and noted in `progress/` with a fingerprint of all that decides its
+scores; an evaluation that was killed finds these notes and goes on behind them. All hosts take part
+in the scoring; the lead alone reads and writes files, and tells the others what is done already.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pandas as pd
+from absl import logging
+from jax.experimental import multihost_utils
+
+from masm_jax import telemetry
+from masm_jax.data import leaks, pipeline
+from masm_jax.data.manifest import Manifest
+from masm_jax.errors import UserError
+from masm_jax.evaluation import calibration, exhibits, metrics, results, robustness, scores, summary
+from masm_jax.evaluation.evaluator import Evaluator
+from masm_jax.evaluation.summary import Settings, Warning_
+from masm_jax.telemetry import json_files
+
+_SUMMARY_VERSION = 1  # Raise it when figures change: kept ones are then made again.
+
+
+def check_robustness(
+  config: ml_collections.ConfigDict, names: Mapping[str, Any] | Sequence[str]
+) -> None:
+  """Checks `suite.robustness` before anything is scored.
+
+  Raises:
+    UserError: a perturbation that crops do not have, a level that none has, or no such set.
+  """
+  for key in config.perturbations:
+    if key not in robustness.PERTURBATIONS:
+      known = ', '.join(robustness.PERTURBATIONS)
+      raise UserError(f'suite.robustness: no perturbation {key!r} of crops; there are {known}')
+    if config.levels and not _levels(config, key):
+      raise UserError(f'suite.robustness: {key} has none of the levels {list(config.levels)}')
+  if unknown := sorted(set(config.sets) - set(names)):
+    raise UserError(
+      f'suite.robustness: no set {unknown[0]!r}; there are {", ".join(names) or "none"}'
+    )
+
+
+def _levels(config: ml_collections.ConfigDict, key: str) -> list[int]:
+  return [
+    level for level in robustness.PERTURBATIONS[key] if not config.levels or level in config.levels
+  ]
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteRun:
+  """One detector, one suite, one folder.
+
+  Attributes:
+    evaluator: scores manifests.
+    params: plain parameters, placed on the mesh.
+    suite: the config, see `common.get_suite`.
+    folder: of the evaluation.
+    identity: JSON types that name the detector; scores of another one are not taken over.
+    is_lead: whether this process writes.
+  """
+
+  evaluator: Evaluator
+  params: Any
+  suite: ml_collections.ConfigDict
+  folder: pathlib.Path
+  identity: Mapping[str, Any]
+  is_lead: bool
+
+  def run(
+    self, val: Manifest, train: Manifest | None, tests: Mapping[str, Manifest]
+  ) -> dict[str, Any] | None:
+    """Scores all sets, and makes every figure.
+
+    Args:
+      val: the validation set, which fixes thresholds and temperature.
+      train: the training set, to search for leaks; None where it is not at hand.
+      tests: name -> what is measured.
+
+    Returns:
+      `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead; else None.
+    """
+    shown = [self.suite.features_per_set, self.suite.mistakes_per_set]
+    self.score(results.VAL, val, self._exhibited(val, math.nan), kind=shown)
+    settings, origin, warnings = self._fix(val)
+    threshold = settings.thresholds['frame']
+    for name, manifest in tests.items():
+      kind = [*shown, val.sha256]  # Which mistakes are the worst depends on the threshold.
+      self.score(name, manifest, self._exhibited(manifest, threshold), kind=kind)
+    perturbed = self._score_perturbed(tests)
+    if not self.is_lead:
+      return None
+    if train is None:
+      text = 'the training manifest is not at hand: test sets were not searched for its faces'
+      warnings.append({'set': '', 'kind': 'leak_unchecked', 'text': text})
+    figures, facts = {}, {}
+    for name, manifest in {results.VAL: val, **tests}.items():
+      if train is not None:
+        for leak in leaks.find_leaks(train, manifest):
+          warnings.append({'set': name, 'kind': f'leak_{leak.kind}', 'text': f'{name} {leak.text}'})
+      path = results.scores_path(self.folder, name)
+      part = self._summary(name, path, settings, with_groups=True)
+      warnings += part['warnings']
+      figures[name] = part['figures']
+      facts[name] = _facts(manifest, scores.read_scores(path)) | part['facts']
+      if missing := facts[name]['undecodable']:
+        text = (
+          f'{name}: {missing} of {len(manifest)} images could not be decoded; they are left out'
+        )
+        warnings.append({'set': name, 'kind': 'undecodable', 'text': text})
+    curves = {
+      name: {
+        key: [
+          {
+            'level': level,
+            'parameter': robustness.PERTURBATIONS[key][level],
+            'file': str(path.relative_to(self.folder)),
+            **self._summary(f'{name}/{key}_{level}', path, settings, with_groups=False)['figures'],
+          }
+          for level, path in levels.items()
+        ]
+        for key, levels in keys.items()
+      }
+      for name, keys in perturbed.items()
+    }
+    # Leaks first: they say that a figure is not what it seems.
+    warnings.sort(key=lambda warning: not warning['kind'].startswith('leak'))
+    bootstrap = {key: self.suite.bootstrap[key] for key in ('draws', 'confidence', 'unit', 'seed')}
+    protocol = {
+      'image_size': self.evaluator.image_size,
+      'video_score': self.suite.video_score,
+      **origin,
+      'bootstrap': bootstrap,
+      'sets': facts,
+    }
+    return {'warnings': warnings, 'protocol': protocol, 'sets': figures, 'robustness': curves}
+
+  def score(
+    self,
+    name: str,
+    manifest: Manifest,
+    exhibit: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    *,
+    path: pathlib.Path | None = None,
+    perturb: pipeline.Perturb | None = None,
+    kind: Any = None,
+  ) -> None:
+    """Scores a set, unless that is done, and writes its table.
+
+    Args:
+      name: of the set.
+      manifest: its records; there may be none.
+      exhibit: adds columns to the table; all hosts call it.
+      path: of the table; by default that of an unperturbed set.
+      perturb: changes the images.
+      kind: JSON types that tell this table from others of the set.
+    """
+    path = path or results.scores_path(self.folder, name)
+    print_ = _fingerprint(self.identity, manifest.sha256, kind)
+    if self._agreed(self._note(path).get('scores') == print_ and path.is_file()):
+      logging.info('%s: scored before', path.relative_to(self.folder))
+      return
+    table = self._table(name, manifest, perturb)
+    if exhibit:
+      table = exhibit(table)
+    if self.is_lead:
+      scores.write_scores(path, table)
+      telemetry.write_json(self._note_path(path), {'scores': print_})
+      logging.info('%s: %d frames scored', path.relative_to(self.folder), len(table))
+
+  def _table(self, name: str, manifest: Manifest, perturb: pipeline.Perturb | None) -> pd.DataFrame:
+    if not len(manifest):
+      none = np.zeros(0)
+      return scores.score_table(manifest.table, none.astype(np.int64), none, none)
+    batches = -(-len(manifest) // self.evaluator.batch_size)
+    bar = telemetry.Progress(
+      batches,
+      label=name,
+      images_per_step=self.evaluator.batch_size,
+      enabled=self.is_lead,
+    )
+    with bar:
+      return self.evaluator.scores(self.params, manifest, perturb=perturb, on_progress=bar.update)
+
+  def _exhibited(
+    self, manifest: Manifest, threshold: float
+  ) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Adds features and thumbnails to a table, as the suite asks."""
+
+    def add(table: pd.DataFrame) -> pd.DataFrame:
+      if self.suite.features_per_set and len(manifest):
+        rows = exhibits.sample_rows(manifest, self.suite.features_per_set)
+        sample = manifest.select(path=list(manifest.table['path'].iloc[rows]))
+        records, features = self.evaluator.features(self.params, sample)
+        table = exhibits.with_features(
+          table, sample.table['path'].to_numpy(object)[records], features
+        )
+      if self.suite.mistakes_per_set and self.is_lead:
+        table = exhibits.with_thumbnails(table, manifest, threshold, self.suite.mistakes_per_set)
+      return table
+
+    return add
+
+  def _score_perturbed(
+    self, tests: Mapping[str, Manifest]
+  ) -> dict[str, dict[str, dict[int, pathlib.Path]]]:
+    """Scores each set under each perturbation; set -> key -> level -> table."""
+    asked = self.suite.robustness
+    paths: dict[str, dict[str, dict[int, pathlib.Path]]] = {}
+    for name in (asked.sets or tests) if asked.perturbations else ():
+      table = tests[name].table
+      videos, frames = table['video_id'].to_numpy(object), table['frame'].to_numpy()
+      paths[name] = {}
+      for key in asked.perturbations:
+        paths[name][key] = {}
+        for level in _levels(asked, key):
+
+          def perturb(image, record, key=key, level=level, videos=videos, frames=frames):
+            rng = robustness.make_rng(asked.seed, videos[record], int(frames[record]), key, level)
+            return robustness.perturb(image, key, level, rng)
+
+          path = results.perturbed_path(self.folder, name, key, level)
+          self.score(
+            f'{name} {key} {level}',
+            tests[name],
+            path=path,
+            perturb=perturb,
+            kind=[key, robustness.PERTURBATIONS[key][level], asked.seed],
+          )
+          paths[name][key][level] = path
+    return paths
+
+  def _fix(self, val: Manifest) -> tuple[Settings, dict[str, Any], list[Warning_]]:
+    """Thresholds and temperature from the validation scores; nan on hosts but the lead."""
+    fixed = np.full(3, math.nan)
+    if self.is_lead:
+      table = scores.read_scores(results.scores_path(self.folder, results.VAL))
+      videos = metrics.video_scores(table, self.suite.video_score)
+      for i, rows in enumerate((table, videos)):
+        fixed[i] = metrics.equal_error_rate(rows['label'], rows['score'])[1]
+      if self.suite.temperature:
+        fixed[2] = calibration.fit_temperature(table['label'], table['logit'])
+    bootstrap = self.suite.bootstrap
+    settings = Settings(
+      thresholds={'frame': float(fixed[0]), 'video': float(fixed[1])},
+      temperature=float(fixed[2]) if self.suite.temperature else None,
+      video_score=self.suite.video_score,
+      draws=bootstrap.draws,
+      confidence=bootstrap.confidence,
+      unit=bootstrap.unit,
+      seed=bootstrap.seed,
+      groups=tuple(self.suite.groups),
+      max_groups=self.suite.max_groups,
+    )
+    warnings = []
+    if self.is_lead and np.isnan(fixed[:2]).any():
+      text = 'the validation scores lack a class: there is no threshold to carry over'
+      warnings.append({'set': results.VAL, 'kind': 'one_class', 'text': text})
+    origin = {
+      'threshold': {
+        'origin': 'EER threshold of the validation set',
+        'set': results.VAL,
+        'manifest_sha256': val.sha256,
+        **settings.thresholds,
+      },
+      'temperature': None,
+    }
+    if settings.temperature is not None:
+      how = 'least log-loss on the frames of the validation set'
+      origin['temperature'] = {'origin': how, 'frame': settings.temperature}
+    return settings, origin, warnings
+
+  def _summary(
+    self, name: str, path: pathlib.Path, settings: Settings, *, with_groups: bool
+  ) -> dict[str, Any]:
+    """Figures, facts and warnings of a scored table; kept beside it for the next attempt."""
+    note = self._note(path)
+    print_ = _fingerprint(note['scores'], dataclasses.asdict(settings), _SUMMARY_VERSION)
+    if note.get('summary') != print_:
+      logging.info('%s: intervals from %d draws', name, settings.draws)
+      figures, facts, warnings = summary.summarize(
+        scores.read_scores(path), settings, name=name, with_groups=with_groups
+      )
+      made = {'figures': figures, 'facts': facts, 'warnings': warnings}
+      telemetry.write_json(self._note_path(path), note | {'summary': print_, 'made': made})
+    # Read back even when just made: what is JSON once is JSON always.
+    return self._note(path)['made']
+
+  def _note_path(self, path: pathlib.Path) -> pathlib.Path:
+    return self.folder / 'progress' / path.relative_to(self.folder).with_suffix('.json')
+
+  def _note(self, path: pathlib.Path) -> dict[str, Any]:
+    note = self._note_path(path)
+    return telemetry.read_json(note) if note.is_file() else {}
+
+  def _agreed(self, done: bool) -> bool:
+    """What the lead found; other hosts may not see its files."""
+    if jax.process_count() == 1:
+      return done
+    return bool(multihost_utils.broadcast_one_to_all(np.array(done), is_source=self.is_lead))
+
+
+def _facts(manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
+  """What was scored, for the protocol."""
+  frames = table.groupby('video_id').size()
+  counts = {
+    name: float(getattr(frames, name)()) if len(frames) else math.nan
+    for name in ('min', 'median', 'max')
+  }
+  return {
+    'manifest_sha256': manifest.sha256,
+    'frames': len(table),
+    'videos': len(frames),
+    'undecodable': len(manifest) - len(table),
+    'frames_per_video': counts,
+    'methods': {name: int(n) for name, n in sorted(table['method'].value_counts().items())},
+  }
+
+
+def _fingerprint(*values: Any) -> str:
+  text = json.dumps(json_files.to_json(values), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()

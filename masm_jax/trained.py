@@ -1,0 +1,119 @@
+"""A trained detector, rebuilt from its run's directory: config, base weights, one checkpoint."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from masm_jax import checkpoint, sharding, steps, tree
+from masm_jax import config as config_lib
+from masm_jax import detector as detector_lib
+from masm_jax.errors import UserError
+from masm_jax.methods import make_method
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """A detector and where it comes from.
+
+  Attributes:
+    config: of the run.
+    detector: what `params` belong to.
+    params: plain (merged) parameters, placed on the mesh.
+    facts: JSON types: method, backbone, seed, checkpoint, step, best_step, last_step, selected_by,
+      workdir, config_sha256, base_weights, trainable_parameters, train_manifest, val_manifest (the
+      last two and base_weights are hashes).
+  """
+
+  config: ml_collections.ConfigDict
+  detector: detector_lib.DetectorConfig
+  params: Any
+  facts: dict[str, Any]
+
+
+def load_run(
+  workdir: pathlib.Path, mesh: Mesh, *, step: str = 'best', weights: str = ''
+) -> TrainedRun:
+  """Rebuilds the detector of a run; its checkpoints stay as they are.
+
+  Args:
+    workdir: of the run, finished or not.
+    mesh: where the parameters go.
+    step: 'best' (chosen by validation), 'last', or a number.
+    weights: the file of base weights, if it is no longer where the config says.
+
+  Returns:
+    A `TrainedRun`.
+
+  Raises:
+    UserError: no such run or step, a config of another version of this program, or base weights
+      that are not those of the run.
+  """
+  saved = checkpoint.SavedRun(workdir)
+  try:
+    number = saved.find_step(step)
+    meta = saved.meta(number)
+    config = _stored_config(meta['config'], workdir)
+    backbone, detector_config = detector_lib.from_config(config)
+    params, base_hash = detector_lib.load_params(
+      backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
+    )
+    if base_hash != meta['base_weights']:
+      raise UserError(
+        f'{workdir} was trained on other base weights (hash {meta["base_weights"][:12]}, now'
+        f' {base_hash[:12]}): give the file it was started with as --weights'
+      )
+    cache = config.subspace.cache_dir or str(workdir / 'decomposition')
+    method = make_method(config, cache_dir=cache)
+    trainable, frozen = method.init(params, jax.random.key(config.seed))
+    del params
+    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+    everywhere = sharding.replicated(mesh)
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), trainable
+    )
+    trainable = saved.trainable(number, target)
+    best, last = saved.meta(saved.steps[-1])['best_step'], saved.steps[-1]
+  finally:
+    saved.close()
+  facts = {
+    'method': config.method,
+    'backbone': config.backbone.name,
+    'seed': config.seed,
+    'checkpoint': step if step in ('best', 'last') else 'step',
+    'step': number,
+    'best_step': best,
+    'last_step': last,
+    'selected_by': config.eval.select_by,
+    'workdir': str(workdir),
+    'config_sha256': config_lib.fingerprint(config),
+    'base_weights': base_hash,
+    'trainable_parameters': tree.param_count(trainable),
+    'train_manifest': meta['train_manifest'],
+    'val_manifest': meta['val_manifest'],
+  }
+  merge = steps.jit_merge(method, mesh, trainable, frozen)
+  return TrainedRun(config, detector_config, merge(trainable, frozen), facts)
+
+
+def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of a run as it was, checked by this version of the program."""
+  config = ml_collections.ConfigDict(_tuples(stored)).lock()
+  try:
+    config_lib.validate(config)
+  except UserError as error:
+    raise UserError(
+      f'{workdir} holds the config of another version of this program ({error}): evaluate it with'
+      ' that version'
+    ) from error
+  return config
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
