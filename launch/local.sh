@@ -3,14 +3,22 @@
 #
 #   launch/local.sh NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags of masm_jax.main]
 #   MODULE=masm_jax.evaluate launch/local.sh NUM_PROCESSES --checkpoint=... --suite=... --out=...
+#   launch/local.sh [--dry_run] NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags]
 #
-# They meet over the loopback interface (PORT, 12355 by default). Without an accelerator each has one
-# CPU device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N. Ends with the first exit
-# status that is not 0, and stops the other processes then.
+# The flags are those of masm_jax.main; --dry_run prints the commands and runs nothing. The processes
+# meet over the loopback interface (PORT, 12355 by default). Without an accelerator each has one CPU
+# device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N. Ends with the first exit
+# status that is not 0, and stops the other processes then. SIGTERM and Ctrl-C are passed on: the run
+# saves and ends with 143, and the same command goes on from there.
 set -euo pipefail
 
+dry_run=0
+if [[ ${1:-} == --dry_run ]]; then
+  dry_run=1
+  shift
+fi
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: $0 NUM_PROCESSES --config=FILE --workdir=DIR [flags]" >&2
+  echo "usage: $0 [--dry_run] NUM_PROCESSES --config=FILE --workdir=DIR [flags]" >&2
   exit 2
 fi
 count=$1
@@ -23,15 +31,38 @@ trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < count; i++)); do
   "$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port" --num_processes="$count" \
     --process_id="$i" "$@" &
+  command=("$python" -m masm_jax.main --coordinator="127.0.0.1:$port" --num_processes="$count"
+    --process_id="$i" "$@")
+  if ((dry_run)); then
+    printf '%q ' "${command[@]}"
+    echo '&'
+    continue
+  fi
+  "${command[@]}" &
   pids+=($!)
 done
+((dry_run)) && exit 0
 
+# A signal ends `wait` early with a status above 128, though the processes go on: ask again then.
 status=0
-for _ in "${pids[@]}"; do
-  wait -n || { status=$?; break; }
+remaining=$count
+while ((remaining)); do
+  code=0
+  wait -n -p ended || code=$?
+  [[ -n ${ended:-} ]] || continue
+  remaining=$((remaining - 1))
+  if ((code)); then
+    status=$code
+    break
+  fi
 done
-if [[ $status -ne 0 ]]; then
-  # After jax.distributed.initialize a process that waits for a dead one does not heed SIGTERM.
+if ((status)); then
+  # What follows from the first failure ends by itself; a process that waits for a dead one may not
+  # heed SIGTERM (jax.distributed takes it), so that after a while it is killed.
+  for ((second = 0; second < 20; second++)); do
+    kill -0 "${pids[@]}" 2>/dev/null || break
+    sleep 1
+  done
   kill -KILL "${pids[@]}" 2>/dev/null || true
 fi
 exit "$status"
