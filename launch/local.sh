@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Runs one training as several processes on this machine, which then stand in for hosts.
 #
-#   launch/local.sh NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags of masm_jax.main]
-#   MODULE=masm_jax.evaluate launch/local.sh NUM_PROCESSES --checkpoint=... --suite=... --out=...
 #   launch/local.sh [--dry_run] NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags]
+#   MODULE=masm_jax.evaluate launch/local.sh NUM_PROCESSES --checkpoint=... --suite=... --out=...
 #
-# The flags are those of masm_jax.main; --dry_run prints the commands and runs nothing. The processes
+# The flags are those of masm_jax.main, or of MODULE; --dry_run prints the commands and runs nothing. The processes
 # meet over the loopback interface (PORT, 12355 by default). Without an accelerator each has one CPU
 # device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N. Ends with the first exit
 # status that is not 0, and stops the other processes then. SIGTERM and Ctrl-C are passed on: the run
@@ -29,9 +28,7 @@ python=${PYTHON:-.venv/bin/python}
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < count; i++)); do
-  "$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port" --num_processes="$count" \
-    --process_id="$i" "$@" &
-  command=("$python" -m masm_jax.main --coordinator="127.0.0.1:$port" --num_processes="$count"
+  command=("$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port" --num_processes="$count"
     --process_id="$i" "$@")
   if ((dry_run)); then
     printf '%q ' "${command[@]}"
