@@ -13,7 +13,8 @@ def dataset(
   """A set of face crops."""
   return ml_collections.ConfigDict(
     {
-      'manifest': manifest,  # Parquet or CSV; 'synthetic' is the built-in set; '' leaves it out.
+      # Parquet, CSV, or a TFDS set's folder; 'synthetic' is the built-in set; '' leaves it out.
+      'manifest': manifest,
       'root': '',  # Folder that the manifest's paths start from; '' is the manifest's own folder.
       'split': split,  # train, val or test; '' takes every row.
       'dataset': '',  # Only rows of this data set; '' takes every one.
@@ -86,8 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.train = dataset(split='train')  # What is learned from.
   config.data.val = dataset(split='val')  # Chooses the best checkpoint; never a test set.
   config.data.tests = ml_collections.ConfigDict()  # Name -> dataset(...), evaluated at the end.
-  config.data.sampler = 'uniform'  # uniform, or balanced: real and fake in turn.
-  config.data.augment = 'gend'  # none or gend.
+  config.data.sampler = 'uniform'  # uniform; balanced, per_method, paired: real and fake in turn.
+  config.data.augment = 'gend'  # deepfakebench, effort, gend, none; sbi: fakes from real faces.
   config.data.num_workers = 0  # Worker processes that load images; 0 loads in this one.
   config.data.num_threads = 4  # Threads per process that load images.
   config.data.max_replaced_share = 0.01  # Stop when more records than this cannot be decoded.

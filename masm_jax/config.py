@@ -21,8 +21,8 @@ _CHOICES = {
   'optim.name': ('adam', 'adamw'),
   'optim.schedule': ('constant', 'cosine'),
   'backbone.dtype': ('auto', 'float32', 'bfloat16'),
-  'data.sampler': ('uniform', 'balanced'),
-  'data.augment': ('none', 'gend'),
+  'data.sampler': ('uniform', 'balanced', 'per_method', 'paired'),
+  'data.augment': ('none', 'deepfakebench', 'effort', 'gend', 'sbi'),
   'eval.select_by': ('frame_auroc', 'frame_ap', 'video_auroc', 'video_ap'),
 }
 
@@ -102,6 +102,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems.append(f'head.class_weights = {weights}: two positive numbers, for real and fake')
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')
+  if config.data.augment == 'sbi' and config.data.sampler != 'paired':
+    problems.append(
+      'data.augment = sbi makes a fake of each real face, which stands beside it: set '
+      'data.sampler = paired'
+    )
   if config.data.val.split == 'test':
     problems.append(
       'data.val.split = test: checkpoints are chosen on validation data, never on a test set'

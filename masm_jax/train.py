@@ -15,7 +15,7 @@ from masm_jax import checkpoint as checkpoint_lib
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax import optim, reporting, sharding, state, steps, stopping, telemetry, tree
-from masm_jax.data import pipeline, samplers
+from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
 from masm_jax.evaluation.evaluator import Evaluator
@@ -55,7 +55,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     config_lib.duration_steps, batch_size=config.train.batch_size, num_examples=len(sets.train)
   )
   total_steps = in_steps(config.train.duration)
-  sampler = samplers.make_sampler(config.data.sampler, sets.train.labels, config.seed)
+  sampler = samplers.make_sampler(
+    config.data.sampler,
+    sets.train.table,
+    config.seed,
+    self_blending=config.data.augment == presets.SBI,
+  )
   batches = pipeline.train_iterator(
     sets.train,
     batch_size=config.train.batch_size,

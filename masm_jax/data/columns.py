@@ -4,8 +4,6 @@
 into the one canonical form, or says which rows are wrong.
 """
 
-import os
-import pathlib
 import posixpath
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from masm_jax.data import storage
 from masm_jax.errors import UserError
 
 REAL, FAKE = 0, 1
@@ -51,7 +50,9 @@ REQUIRED = ('path', 'label', 'dataset', 'split', 'video_id')
 _SHOWN_ROWS = 3
 
 
-def canonical_table(raw: pd.DataFrame, root: pathlib.Path, name: str) -> pd.DataFrame:
+def canonical_table(
+  raw: pd.DataFrame, root: storage.Path, name: str, *, check_files: bool = True
+) -> pd.DataFrame:
   """The canonical table of `raw`: checked, typed, completed, sorted by path."""
   if not len(raw):
     raise UserError(f'{name}: the manifest is empty')
@@ -93,7 +94,8 @@ def canonical_table(raw: pd.DataFrame, root: pathlib.Path, name: str) -> pd.Data
   refuse(pd.Series(table['path']).duplicated(keep=False).to_numpy(), 'duplicate path', 'path')
   by_video = pd.Series(table['label']).groupby(pd.Series(table['video_id']))
   refuse((by_video.transform('nunique') > 1).to_numpy(), 'video_id with two labels', 'video_id')
-  refuse(_absent(root, table['path']), f'missing file below {root}', 'path')
+  if check_files:
+    refuse(_absent(root, table['path']), f'missing file below {root}', 'path')
 
   is_real = table['label'] == REAL
   unnamed = table['method'] == ''
@@ -165,17 +167,13 @@ def _is_plain(path: str) -> bool:
   return bool(path) and not any(character in path for character in '\0\n\r')
 
 
-def _absent(root: pathlib.Path, paths: Sequence[str]) -> np.ndarray:
+def _absent(root: storage.Path, paths: Sequence[str]) -> np.ndarray:
   """Which paths are no files below root, as bool [N]; lists each folder once: no stat per file."""
   files: dict[str, set[str]] = {}
   absent = np.zeros(len(paths), bool)
   for i, path in enumerate(paths):
     folder, name = posixpath.split(path)
     if folder not in files:
-      try:
-        with os.scandir(os.path.join(root, folder)) as entries:
-          files[folder] = {entry.name for entry in entries if entry.is_file()}
-      except OSError:
-        files[folder] = set()
+      files[folder] = storage.file_names(storage.join(root, folder))
     absent[i] = name not in files[folder]
   return absent

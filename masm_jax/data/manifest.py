@@ -4,6 +4,9 @@ A manifest is a Parquet or CSV file. Order of rows and columns in the file does 
 manifest is always sorted by `path`, with `COLUMNS` first and further columns behind them by name.
 Its hash is the SHA-256 of that table written as CSV (`canonical_bytes`), so it is the same for a
 CSV file, a Parquet file and any order of rows, and it is the checksum of the CSV form itself.
+
+In the place of a file, the version folder of a TFDS set (`masm_jax.data.tfds_builder`) is a
+manifest too: the images then lie in its shards. All paths may be URLs (`masm_jax.data.storage`).
 """
 
 import concurrent.futures
@@ -22,9 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image
 
-from masm_jax.data.columns import canonical_table
+from masm_jax.data import storage
+from masm_jax.data.columns import SPLITS, canonical_table
+from masm_jax.data.images import Files, Images, Shards
 from masm_jax.errors import UserError
 
+SHARDED_NAME = 'manifest.parquet'  # Within a TFDS set's folder.
+_SHARDED_MARK = 'dataset_info.json'
 _EXIF_ORIENTATION = 274
 
 
@@ -34,13 +41,15 @@ class Manifest:
 
   Attributes:
     table: N rows sorted by `path`, columns `COLUMNS` and then any further ones; index 0..N-1.
-    root: the folder that `path` is relative to.
+    root: the folder that `path` is relative to; text for a URL.
     sha256: hash of `canonical_bytes(table)`; it does not depend on `root`.
+    shards: where the images are, if they are no files below `root`.
   """
 
   table: pd.DataFrame
-  root: pathlib.Path
+  root: pathlib.Path | str
   sha256: str
+  shards: Shards | None = None
 
   def __len__(self) -> int:
     return len(self.table)
@@ -52,9 +61,13 @@ class Manifest:
 
   @property
   def paths(self) -> list[str]:
-    """The N files as `root/path`, in record order."""
-    root = os.fspath(self.root)
-    return [os.path.join(root, path) for path in self.table['path']]
+    """The N files as `root/path`, in record order; names alone where the images are in shards."""
+    return [storage.join(self.root, path) for path in self.table['path']]
+
+  @property
+  def images(self) -> Images:
+    """The N encoded images, in record order."""
+    return self.shards or Files(self.paths)
 
   @property
   def video_ids(self) -> np.ndarray:
@@ -76,34 +89,55 @@ class Manifest:
         raise UserError(f'no column {name!r} in the manifest; it has {known}')
       values = [wanted] if isinstance(wanted, str) or np.isscalar(wanted) else list(wanted)
       keep &= self.table[name].isin(values).to_numpy()
-    return _manifest(self.table[keep].reset_index(drop=True), self.root)
+    shards = self.shards and self.shards.take(np.flatnonzero(keep))
+    return _manifest(self.table[keep].reset_index(drop=True), self.root, shards)
 
 
-def load_manifest(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Manifest:
+def load_manifest(
+  path: str | os.PathLike, root: str | os.PathLike | None = None, *, check_files: bool = True
+) -> Manifest:
   """Reads and validates a manifest.
 
   Needed are the columns `REQUIRED`; others get their neutral value. Links below `root` may point
   anywhere, but `path` itself must not leave it.
 
   Args:
-    path: a `.csv` or `.parquet` file.
+    path: a `.csv` or `.parquet` file, or the version folder of a TFDS set.
     root: the folder that the `path` column is relative to; default: the manifest's own.
+    check_files: whether a file that is not there is an error.
 
   Raises:
     UserError: if the file is missing, unreadable or empty, or has missing columns, unknown labels
       or splits, missing files, duplicate paths, paths that leave the root, or videos with two
       labels. The line names the first offending rows, counted from 1 without the header.
   """
-  path = pathlib.Path(path)
-  root = path.parent if root is None else pathlib.Path(root)
-  if not path.is_file():
+  if not storage.is_remote(path):
+    path = pathlib.Path(path)
+  if storage.is_file(storage.join(path, _SHARDED_MARK)):
+    return _load_sharded(path)
+  root = storage.parent(path) if root is None else storage.as_root(root)
+  if not storage.is_file(path):
     raise UserError(f'no manifest at {path}; make one with `python -m masm_jax.data import`')
-  if not root.is_dir():
+  if check_files and not storage.is_folder(root):
     raise UserError(f'{path}: its root {root} is not a folder')
-  if path.suffix not in ('.csv', '.parquet'):
-    raise UserError(f'{path}: a manifest is a .csv or .parquet file')
-  raw = _read_csv(path) if path.suffix == '.csv' else _read_parquet(path)
-  return _manifest(canonical_table(raw, root, str(path)), root)
+  return _manifest(canonical_table(_read(path), root, str(path), check_files=check_files), root)
+
+
+def _load_sharded(folder: str | os.PathLike) -> Manifest:
+  """The manifest of a TFDS set: its table, and its shards for the images."""
+  here = storage.local_folder(folder)
+  path = here / SHARDED_NAME
+  if not path.is_file():
+    raise UserError(f'{folder}: a TFDS set without {SHARDED_NAME}; make it with our own builder')
+  table = canonical_table(_read(path), here, str(path), check_files=False)
+  # Each split's records stand in the order of the table: `tfds_builder` writes them so.
+  split = np.array([SPLITS.index(name) for name in table['split']], np.int8)
+  index = np.zeros(len(table), np.int64)
+  for i in range(len(SPLITS)):
+    index[split == i] = np.arange((split == i).sum())
+  names = [storage.join(folder, path) for path in table['path']]
+  root = storage.as_root(folder)
+  return _manifest(table, root, Shards(here, SPLITS, split, index, names))
 
 
 def build_manifest(
@@ -120,7 +154,7 @@ def build_manifest(
   Raises:
     UserError: as `load_manifest`.
   """
-  root = pathlib.Path(root)
+  root = storage.as_root(root)
   if isinstance(rows, pd.DataFrame):
     raw = rows
   else:
@@ -132,7 +166,7 @@ def build_manifest(
   table = canonical_table(raw, root, 'rows')
   todo = np.flatnonzero((table['sha256'] == '') | (table['width'] <= 0) | (table['height'] <= 0))
   if len(todo):
-    files = [os.path.join(root, table.at[i, 'path']) for i in todo]
+    files = [storage.join(root, table.at[i, 'path']) for i in todo]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
       facts = list(pool.map(_file_facts, files, chunksize=64))
     for column, values in zip(('sha256', 'width', 'height'), zip(*facts, strict=True), strict=True):
@@ -148,10 +182,9 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike) -> None:
   Raises:
     UserError: if the name has another ending, or its folder cannot be written.
   """
-  path = pathlib.Path(path)
-  if path.suffix == '.csv':
+  if storage.suffix(path) == '.csv':
     content = canonical_bytes(manifest.table)
-  elif path.suffix == '.parquet':
+  elif storage.suffix(path) == '.parquet':
     # Without pandas' own metadata, whose version would change the bytes.
     table = pa.Table.from_pandas(manifest.table, preserve_index=False)
     sink = io.BytesIO()
@@ -159,18 +192,7 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike) -> None:
     content = sink.getvalue()
   else:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror}') from error
-  finally:
-    partial.unlink(missing_ok=True)
+  storage.write_bytes(path, content)
 
 
 def canonical_bytes(table: pd.DataFrame) -> bytes:
@@ -178,15 +200,28 @@ def canonical_bytes(table: pd.DataFrame) -> bytes:
   return table.to_csv(index=False, lineterminator='\n').encode()
 
 
-def _manifest(table: pd.DataFrame, root: pathlib.Path) -> Manifest:
-  return Manifest(table, root, hashlib.sha256(canonical_bytes(table)).hexdigest())
+def _manifest(
+  table: pd.DataFrame, root: pathlib.Path | str, shards: Shards | None = None
+) -> Manifest:
+  return Manifest(table, root, hashlib.sha256(canonical_bytes(table)).hexdigest(), shards)
 
 
-def _read_csv(path: pathlib.Path) -> pd.DataFrame:
+def _read(path: storage.Path) -> pd.DataFrame:
+  readers = {'.csv': _read_csv, '.parquet': _read_parquet}
+  if storage.suffix(path) not in readers:
+    raise UserError(f'{path}: a manifest is a .csv or .parquet file')
+  try:
+    content = storage.read_bytes(path)
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror or error}') from error
+  return readers[storage.suffix(path)](path, content)
+
+
+def _read_csv(path: storage.Path, content: bytes) -> pd.DataFrame:
   # As text alone: type inference would turn the video '000' into 0 and the method 'NA' into NaN.
   try:
-    with open(path, encoding='utf-8-sig', newline='') as file:
-      header, *lines = list(csv.reader(file, strict=True)) or [[]]
+    text = io.StringIO(content.decode('utf-8-sig'), newline='')
+    header, *lines = list(csv.reader(text, strict=True)) or [[]]
   except (csv.Error, UnicodeDecodeError) as error:
     raise UserError(f'{path}: not a CSV file in UTF-8: {error}') from error
   lines = [line for line in lines if line]
@@ -201,9 +236,9 @@ def _read_csv(path: pathlib.Path) -> pd.DataFrame:
   )
 
 
-def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
+def _read_parquet(path: storage.Path, content: bytes) -> pd.DataFrame:
   try:
-    return pa.parquet.read_table(path).to_pandas()
+    return pa.parquet.read_table(io.BytesIO(content)).to_pandas()
   except (pa.ArrowException, OSError) as error:
     first_line = str(error).partition('\n')[0]
     raise UserError(f'{path}: not a Parquet file that can be read: {first_line}') from error
@@ -211,7 +246,7 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
 
 def _file_facts(path: str) -> tuple[str, int, int]:
   """SHA-256, width and height of an image file; size 0 x 0 where it is not an image."""
-  content = pathlib.Path(path).read_bytes()
+  content = storage.read_bytes(path)
   try:
     with Image.open(io.BytesIO(content)) as image:
       width, height = image.size

@@ -7,8 +7,6 @@ processes nor the number of hosts change which pixels stand in it, nor where.
 
 import collections
 import concurrent.futures
-import dataclasses
-import itertools
 import logging
 import multiprocessing
 import os
@@ -24,12 +22,11 @@ import numpy as np
 from absl import flags
 
 from masm_jax.data import transforms
+from masm_jax.data.loader import Loader, decode
 from masm_jax.data.manifest import Manifest
 from masm_jax.data.samplers import Sampler
 from masm_jax.errors import UserError
 
-_STREAM = 0xA06  # Keeps augmentation apart from other random numbers of the same seed.
-_MAX_ATTEMPTS = 100
 _BATCHES_AHEAD = 2
 
 Perturb = Callable[[np.ndarray, int], np.ndarray]
@@ -88,9 +85,10 @@ def train_iterator(
   if augment not in transforms.PRESETS:
     known = ', '.join(transforms.PRESETS)
     raise UserError(f'no augmentation preset {augment!r}; there are {known}')
-  loader = _Loader(
-    paths=manifest.paths,
+  loader = Loader(
+    images=manifest.images,
     labels=manifest.labels,
+    landmarks=_landmarks(manifest),
     image_size=image_size,
     sampler=sampler,
     augment=augment,
@@ -118,7 +116,7 @@ class TrainIterator(grain.DatasetIterator):
 
   def __init__(
     self,
-    loader: '_Loader',
+    loader: Loader,
     num_steps: int,
     read: grain.ReadOptions,
     workers: grain.MultiprocessingOptions,
@@ -129,7 +127,7 @@ class TrainIterator(grain.DatasetIterator):
     self._num_steps = num_steps
     self._read = read
     self._workers = workers
-    self._max_undecodable = max_replaced_share * len(loader.paths)
+    self._max_undecodable = max_replaced_share * len(loader.labels)
     self._next_step = 0
     self._undecodable: dict[int, None] = {}  # Records, in the order in which they came up.
     self._batches: grain.DatasetIterator | None = None
@@ -179,59 +177,17 @@ class TrainIterator(grain.DatasetIterator):
     if asked in self._undecodable:
       return
     self._undecodable[asked] = None
-    _logger.warning('cannot decode %s: %s instead', loader.paths[asked], loader.paths[used])
+    name = loader.images.name
+    _logger.warning('cannot decode %s: %s instead', name(asked), name(used))
     if len(self._undecodable) > self._max_undecodable:
       raise UserError(
-        f'{len(self._undecodable)} of {len(loader.paths)} training images cannot be decoded, the'
-        f' last of them {loader.paths[asked]}; run `python -m masm_jax.data check`'
+        f'{len(self._undecodable)} of {len(loader.labels)} training images cannot be decoded, the'
+        f' last of them {name(asked)}; run `python -m masm_jax.data check`'
       )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loader:
-  """Makes the example at one of this host's indices; travels to the workers."""
-
-  paths: list[str]
-  labels: np.ndarray
-  image_size: int
-  sampler: Sampler
-  augment: str
-  seed: int
-  batch_size: int
-  local_size: int
-  process_index: int
-
-  def position(self, index: int) -> int:
-    """The global position of this host's example `index`."""
-    step, i = divmod(index, self.local_size)
-    return step * self.batch_size + self.process_index * self.local_size + i
-
-  def __call__(self, index: int) -> dict[str, Any]:
-    position = self.position(int(index))
-    asked = self.sampler(position)
-    record, image = self._decodable(asked)
-    rng = np.random.default_rng((self.seed, _STREAM, position))
-    image = transforms.augment(image, self.augment, rng)
-    return {
-      'image': transforms.resize(image, self.image_size),
-      'label': np.int32(self.labels[record]),
-      'record': np.int64(record),
-      'replaced': np.bool_(record != asked),
-    }
-
-  def _decodable(self, asked: int) -> tuple[int, np.ndarray]:
-    """The record itself, or else the next one of its label that can be decoded."""
-    errors = []
-    for record in itertools.chain(range(asked, len(self.paths)), range(asked)):
-      if self.labels[record] != self.labels[asked]:
-        continue
-      try:
-        return record, transforms.decode(self.paths[record])
-      except transforms.DecodeError as error:
-        errors.append(error)
-        if len(errors) == _MAX_ATTEMPTS:
-          break
-    raise UserError(f'{len(errors)} training images in a row cannot be decoded, first {errors[0]}')
+def _landmarks(manifest: Manifest) -> np.ndarray | None:
+  return manifest.table['landmarks'].to_numpy(object) if 'landmarks' in manifest.table else None
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:
@@ -305,11 +261,11 @@ def _eval_batches(
   perturb: Perturb | None,
 ) -> Iterator[dict[str, np.ndarray]]:
   cv2.setNumThreads(1)
-  paths, labels = manifest.paths, manifest.labels
+  images, labels = manifest.images, manifest.labels
 
   def load(record: int) -> tuple[np.ndarray, bool]:
     try:
-      image = transforms.decode(paths[record])
+      image = decode(images, record)
     except transforms.DecodeError as error:
       _logger.warning('left out of the evaluation: %s', error)
       return np.zeros((image_size, image_size, 3), np.uint8), False
@@ -334,9 +290,9 @@ def _eval_batches(
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
     pending: collections.deque = collections.deque()
     try:
-      for first in range(0, len(paths), batch_size):
-        start = min(first + process_index * local_size, len(paths))
-        records = range(start, min(start + local_size, len(paths)))
+      for first in range(0, len(images), batch_size):
+        start = min(first + process_index * local_size, len(images))
+        records = range(start, min(start + local_size, len(images)))
         pending.append((records, [pool.submit(load, record) for record in records]))
         if len(pending) > _BATCHES_AHEAD:
           yield collect(*pending.popleft())

@@ -1,15 +1,16 @@
 """The data sets that a config names: manifests of training, validation and tests, checked."""
 
 import dataclasses
-import os
 import pathlib
 
 import ml_collections
 from absl import logging
 
-from masm_jax.data import leaks
+from masm_jax.data import leaks, storage
 from masm_jax.data import manifest as manifest_lib
+from masm_jax.data.columns import FAKE, REAL
 from masm_jax.data.manifest import Manifest
+from masm_jax.data.presets import SBI
 from masm_jax.errors import UserError
 
 SYNTHETIC = 'synthetic'  # The manifest name of the built-in set.
@@ -41,7 +42,8 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
 
   Raises:
     UserError: a missing or broken manifest; no rows where some are needed; a training or validation
-      set without one of the classes; a validation set with rows that are marked test.
+      set without one of the classes (`sbi` trains without fakes); a validation set with rows that
+      are marked test.
   """
   load = SetLoader(config.synthetic)
   train = load('data.train', config.train)
@@ -51,8 +53,9 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
     ('data.train', train, 'learn to tell fakes from real faces'),
     ('data.val', val, 'choose the best checkpoint'),
   ):
-    for label, what in ((0, 'real'), (1, 'fake')):
-      if not (manifest.labels == label).any():
+    makes_fakes = manifest is train and config.augment == SBI
+    for label, what in ((REAL, 'real'), (FAKE, 'fake')):
+      if not (manifest.labels == label).any() and not (label == FAKE and makes_fakes):
         raise UserError(
           f'{name}: no {what} face among its {len(manifest)} rows; to {purpose}, a '
           'set needs both classes'
@@ -144,7 +147,7 @@ def _load(
     from masm_jax.data.synthetic import CODE_VERSION, materialize
 
     name = f'synthetic_v{CODE_VERSION}_{synthetic.size_px}px_seed{synthetic.seed}'
-    root = pathlib.Path(synthetic.root or _cache_dir() / name)
+    root = pathlib.Path(synthetic.root or storage.cache_folder() / name)
     path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
     return manifest_lib.load_manifest(path)
   if not spec.manifest:
@@ -153,11 +156,6 @@ def _load(
       f'makes one), or {SYNTHETIC!r} for the built-in set'
     )
   return manifest_lib.load_manifest(spec.manifest, spec.root or None)
-
-
-def _cache_dir() -> pathlib.Path:
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'masm_jax'
 
 
 def _warn_overlap(sets: DataSets) -> None:

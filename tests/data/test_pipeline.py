@@ -10,32 +10,15 @@ import cv2
 import grain
 import numpy as np
 import pytest
-from PIL import Image
 
 from masm_jax.data import pipeline, transforms
-from masm_jax.data.manifest import build_manifest, write_manifest
+from masm_jax.data.manifest import write_manifest
 from masm_jax.data.pipeline import eval_batches, train_iterator
 from masm_jax.data.samplers import make_sampler
 from masm_jax.errors import UserError
 
 SIZE = 16
 STEPS = 9
-
-
-@pytest.fixture(scope='module')
-def crops(tmp_path_factory):
-  """A manifest of 10 real and 13 fake crops of noise; record i is recognised by its pixels."""
-  root = tmp_path_factory.mktemp('crops')
-  rng = np.random.default_rng(0)
-  rows = []
-  for i in range(23):
-    name = f'{i:02}.png'
-    Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(root / name)
-    label = int(i >= 10)
-    rows.append(
-      {'path': name, 'label': label, 'dataset': 'd', 'split': 'train', 'video_id': f'v{i}'}
-    )
-  return build_manifest(rows, root)
 
 
 @pytest.fixture
@@ -53,7 +36,7 @@ def _iterator(manifest, **options):
   defaults = {
     'batch_size': 8,
     'image_size': SIZE,
-    'sampler': make_sampler('balanced', manifest.labels, 1),
+    'sampler': make_sampler('balanced', manifest.table, 1),
     'augment': 'gend',
     'seed': 1,
     'num_steps': STEPS,
@@ -72,7 +55,7 @@ def _assert_same(found, expected):
 
 
 def test_batches_hold_what_the_sampler_says(crops):
-  sampler = make_sampler('balanced', crops.labels, 1)
+  sampler = make_sampler('balanced', crops.table, 1)
   batches = list(_iterator(crops, sampler=sampler))
   assert len(batches) == STEPS
   for t, batch in enumerate(batches):
@@ -92,14 +75,14 @@ def test_pixels_are_decode_augment_resize(crops):
 
 
 def test_seed_changes_pixels_but_not_the_order(crops):
-  sampler = make_sampler('uniform', crops.labels, 1)
+  sampler = make_sampler('uniform', crops.table, 1)
   a, b = (next(_iterator(crops, sampler=sampler, seed=seed)) for seed in (1, 2))
   np.testing.assert_array_equal(a['record'], b['record'])
   assert (a['image'] != b['image']).mean() > 0.5
 
 
 def test_the_same_record_is_augmented_anew_in_each_epoch(crops):
-  sampler = make_sampler('uniform', crops.labels, 1)
+  sampler = make_sampler('uniform', crops.table, 1)
   batches = list(_iterator(crops, sampler=sampler, num_steps=6))
   records = np.concatenate([batch['record'] for batch in batches])
   images = np.concatenate([batch['image'] for batch in batches])
@@ -114,7 +97,7 @@ def test_threads_change_nothing(crops, num_threads):
 
 def test_worker_processes_change_nothing_and_runs_resume_with_any_number(crops):
   expected = list(_iterator(crops))
-  iterator = _iterator(crops, num_workers=2, num_threads=1)
+  iterator = _iterator(crops, num_workers=4, num_threads=1)
   _assert_same([next(iterator) for _ in range(4)], expected[:4])
   state = json.loads(json.dumps(iterator.get_state()))
   _assert_same(list(iterator), expected[4:])
@@ -172,7 +155,7 @@ def test_hosts_side_by_side_make_the_batch_of_one(crops, process_count):
 
 def test_undecodable_records_are_replaced_flagged_and_logged(broken, caplog):
   successor = {4: 6, 5: 6, 22: 10}  # The next sound record of the label, in a circle.
-  sampler = make_sampler('balanced', broken.labels, 1)
+  sampler = make_sampler('balanced', broken.table, 1)
   options = {'sampler': sampler, 'max_replaced_share': 3 / 23}
   with caplog.at_level(logging.WARNING):
     batches = list(_iterator(broken, **options))
@@ -331,7 +314,7 @@ from masm_jax.data import manifest, pipeline, samplers
 if __name__ == '__main__':
   crops = manifest.load_manifest(sys.argv[1])
   iterator = pipeline.train_iterator(
-    crops, batch_size=2, image_size=8, sampler=samplers.make_sampler('uniform', crops.labels, 0),
+    crops, batch_size=2, image_size=8, sampler=samplers.make_sampler('uniform', crops.table, 0),
     augment='none', seed=0, num_steps=10**6, num_workers=1, num_threads=1)
   next(iterator)
   print(multiprocessing.active_children()[0].pid, flush=True)

@@ -36,11 +36,12 @@ def spec(manifest, /, **fields):
   return ml_collections.ConfigDict(base | fields)
 
 
-def config(manifest, train=None, val=None, **tests):
+def config(manifest, train=None, val=None, augment='none', **tests):
   return ml_collections.ConfigDict({
     'train': train or spec(manifest, split='train'),
     'val': val or spec(manifest, split='val'),
     'tests': tests,
+    'augment': augment,
     'synthetic': {'root': '', 'seed': 0, 'size_px': 32},
   })  # fmt: skip
 
@@ -111,3 +112,15 @@ def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
   ((root, seed, size_px),) = calls
   assert root.parent == tmp_path / 'masm_jax' and (seed, size_px) == (0, 32)
   assert '32px_seed0' in root.name
+
+
+def test_only_self_blending_trains_without_fakes(manifest):
+  real = spec(manifest, split='train')
+  both = sets.load_sets(config(manifest, train=real))
+  path = manifest.with_name('real.parquet')
+  manifest_lib.write_manifest(both.train.select(label=0), path)
+  assert len(sets.load_sets(config(manifest, train=spec(path), augment='sbi')).train) == 2
+  with pytest.raises(UserError, match=r'data.train: no fake face among its 2 rows'):
+    sets.load_sets(config(manifest, train=spec(path), augment='gend'))
+  with pytest.raises(UserError, match=r'data.val: no fake face'):
+    sets.load_sets(config(manifest, val=spec(path), augment='sbi'))

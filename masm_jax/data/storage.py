@@ -1,0 +1,165 @@
+"""Files by path, on this machine or elsewhere: `gs://`, `s3://` and whatever else fsspec knows.
+
+A path with `://` in it goes through fsspec, which needs the file system's own package (`gcsfs` for
+`gs://`, `s3fs` for `s3://`); every other path is a local one.
+"""
+
+import hashlib
+import os
+import pathlib
+import posixpath
+import shutil
+import tempfile
+from typing import Any
+
+import fsspec
+
+from masm_jax.errors import UserError
+
+Path = str | os.PathLike
+
+
+def is_remote(path: Path) -> bool:
+  """Whether a path is a URL."""
+  return '://' in os.fspath(path)
+
+
+def as_root(path: Path) -> pathlib.Path | str:
+  """A folder to join paths to: a URL without its last slash, or a local path."""
+  return os.fspath(path).rstrip('/') if is_remote(path) else pathlib.Path(path)
+
+
+def join(root: Path, relative: str) -> str:
+  """`root/relative`; a URL keeps its forward slashes."""
+  return (posixpath if is_remote(root) else os.path).join(os.fspath(root), relative)
+
+
+def parent(path: Path) -> pathlib.Path | str:
+  """The folder that a file lies in."""
+  return as_root(os.fspath(path).rpartition('/')[0] if is_remote(path) else os.path.dirname(path))
+
+
+def suffix(path: Path) -> str:
+  """The ending of a file's name, with its dot."""
+  return posixpath.splitext(os.fspath(path))[1]
+
+
+def read_bytes(path: Path) -> bytes:
+  """The content of a file.
+
+  Raises:
+    OSError: it cannot be read.
+    UserError: its file system is not known or not installed.
+  """
+  if not is_remote(path):
+    with open(path, 'rb') as file:
+      return file.read()
+  file_system, inner = _file_system(path)
+  return file_system.cat_file(inner)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+  """Writes a file, which appears whole or not at all; makes its folder.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  try:
+    if is_remote(path):  # Object stores show an object when it is complete.
+      file_system, inner = _file_system(path)
+      file_system.makedirs(posixpath.dirname(inner), exist_ok=True)
+      file_system.pipe_file(inner, content)
+      return
+    path = pathlib.Path(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(partial, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(partial, path)
+    finally:
+      partial.unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def is_file(path: Path) -> bool:
+  """Whether there is such a file."""
+  if not is_remote(path):
+    return os.path.isfile(path)
+  file_system, inner = _file_system(path)
+  return file_system.isfile(inner)
+
+
+def is_folder(path: Path) -> bool:
+  """Whether there is such a folder."""
+  if not is_remote(path):
+    return os.path.isdir(path)
+  file_system, inner = _file_system(path)
+  return file_system.isdir(inner)
+
+
+def file_names(folder: Path) -> set[str]:
+  """Names of the files directly in a folder; empty if it cannot be listed."""
+  try:
+    if not is_remote(folder):
+      with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()}
+    file_system, inner = _file_system(folder)
+    entries = file_system.ls(inner, detail=True)
+  except OSError:
+    return set()
+  return {posixpath.basename(entry['name']) for entry in entries if entry['type'] == 'file'}
+
+
+def local_folder(folder: Path) -> pathlib.Path:
+  """A folder as one on this machine: itself, or a copy that is made once.
+
+  A remote folder is copied into the user's cache, under a name of its URL and of the sizes and
+  times of its files, so that a changed folder is copied anew. Only its own files are copied.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  if not is_remote(folder):
+    return pathlib.Path(folder)
+  try:
+    file_system, inner = _file_system(folder)
+    entries = [entry for entry in file_system.ls(inner, detail=True) if entry['type'] == 'file']
+    facts = sorted((entry['name'], entry['size'], _version(entry)) for entry in entries)
+    key = hashlib.sha256(repr((os.fspath(folder), facts)).encode()).hexdigest()[:16]
+    target = cache_folder() / 'remote' / key
+    if not target.is_dir():
+      target.parent.mkdir(parents=True, exist_ok=True)
+      partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{key}.', dir=target.parent))
+      try:
+        for entry in entries:
+          file_system.get_file(entry['name'], str(partial / posixpath.basename(entry['name'])))
+        if not target.is_dir():  # Another process may have made the same copy meanwhile.
+          os.replace(partial, target)
+      finally:
+        shutil.rmtree(partial, ignore_errors=True)
+  except OSError as error:
+    raise UserError(f'cannot copy {folder}: {error.strerror or error}') from error
+  return target
+
+
+def cache_folder() -> pathlib.Path:
+  """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`."""
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(base) / 'masm_jax'
+
+
+def _version(entry: dict[str, Any]) -> str:
+  """What changes with a remote file's content, where its store tells."""
+  names = ('etag', 'ETag', 'md5Hash', 'updated', 'LastModified', 'mtime', 'created')
+  return str(next((entry[name] for name in names if entry.get(name)), ''))
+
+
+def _file_system(path: Path) -> tuple[fsspec.AbstractFileSystem, str]:
+  try:
+    return fsspec.core.url_to_fs(os.fspath(path))
+  except (ImportError, ValueError) as error:  # Its package is missing, or nobody knows it.
+    raise UserError(f'{path}: {" ".join(str(error).split())}') from error
