@@ -13,8 +13,7 @@ def dataset(
   """A set of face crops."""
   return ml_collections.ConfigDict(
     {
-      # Parquet, CSV, or a TFDS set's folder; 'synthetic' is the built-in set; '' leaves it out.
-      'manifest': manifest,
+      'manifest': manifest,  # Parquet, CSV, TFDS folder; 'synthetic' is built in; '' leaves it out.
       'root': '',  # Folder that the manifest's paths start from; '' is the manifest's own folder.
       'split': split,  # train, val or test; '' takes every row.
       'dataset': '',  # Only rows of this data set; '' takes every one.
