@@ -62,6 +62,7 @@ ALLOWED = {
     'trained',
   },
   'evaluate': {'cross_evaluation', 'main'},
+  'sweep': {'config', 'evaluation', 'main', 'telemetry'},
   'demo': {'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},
 }

@@ -1,0 +1,133 @@
+"""Named sweeps: what one row of an ablation table changes, and nothing else.
+
+python launch/sweep.py --list
+python launch/sweep.py components --workdir=runs/components
+python launch/sweep.py mask --workdir=runs/mask --base=configs/ffpp.py:backbone=clip_b16 \
+    --config.backbone.weights=weights/clip_b16.safetensors
+
+A row is a mapping from fields of `configs/common.py` to values; what it does not name is as the
+base config has it. `method` goes to the base config as its argument, so that the config may fit
+other fields to it. All sweeps and what their rows mean are [ours]: the paper's own tables are not
+known.
+
+What to know when reading them: without a mask, K subspaces of rank q and one of rank K*q are the
+same model. Their factors are the same numbers, sorted into other arrays; so are the loss, the
+gradients, Adam's steps and, with the default weights (w_self = 1, w_cross = 2), the orthogonality
+loss (`tests/sweep/test_ablations.py` holds that). How components are dealt out (`split`) then has
+no effect either. K matters through the layer mask, which switches (block, subspace) groups, and
+through how many components K*q are trained at all.
+"""
+
+BASE = 'configs/demo.py'
+
+# The demo in a third of the time, on the two mechanisms that its small model can learn by then.
+_EASY = ('swap', 'upsample')
+BASE_FIELDS = {
+  'data.train.methods': _EASY,
+  'data.val.methods': _EASY,
+  'data.tests.known.methods': _EASY,
+  'train.duration': '240 steps',
+  'eval.every': '60 steps',
+  'checkpoint.every': '60 steps',
+  'optim.warmup': '30 steps',
+}
+
+# What takes each component of the method away; a component that is there is as the base has it.
+_WITHOUT = {
+  'mask': {'mask.kind': 'none'},
+  'subspaces': {'subspace.num_subspaces': 1},
+  'orthogonality': {'regularizer.orthogonality': 0.0},
+  'spectrum': {'regularizer.spectral': 0.0},
+}
+
+
+def _with(*components):
+  """The base config with these components alone."""
+  absent = (fields for name, fields in _WITHOUT.items() if name not in components)
+  return {field: value for fields in absent for field, value in fields.items()}
+
+
+def _values(field, *values, name=''):
+  """A row per value of one field."""
+  return {f'{name}{value}': {field: value} for value in values}
+
+
+SWEEPS = {
+  'components': {
+    'about': (
+      'Each component alone. none: one artifact subspace of rank q, every layer updated, no '
+      'regularizer. +mask: the layer mask over its blocks. +subspaces: K subspaces of rank q, '
+      'hence K times the components. +orthogonality, +spectrum: one regularizer on the one '
+      'subspace. all: the base config.'
+    ),
+    'rows': {
+      'none': _with(),
+      **{f'+{name}': _with(name) for name in _WITHOUT},
+      'all': {},
+    },
+  },
+  'leave_one_out': {
+    'about': 'The base config, and the base config without one component.',
+    'rows': {
+      'all': {},
+      **{f'no_{name}': fields for name, fields in _WITHOUT.items()},
+    },
+  },
+  'num_subspaces': {
+    'about': 'K subspaces of the base rank: more of them are more trained components.',
+    'rows': _values('subspace.num_subspaces', 1, 2, 4, 8, name='K='),
+  },
+  'equal_size': {
+    'about': 'K subspaces of rank 32/K: the same components under a finer and finer mask.',
+    'rows': {
+      f'K={count},q={32 // count}': {
+        'subspace.num_subspaces': count,
+        'subspace.rank': 32 // count,
+      }
+      for count in (1, 2, 4, 8)
+    },
+  },
+  'rank': {
+    'about': 'Rank q of each subspace.',
+    'rows': _values('subspace.rank', 1, 2, 4, 8, 16, name='q='),
+  },
+  'split': {
+    'about': 'How components are dealt to subspaces; without a mask it makes no difference.',
+    'rows': _values('subspace.split', 'interleaved', 'contiguous'),
+  },
+  'targets': {
+    'about': 'Which kernels are decomposed.',
+    'rows': _values('subspace.targets', 'attention', 'mlp', 'all'),
+  },
+  'mask': {
+    'about': (
+      'The layer mask and its controls: dynamic keeps the highest scores, inverse the lowest, '
+      'random ranks by chance, all and none keep every group on (they must agree).'
+    ),
+    'rows': _values('mask.kind', 'dynamic', 'inverse', 'random', 'all', 'none'),
+  },
+  'score': {
+    'about': 'What ranks the groups.',
+    'rows': _values('mask.score', 'bvr', 'gsnr', 'rgn', 'grad_norm'),
+  },
+  'select': {
+    'about': 'Within what groups are ranked.',
+    'rows': _values('mask.select', 'per_subspace', 'global', 'per_layer'),
+  },
+  'keep': {
+    'about': 'Share of the groups that stay on.',
+    'rows': _values('mask.keep', 0.25, 0.5, 0.75, 1.0, name='keep='),
+  },
+  'spectral_kind': {
+    'about': 'Which spectral-consistency loss.',
+    'rows': _values('regularizer.spectral_kind', 'energy', 'singular_values'),
+  },
+  'forward': {
+    'about': 'How adapted kernels are multiplied: equal figures up to rounding, at another cost.',
+    'rows': _values('subspace.forward', 'auto', 'factored', 'materialized'),
+  },
+  'methods': {
+    'about': 'The methods of the comparison table, each with the preset of the base config.',
+    'rows': _values('method', 'masm', 'linear', 'full'),
+  },
+}

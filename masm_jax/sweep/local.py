@@ -1,0 +1,231 @@
+"""Runs of a sweep on this machine, each in a process of its own that starts in a blink.
+
+A server process imports the program once and starts no device; each run is a fork of it. A run
+that fails, is killed or takes the memory down with it harms no other.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import os
+import pathlib
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from masm_jax.sweep.plan import Progress, Run
+
+LOG = 'log.txt'
+# What a run imports sooner or later: here it is imported once for all of them.
+_PRELOAD = (
+  'masm_jax.main', 'masm_jax.train', 'masm_jax.sweep.local', 'masm_jax.tools.plots',
+  'tensorboardX.event_file_writer', 'tensorboardX.summary',
+)  # fmt: skip
+_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A run that did not finish, and what it said last."""
+
+  run: Run
+  reason: str
+
+
+class Stopped(Exception):
+  """A signal asked the sweep to stop; its runs have saved what they can.
+
+  Attributes:
+    signal_number: the signal.
+  """
+
+  def __init__(self, signal_number: int):
+    super().__init__(signal_number)
+    self.signal_number = signal_number
+
+
+def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> list[Failure]:
+  """Does what is left of `runs`: finished ones are skipped, half-finished ones go on.
+
+  Each run's output goes to `log.txt` in its directory.
+
+  Args:
+    runs: in the order in which they are started.
+    jobs: how many at a time; without an accelerator each gets its share of the cores, since a run
+      that shares cores with another wastes a good part of them.
+    say: told of each run that is skipped, started, finished or failed, a line each.
+
+  Returns:
+    What failed; the other runs are finished.
+
+  Raises:
+    UserError: a directory that holds a run of another config; then nothing is started.
+    Stopped: SIGINT or SIGTERM; the runs in progress were told, and have ended.
+  """
+  waiting = []
+  for run in runs:
+    if run.progress() is Progress.FINISHED:
+      say(f'{run.name}: finished before')
+    else:
+      waiting.append(run)
+  if not waiting:
+    return []
+  if any(run.config.deterministic for run in waiting):
+    # Read by XLA when its first device starts, in the forks: `main.start` would come as late.
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DETERMINISTIC}'.strip()
+  # Runs of a row share their programs: the second seed reads even the small ones from the disk.
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+  shares = core_shares(jobs)
+  done, total = len(runs) - len(waiting), len(runs)
+  active: dict[Any, tuple[Run, Any, int, float]] = {}  # By sentinel: run, process, share, start.
+  free = list(range(jobs))
+  failures = []
+  with _stoppable(lambda: [process for _, process, _, _ in active.values()]):
+    while waiting or active:
+      while waiting and free:
+        run, share = waiting.pop(0), free.pop(0)
+        how = 'goes on' if run.progress() is Progress.BEGUN else 'starts'
+        say(f'{run.name}: {how}')
+        process = start_process(_train, (run, shares[share]))
+        active[process.sentinel] = run, process, share, time.monotonic()
+      for sentinel in multiprocessing.connection.wait(list(active)):
+        run, process, share, began = active.pop(sentinel)
+        process.join()
+        free.append(share)
+        done += 1
+        reason = _why_failed(run, process.exitcode)
+        if reason:
+          failures.append(Failure(run, reason))
+        outcome = f'FAILED, {reason}' if reason else 'finished'
+        say(f'{run.name}: {outcome} after {time.monotonic() - began:.0f} s ({done} of {total})')
+  return failures
+
+
+def start_process(
+  function: Callable[..., None], args: tuple
+) -> multiprocessing.process.BaseProcess:
+  """Starts `function(*args)` as a fork of a server process that has imported the program."""
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(list(_PRELOAD))
+  process = context.Process(target=function, args=args)
+  process.start()
+  return process
+
+
+def core_shares(jobs: int) -> list[set[int] | None]:
+  """The cores of each of `jobs` runs side by side; None where they need not be divided."""
+  if jobs == 1 or not hasattr(os, 'sched_getaffinity'):
+    return [None] * jobs
+  cores = sorted(os.sched_getaffinity(0))
+  if len(cores) < jobs:
+    return [None] * jobs
+  return [set(cores[job::jobs]) for job in range(jobs)]
+
+
+def _train(run: Run, cores: set[int] | None) -> None:
+  """The process of one run: `python -m masm_jax.main` with its flags, and its own log."""
+  from masm_jax import main
+
+  if cores:
+    os.sched_setaffinity(0, cores)
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  log_to(run.workdir / LOG)
+  end_with_parent()
+  with only_one(run.workdir / '.lock'):
+    if run.progress() is Progress.FINISHED:  # By another process, while this one waited.
+      return
+    sys.argv = ['masm_jax.main', *run.flags()]
+    print(f'$ python -m {shlex.join(sys.argv)}', flush=True)
+    main.run(main.main)
+
+
+def log_to(path: pathlib.Path) -> None:
+  """Appends what this process writes to stdout and stderr to a file."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  with path.open('ab') as log:
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+
+
+def end_with_parent() -> None:
+  """Sends this process SIGTERM when the one that asked for it is gone, so that it saves and ends.
+
+  A sweep that is killed leaves no run behind that would be in the way of the next attempt.
+  """
+  parent = multiprocessing.process.parent_process()
+
+  def watch() -> None:
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  if parent is not None:
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def only_one(path: pathlib.Path) -> Iterator[None]:
+  """Waits until no other process is within this for the same path (on one machine, at least)."""
+  with path.open('ab') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'waiting for another process that works in {path.parent}', flush=True)
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.truncate(0)
+    lock.write(str(os.getpid()).encode())  # For people who wonder who it is.
+    lock.flush()
+    yield
+
+
+@contextlib.contextmanager
+def _stoppable(processes: Callable[[], list[Any]]) -> Iterator[None]:
+  """SIGINT and SIGTERM are passed on to the processes; raises Stopped when they have ended."""
+
+  def stop(signal_number: int, _: Any) -> None:
+    raise Stopped(signal_number)
+
+  before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield
+  except Stopped:
+    for number in before:
+      signal.signal(number, signal.SIG_IGN)
+    for process in processes():
+      process.terminate()
+    for process in processes():
+      process.join()
+    raise
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _why_failed(run: Run, status: int) -> str:
+  """Why a process left its run unfinished; '' if it did not."""
+  if status == 0 and run.progress() is Progress.FINISHED:
+    return ''
+  if status < 0:
+    return f'killed by {signal.Signals(-status).name}'
+  if status > 128:
+    return f'stopped by {signal.Signals(status - 128).name}'
+  return f'status {status}: {_last_words(run.workdir / LOG)}'
+
+
+def _last_words(log: pathlib.Path) -> str:
+  """The error line of a log's last attempt, or else its last line."""
+  try:
+    attempt = log.read_text('utf-8', errors='replace').rpartition('\n$ python')[2]
+  except OSError:
+    return 'it left no log'
+  lines = [line.strip() for line in attempt.splitlines() if line.strip()]
+  errors = [line for line in lines if re.match(r'error: ', line)]
+  return (errors or lines or ['it wrote nothing'])[-1]

@@ -1,0 +1,112 @@
+"""The table: hand-computed statistics, equal bytes for equal runs, wall times kept apart."""
+
+import math
+import pathlib
+
+import pandas as pd
+import pytest
+
+from masm_jax import config as config_lib
+from masm_jax import telemetry
+from masm_jax.sweep import plan, table
+
+# ml_collections loads config files by a function that Python 3.12 no longer has.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_mean_deviation_and_interval_by_hand():
+  found = table.over_seeds([0.6, 0.7, 0.8])
+  assert found['mean'] == pytest.approx(0.7) and found['sd'] == pytest.approx(0.1)
+  # t(0.975, 2) = 4.30265; half the interval = 4.30265 * 0.1 / sqrt(3) = 0.248414.
+  assert found['low'] == pytest.approx(0.7 - 0.248414, abs=1e-6)
+  assert found['high'] == pytest.approx(0.7 + 0.248414, abs=1e-6)
+  assert found['n'] == 3 and found['values'] == [0.6, 0.7, 0.8]
+  two = table.over_seeds([0.5, 0.6])
+  # t(0.975, 1) = 12.7062; sd = 0.0707107.
+  assert two['high'] - two['mean'] == pytest.approx(12.7062 * 0.0707107 / math.sqrt(2), rel=1e-5)
+
+
+def test_too_few_seeds_and_undefined_figures():
+  one = table.over_seeds([0.6])
+  assert one['mean'] == 0.6 and math.isnan(one['sd']) and math.isnan(one['low'])
+  assert math.isnan(table.over_seeds([])['mean'])
+  undefined = table.over_seeds([0.6, math.nan])
+  assert math.isnan(undefined['mean']) and math.isnan(undefined['sd'])
+
+
+def figures(value):
+  return {level: dict.fromkeys(('auroc', 'ap', 'eer'), value) for level in ('frame', 'video')}
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+  """Three of four runs finished, with made-up figures."""
+  monkeypatch.chdir(REPOSITORY)
+  sweeps = plan.load_sweeps('configs/ablations.py')
+  sweep = plan.make_sweep(
+    sweeps, 'split', workdir=tmp_path, seeds=(0, 1), fields={'data.tests.poisson.manifest': ''}
+  )
+  names = ('val', 'known', 'checkerboard', 'regenerate')
+  for index, run in enumerate(sweep.runs[:3]):
+    value = 0.5 + 0.1 * index
+    results = {'sets': {name: figures(value) for name in names}}
+    telemetry.write_json(
+      run.workdir / 'results.json',
+      {
+        'config_sha256': config_lib.fingerprint(run.config), 'trainable_parameters': 1234,
+        'note': 'Synthetic.', 'best': results, 'last': results,
+      },
+    )  # fmt: skip
+    lines = ''.join(
+      f'{{"step": {step}, "train/images_per_second": {rate}}}\n'
+      for step, rate in enumerate((1, 90 + index, 100 + index, 110 + index))
+    )
+    (run.workdir / 'perf.jsonl').write_text(lines)
+  return sweep
+
+
+def test_markdown(sweep):
+  telemetry.write_json(table.cost_path(sweep, 'interleaved'), {'train_step_gflop': 1.2345})
+  text = table.to_markdown(table.make_table(sweep))
+  rows = [line for line in text.splitlines() if line.startswith('|')]
+  assert [cell.strip() for cell in rows[0].split('|')[1:-1]] == [
+    'split', 'known', 'checkerboard', 'regenerate', 'trained', 'GFLOP/step',
+  ]  # fmt: skip
+  cells = [cell.strip() for cell in rows[2].split('|')[1:-1]]
+  # Seeds 0.5 and 0.7: sd = 0.1414, half the interval = 12.7062 * 0.1 = 1.2706.
+  assert cells == ['interleaved', *['0.600 ± 0.141 [-0.671, 1.871]'] * 3, '1,234', '1.23']
+  cells = [cell.strip() for cell in rows[3].split('|')[1:-1]]
+  assert cells == ['contiguous (1 of 2 seeds)', *['0.600'] * 3, '1,234', '-']
+  assert 'AUROC, video level, checkpoint chosen on validation data' in text
+  assert '95% of the mean over seeds, Student t' in text and '*Synthetic.*' in text
+  assert "`data.train.methods=('swap', 'upsample')`" in text
+  assert len({len(row) for row in rows}) == 1  # Aligned for those who read the source.
+
+
+def test_wall_times_are_in_the_report_and_in_no_table(sweep):
+  report = table.write_tables(sweep)
+  header, _, first, second = (line for line in report.splitlines() if line.startswith('|'))
+  assert 'images/s' in header
+  # Medians of the second half: (100, 110) -> 105 and 107, of which the median is 106; and 106.
+  assert first.split('|')[-2].strip() == '106' and second.split('|')[-2].strip() == '106'
+  names = ('table.json', 'table.csv', 'table.md')
+  before = {name: (sweep.workdir / name).read_bytes() for name in names}
+  for run in sweep.runs[:3]:
+    (run.workdir / 'perf.jsonl').write_text('{"step": 9, "train/images_per_second": 7.0}\n')
+  assert table.write_tables(sweep) != report
+  assert {name: (sweep.workdir / name).read_bytes() for name in names} == before
+  assert not any(str(sweep.workdir).encode() in content for content in before.values())
+  assert telemetry.read_json(sweep.workdir / 'speed.json')['contiguous'] == {
+    'contiguous/seed0': 7.0
+  }
+
+
+def test_csv_holds_every_figure(sweep):
+  table.write_tables(sweep)
+  rows = pd.read_csv(sweep.workdir / 'table.csv')
+  assert len(rows) == 2 * 4 * 2 * 3  # Rows, sets, levels, metrics.
+  chosen = rows.query("row == 'interleaved' and set == 'known' and level == 'frame'")
+  assert chosen['mean'].tolist() == pytest.approx([0.6] * 3) and chosen['n'].tolist() == [2] * 3
+  assert set(rows['trainable_parameters']) == {1234}
