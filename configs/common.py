@@ -4,7 +4,22 @@ Durations are text with a unit: '2000 steps', '3 epochs' or '100000 examples'. P
 to the directory that the command runs in.
 """
 
+import importlib
+
 import ml_collections
+
+# Each has a file of its name in this folder, whose `preset(config)` sets what the method is.
+METHODS = (
+  'masm',
+  'effort',
+  'effort_published',
+  'gend',
+  'ln',
+  'linear',
+  'bitfit',
+  'lora',
+  'full',
+)
 
 
 def dataset(
@@ -26,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   """The defaults: MASM on CLIP ViT-L/14, as `method.md` states them."""
   config = ml_collections.ConfigDict()
   config.seed = 0  # Seeds the head, the order of the data, augmentation and random masks.
-  config.method = 'masm'  # masm, linear or full.
+  config.method = 'masm'  # One of METHODS; set it with set_method or `:method=`, which do the rest.
   config.deterministic = True  # Ask the backend for operations that repeat bit for bit.
 
   config.backbone = ml_collections.ConfigDict()
@@ -41,6 +56,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.head.label_smoothing = 0.0  # Share of the target spread over both classes.
   config.head.class_weights = (1.0, 1.0)  # Weight of (real, fake) in the cross-entropy.
 
+  config.loss = ml_collections.ConfigDict()  # Beside the cross-entropy, over the global batch.
+  config.loss.alignment = 0.0  # Weight of the distance between features of one class (GenD).
+  config.loss.uniformity = 0.0  # Weight of the loss that spreads features over the sphere (GenD).
+
+  config.lsda = ml_collections.ConfigDict()  # Latent augmentation (LSDA), for any method.
+  config.lsda.weight = 0.0  # Weight of the cross-entropy on augmented features; 0 leaves it out.
+  config.lsda.within = 1.0  # Longest step towards another example of the class or off its mean.
+  config.lsda.noise = 1.0  # Of the Gaussian noise, in units of the class's spread.
+  config.lsda.cross = 0.5  # Chance that a fake is mixed with one of another forgery instead.
+
   config.subspace = ml_collections.ConfigDict()
   config.subspace.num_subspaces = 4  # K artifact subspaces per kernel.
   config.subspace.rank = 8  # q, rank of each.
@@ -49,6 +74,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.subspace.forward = 'auto'  # factored, materialized, or auto: fewer operations.
   config.subspace.keep_factors = False  # Keep U_sem, S_sem, V_sem even where no loss needs them.
   config.subspace.cache_dir = ''  # Where decompositions are kept; '' is inside the workdir.
+
+  config.lora = ml_collections.ConfigDict()
+  config.lora.targets = 'attention'  # attention, mlp, all, or a pattern over dense layers' paths.
+  config.lora.rank = 8  # r, rank of the update.
+  config.lora.alpha = 16.0  # The update is scaled by alpha / r.
+  config.lora.dropout = 0.0  # Share of the update's input that is dropped in training.
 
   config.mask = ml_collections.ConfigDict()
   config.mask.kind = 'dynamic'  # dynamic; controls: none, all, random, inverse.
@@ -81,6 +112,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optim.warmup = '0 steps'  # Linear warm-up.
   config.optim.warmup_from = 0.0  # Learning rate where the warm-up starts.
   config.optim.final_learning_rate = 0.0  # Where the cosine ends.
+  config.optim.restart_every = '0 epochs'  # Length of each cosine after the warm-up; 0: just one.
 
   config.data = ml_collections.ConfigDict()
   config.data.train = dataset(split='train')  # What is learned from.
@@ -158,6 +190,8 @@ def with_arguments(
 ) -> ml_collections.ConfigDict:
   """Sets fields from a config file's argument, `method=linear,backbone=clip_b16`.
 
+  `method=` does what `set_method` does: give it before changing what a method may set.
+
   Args:
     config: what to change.
     arg: what stands behind the colon of --config, if anything.
@@ -168,5 +202,16 @@ def with_arguments(
     if name not in names or not equals:
       known = ', '.join(f'{known}=...' for known in names)
       raise ValueError(f'config argument {part!r}: there are {known}')
-    config.update_from_flattened_dict({names[name]: value})
+    if names[name] == 'method':
+      set_method(config, value)
+    else:
+      config.update_from_flattened_dict({names[name]: value})
   return config
+
+
+def set_method(config: ml_collections.ConfigDict, method: str) -> None:
+  """Makes a config that of a method: its name, and what `configs/METHOD.py` says that it is."""
+  if method not in METHODS:
+    raise ValueError(f'there is no method {method!r}: choose one of {", ".join(METHODS)}')
+  config.method = method
+  importlib.import_module(f'configs.{method}').preset(config)

@@ -15,8 +15,9 @@ _HELD_OUT = ('checkerboard', 'poisson', 'regenerate')
 
 def get_config(arg=None):
   config = common.get_config()
-  config.backbone.name = 'demo_vit'  # Its weights ship with the package.
   config.regularizer.orthogonality = 0.1  # At 1 it holds so small a model back.
+  common.with_arguments(config, arg, {'method': 'method'})  # The recipe below is for all methods.
+  config.backbone.name = 'demo_vit'  # Its weights ship with the package.
   config.data.train = common.dataset('synthetic', split='train')
   config.data.val = common.dataset('synthetic', split='val')
   with config.unlocked():
@@ -30,7 +31,6 @@ def get_config(arg=None):
   config.optim.warmup = '1 epochs'
   config.optim.schedule = 'cosine'
   config.optim.clip_norm = 1.0
-  common.with_arguments(config, arg, {'method': 'method'})
   # One rate does not fit all: an update of U or V reaches W scaled by a small singular value.
   config.optim.learning_rate = {'full': 5e-4}.get(config.method, 5e-3)
   return config

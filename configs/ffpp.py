@@ -16,10 +16,11 @@ _CELEBDF = 'data/celebdf_v2/manifest.parquet'
 
 def get_config(arg=None):
   config = common.get_config()
+  common.with_arguments(config, arg, {'method': 'method', 'backbone': 'backbone.name'})
   config.data.train = common.dataset(_FFPP, split='train')
   config.data.val = common.dataset(_FFPP, split='val')
   with config.unlocked():
     config.data.tests.ffpp = common.dataset(_FFPP, split='test')
     config.data.tests.celebdf_v2 = common.dataset(_CELEBDF, split='test')
   config.data.sampler = 'balanced'
-  return common.with_arguments(config, arg, {'method': 'method', 'backbone': 'backbone.name'})
+  return config

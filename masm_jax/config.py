@@ -29,6 +29,9 @@ _CHOICES = {
 # (lowest allowed, highest allowed); every other number must be at least 0.
 _RANGES = {
   'head.label_smoothing': (0.0, 0.999),
+  'lora.rank': (1, None),
+  'lora.dropout': (0.0, 0.999),
+  'lsda.cross': (0.0, 1.0),
   'mask.keep': (1e-9, 1.0),
   'mask.warmup_steps': (2, None),
   'mask.refresh_steps': (1, None),
@@ -50,7 +53,13 @@ _RANGES = {
   'mesh.fsdp': (1, None),
 }
 
-_DURATIONS = ('optim.warmup', 'train.duration', 'eval.every', 'checkpoint.every')
+_DURATIONS = (
+  'optim.warmup',
+  'optim.restart_every',
+  'train.duration',
+  'eval.every',
+  'checkpoint.every',
+)
 
 # Fields that a resumed run may change: they alter where it runs and what it reports. (`mesh.fsdp`
 # and the number of devices change rounding: only the same topology repeats bit for bit.)
@@ -81,7 +90,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'from configs/common.py, or end get_config() with `return config.lock()`'
     )
   flat = flatten(config)
-  needed = {*_CHOICES, *_RANGES, *_DURATIONS, 'method', 'data.val.split', 'head.class_weights'}
+  others = {'method', 'data.val.split', 'head.class_weights', 'loss.alignment'}
+  needed = {*_CHOICES, *_RANGES, *_DURATIONS, *others}
   if missing := sorted(needed - flat.keys()):
     raise UserError(
       f'this is no config of a training run, it lacks {missing[0]} and {len(missing) - 1} other '
@@ -100,6 +110,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
   weights = config.head.class_weights
   if len(weights) != 2 or not all(isinstance(w, int | float) and w > 0 for w in weights):
     problems.append(f'head.class_weights = {weights}: two positive numbers, for real and fake')
+  if (config.loss.alignment or config.loss.uniformity) and not config.head.normalize_features:
+    problems.append(
+      'loss.alignment and loss.uniformity are for features of length 1: set '
+      'head.normalize_features=True'
+    )
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')
   if config.data.augment == 'sbi' and config.data.sampler != 'paired':

@@ -81,7 +81,16 @@ class Detector(nn.Module):
   config: DetectorConfig
   dense_cls: Callable[..., nn.Module] = layers.Dense
 
-  @nn.compact
+  def setup(self) -> None:
+    """Makes the two parts; their names are the top level of the parameters."""
+    self.backbone = ViT(
+      self.config.backbone,
+      dense_cls=self.dense_cls,
+      dtype=self.config.dtype,
+      remat=self.config.remat,
+    )
+    self.head = nn.Dense(NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02))
+
   def __call__(self, images: jax.Array) -> Output:
     """Scores images.
 
@@ -95,19 +104,13 @@ class Detector(nn.Module):
     mean = jnp.asarray(backbone.mean, jnp.float32) * 255.0
     scale = 1.0 / (jnp.asarray(backbone.std, jnp.float32) * 255.0)
     pixels = (images.astype(jnp.float32) - mean[None, None, None]) * scale[None, None, None]
-    features = ViT(
-      backbone,
-      dense_cls=self.dense_cls,
-      dtype=self.config.dtype,
-      remat=self.config.remat,
-      name='backbone',
-    )(pixels).astype(jnp.float32)
+    return self.classify(self.backbone(pixels).astype(jnp.float32))
+
+  def classify(self, features: jax.Array) -> Output:
+    """Scores pooled features, float32 [B, D]: `apply(..., method='classify')`."""
     if self.config.normalize_features:
       features /= jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-    logits = nn.Dense(
-      NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02), name='head'
-    )(features)
-    return Output(logits=logits, features=features)
+    return Output(logits=self.head(features), features=features)
 
 
 def init_params(config: DetectorConfig, rng: jax.Array) -> dict:

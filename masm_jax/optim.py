@@ -106,7 +106,10 @@ def hold_masked(
 
 
 def make_schedule(
-  config: ml_collections.ConfigDict, total_steps: int, warmup_steps: int
+  config: ml_collections.ConfigDict,
+  total_steps: int,
+  warmup_steps: int,
+  restart_steps: int = 0,
 ) -> optax.Schedule:
   """Learning rate by step: `constant` or `cosine`, after a linear warm-up.
 
@@ -114,12 +117,14 @@ def make_schedule(
     config: `config.optim`: `learning_rate`, `schedule`, `warmup_from`, `final_learning_rate`.
     total_steps: where the cosine ends.
     warmup_steps: steps of linear warm-up from `warmup_from`; 0 for none.
+    restart_steps: length of a cosine, after which the next one begins at the peak (SGDR, arXiv
+      1608.03983); the first begins when the warm-up ends. 0 for one cosine to the last step.
   """
   peak = config.learning_rate
   if config.schedule == 'cosine':
-    main = optax.cosine_decay_schedule(
-      peak, max(total_steps - warmup_steps, 1), alpha=config.final_learning_rate / peak
-    )
+    length = restart_steps or max(total_steps - warmup_steps, 1)
+    once = optax.cosine_decay_schedule(peak, length, alpha=config.final_learning_rate / peak)
+    main = (lambda step: once(step % length)) if restart_steps else once
   else:
     main = optax.constant_schedule(peak)
   if not warmup_steps:

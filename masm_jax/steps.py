@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
-from masm_jax import losses, sharding, tree
+from masm_jax import sharding, task, tree
 from masm_jax.masking import grad_stats, layer_mask
 from masm_jax.masking.groups import Groups
 from masm_jax.methods.base import Method
@@ -34,9 +34,8 @@ def make_train_step(
   optimizer: optax.GradientTransformationExtraArgs,
   groups: Groups | None,
   mask_config: layer_mask.MaskConfig,
-  head: ml_collections.ConfigDict,
   schedule: optax.Schedule,
-  seed: int,
+  config: ml_collections.ConfigDict,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
   """Builds `train_step(state, frozen, batch) -> state`, pure.
 
@@ -46,26 +45,18 @@ def make_train_step(
     optimizer: takes `mask=` where there are groups.
     groups: what the layer mask switches; None for no mask.
     mask_config: how it is drawn.
-    head: `config.head`: label smoothing, class weights.
     schedule: learning rate by step, for the report.
-    seed: of random masks.
+    config: the run's config; what the task loss needs and `seed` are read.
 
   Returns:
-    The step. `batch` holds `image` uint8 [B, H, W, 3] and `label` int32 [B].
+    The step. For `batch` see `task.make_task_loss`.
   """
-  model = detector_lib.Detector(detector_config, dense_cls=method.dense_cls)
+  task_loss_of_params = task.make_task_loss(detector_config, config, method.dense_cls)
 
-  def task_loss(trainable: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, dict]:
-    output = model.apply({'params': tree.combine(trainable, frozen)}, batch['image'])
-    weights = tuple(head.class_weights)
-    loss = losses.cross_entropy(
-      output.logits,
-      batch['label'],
-      label_smoothing=head.label_smoothing,
-      class_weights=weights if weights[0] != weights[1] else None,
-    )
-    correct = jnp.argmax(output.logits, axis=-1) == batch['label']
-    return loss, {'accuracy': jnp.mean(correct.astype(jnp.float32))}
+  def task_loss(
+    trainable: Any, frozen: Any, batch: Batch, step: jax.Array
+  ) -> tuple[jax.Array, dict]:
+    return task_loss_of_params(tree.combine(trainable, frozen), batch, step)
 
   def penalty(trainable: Any, frozen: Any) -> tuple[jax.Array, dict]:
     parts = method.regularize(trainable, frozen)
@@ -75,7 +66,7 @@ def make_train_step(
     step = state.step + 1
     # Two gradients: the layer mask reads that of the task alone, and the second is cheap.
     (loss, report), grads = jax.value_and_grad(task_loss, has_aux=True)(
-      state.trainable, frozen, batch
+      state.trainable, frozen, batch, step
     )
     (extra, parts), penalty_grads = jax.value_and_grad(penalty, has_aux=True)(
       state.trainable, frozen
@@ -88,7 +79,7 @@ def make_train_step(
         stats=stats,
         groups=groups,
         step=step,
-        seed=seed,
+        seed=config.seed,
         params=groups.select(state.trainable),
         config=mask_config,
       )
@@ -118,14 +109,20 @@ def make_train_step(
   return train_step
 
 
-def metric_names(method: Method, trainable: Any, frozen: Any, groups: Groups | None) -> list[str]:
-  """Names of what `train_step` reports for this method, sorted."""
+def metric_names(
+  method: Method,
+  trainable: Any,
+  frozen: Any,
+  groups: Groups | None,
+  config: ml_collections.ConfigDict,
+) -> list[str]:
+  """Names of what `train_step` reports for this method and config, sorted."""
   parts = jax.eval_shape(method.regularize, trainable, frozen)
   return sorted(
     [
       'loss',
       'loss_task',
-      'accuracy',
+      *task.report_names(config),
       'grad_norm',
       'learning_rate',
       *parts,

@@ -50,6 +50,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
   # ---- Data ----------------------------------------------------------------------------------
   sets = load_sets(config.data)
+  if config.lsda.weight and config.lsda.cross and sets.train.method_ids.max() < 2:
+    raise UserError(
+      'lsda.cross mixes fakes of different methods, but data.train has only one: set lsda.cross=0'
+    )
   backbone, detector_config = detector_lib.from_config(config)
   in_steps = functools.partial(
     config_lib.duration_steps, batch_size=config.train.batch_size, num_examples=len(sets.train)
@@ -92,9 +96,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   # ---- State ---------------------------------------------------------------------------------
   mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
   groups = method.groups(trainable) if mask_config.kind != 'none' else None
-  schedule = optim.make_schedule(config.optim, total_steps, in_steps(config.optim.warmup))
+  schedule = optim.make_schedule(
+    config.optim,
+    total_steps,
+    warmup_steps=in_steps(config.optim.warmup),
+    restart_steps=in_steps(config.optim.restart_every),
+  )
   optimizer = optim.make_optimizer(config.optim, schedule, groups)
-  metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups))
+  metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups, config))
   train_state = sharding.place(
     state.init_state(trainable, optimizer=optimizer, groups=groups, metrics=metrics.empty()),
     sharding.replicated(mesh),
@@ -107,9 +116,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
       optimizer=optimizer,
       groups=groups,
       mask_config=mask_config,
-      head=config.head,
       schedule=schedule,
-      seed=config.seed,
+      config=config,
     ),
     mesh,
     frozen,
@@ -162,7 +170,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   ):
     for step in range(start + 1, total_steps + 1):
       batch = next(batches)
-      placed = sharding.place_batch({name: batch[name] for name in ('image', 'label')}, mesh)
+      inputs = {name: batch[name] for name in ('image', 'label', 'method')}
+      placed = sharding.place_batch(inputs, mesh)
       train_state = train_step(train_state, frozen, placed)
       if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:
         jax.block_until_ready(train_state.step)

@@ -27,6 +27,7 @@ class Loader:
   Attributes:
     images: N encoded images.
     labels: int32 [N].
+    methods: int32 [N]: 0 real, else which forgery.
     landmarks: the manifest's `landmarks` texts [N] or None; only `sbi` looks at them.
     image_size: side of the square images, in pixels.
     sampler: which record stands at which position.
@@ -39,6 +40,7 @@ class Loader:
 
   images: Images
   labels: np.ndarray
+  methods: np.ndarray
   landmarks: np.ndarray | None
   image_size: int
   sampler: Sampler
@@ -54,7 +56,8 @@ class Loader:
     return step * self.batch_size + self.process_index * self.local_size + i
 
   def __call__(self, index: int) -> dict[str, Any]:
-    """The example: `image` uint8 [H, W, 3], `label`, `record` (the one shown), `replaced`.
+    """The example: `image` uint8 [H, W, 3], `label`, `method` (0 real, else which
+    forgery; self-blending is one more), `record` (the one shown), `replaced`.
 
     Raises:
       UserError: so many records in a row cannot be decoded that none is left to stand in.
@@ -62,19 +65,21 @@ class Loader:
     position = self.position(int(index))
     asked = self.sampler(position)
     record, image = self._decodable(asked)
-    label = self.labels[record]
+    label, method = self.labels[record], self.methods[record]
     if self.augment == SBI:  # Positions 2i and 2i + 1 are a pair, and share their numbers.
       pair, is_fake = divmod(position, 2)
       rng = np.random.default_rng((self.seed, _STREAM, pair))
       landmarks = None if self.landmarks is None else self._landmarks(record)
       image = self_blending.self_blended(image, rng, is_fake=bool(is_fake), landmarks=landmarks)
-      label = FAKE if is_fake else label
+      if is_fake:
+        label, method = FAKE, self.methods.max() + 1
     else:
       rng = np.random.default_rng((self.seed, _STREAM, position))
       image = transforms.augment(image, self.augment, rng)
     return {
       'image': transforms.resize(image, self.image_size),
       'label': np.int32(label),
+      'method': np.int32(method),
       'record': np.int64(record),
       'replaced': np.bool_(record != asked),
     }

@@ -26,7 +26,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from masm_jax.data import storage
-from masm_jax.data.columns import SPLITS, canonical_table
+from masm_jax.data.columns import FAKE, SPLITS, canonical_table
 from masm_jax.data.images import Files, Images, Shards
 from masm_jax.errors import UserError
 
@@ -58,6 +58,15 @@ class Manifest:
   def labels(self) -> np.ndarray:
     """Labels as int32 [N]: 0 real, 1 fake."""
     return self.table['label'].to_numpy(np.int32)
+
+  @property
+  def method_ids(self) -> np.ndarray:
+    """Which forgery made each record, as int32 [N]: 0 real, 1, 2, ... the methods of the fakes by
+    name."""
+    is_fake = self.labels == FAKE
+    ids = np.zeros(len(self), np.int32)
+    ids[is_fake] = 1 + np.unique(self.table['method'][is_fake], return_inverse=True)[1]
+    return ids
 
   @property
   def paths(self) -> list[str]:

@@ -73,8 +73,9 @@ def train_iterator(
       turned out undecodable on this host.
 
   Returns:
-    An iterator over dicts of `image` uint8 [b, H, W, 3], `label` int32 [b], `record` int64 [b] (the
-    manifest's row that the image shows) and `replaced` bool [b].
+    An iterator over dicts of `image` uint8 [b, H, W, 3], `label` int32 [b], `method` int32 [b] (0
+    for real, else the forgery, see `Manifest.method_ids`), `record` int64 [b] (the manifest's row
+    that the image shows) and `replaced` bool [b].
 
   Raises:
     UserError: if B is not divisible by the hosts, or there is no such preset; while iterating, if
@@ -89,6 +90,7 @@ def train_iterator(
     images=manifest.images,
     labels=manifest.labels,
     landmarks=_landmarks(manifest),
+    methods=manifest.method_ids,
     image_size=image_size,
     sampler=sampler,
     augment=augment,

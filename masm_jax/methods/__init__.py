@@ -1,34 +1,24 @@
-"""Methods of adaptation, each behind the contract of `methods.base.Method`."""
+"""Methods of adaptation, each in its file, behind the contract of `base.Method`."""
 
 from collections.abc import Callable
 
 import ml_collections
 
 from masm_jax.errors import UserError
-from masm_jax.methods import selective
-from masm_jax.methods.base import Method
-from masm_jax.methods.decompose import TARGETS, SubspaceConfig
-from masm_jax.methods.masm import Masm
-from masm_jax.methods.regularizers import RegularizerConfig
+from masm_jax.methods import bitfit, effort, full, gend, linear, ln, lora, masm
+from masm_jax.methods.base import Method, OnProgress
 
-OnProgress = Callable[[int, int], None] | None
-
-
-def _masm(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Method:
-  fields = config.subspace.to_dict()
-  targets = fields.pop('targets')
-  fields |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
-  return Masm(
-    subspace=SubspaceConfig(**fields),
-    regularizer=RegularizerConfig(**config.regularizer.to_dict()),
-    on_progress=on_progress,
-  )
-
-
+# Each builds its method from (config, cache_dir, on_progress); see `make_method`.
 METHODS: dict[str, Callable[[ml_collections.ConfigDict, str, OnProgress], Method]] = {
-  'masm': _masm,
-  'linear': lambda config, cache_dir, on_progress: selective.linear(),
-  'full': lambda config, cache_dir, on_progress: selective.full(),
+  'masm': masm.make,
+  'effort': effort.make,
+  'effort_published': effort.make_published,
+  'gend': gend.make,
+  'ln': ln.make,
+  'linear': linear.make,
+  'bitfit': bitfit.make,
+  'lora': lora.make,
+  'full': full.make,
 }
 
 
@@ -43,7 +33,7 @@ def make_method(
     on_progress: told of (kernels decomposed, kernels in all).
 
   Raises:
-    UserError: no such method.
+    UserError: no such method, or a config that is not that method's.
   """
   if config.method not in METHODS:
     raise UserError(f'method = {config.method!r}: choose one of {", ".join(METHODS)}')

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
+import ml_collections
 
+from masm_jax.errors import UserError
 from masm_jax.masking.groups import Groups
 
 Params = Mapping[str, Any]
+OnProgress = Callable[[int, int], None] | None
 
 
 class Method(Protocol):
@@ -39,3 +42,23 @@ class Method(Protocol):
 
   def groups(self, trainable: Params) -> Groups | None:
     """Which leaves a layer mask switches, or None where the method has nothing to mask."""
+
+
+def check_definition(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> None:
+  """Holds a config to what its method is: no result carries the name of a method that it is not.
+
+  Args:
+    config: the run's config.
+    fields: dotted name -> the value that the method has by definition.
+
+  Raises:
+    UserError: a field has another value, as after `--config.method=NAME` without the rest.
+  """
+  for name, wanted in fields.items():
+    group, _, field = name.rpartition('.')
+    value = config[group][field]
+    if value != wanted:
+      raise UserError(
+        f'method = {config.method} means {name} = {wanted}, not {value}: start from '
+        f'configs/{config.method}.py or configs/ffpp.py:method={config.method}, which set all of it'
+      )

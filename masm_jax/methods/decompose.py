@@ -47,11 +47,13 @@ class SubspaceConfig:
   cache_dir: str = ''
 
 
-def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str]:
+def find_targets(
+  params: Mapping[str, Any], patterns: Iterable[str], field: str = 'subspace.targets'
+) -> list[str]:
   """Paths of the dense layers that the patterns choose, in tree order.
 
   A pattern is a regular expression that matches the whole path of a dense layer, the `kernel` left
-  out: `backbone/block_00/attn/q`.
+  out: `backbone/block_00/attn/q`. Errors call the patterns `field`.
 
   Raises:
     UserError: a pattern that matches nothing, or something that holds no 2-D kernel.
@@ -65,11 +67,11 @@ def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str
     try:
       hits = [path for path in dense if tree.match_any([pattern], path)]
     except re.error as error:
-      raise UserError(f'subspace.targets: {pattern!r} is no regular expression: {error}') from error
+      raise UserError(f'{field}: {pattern!r} is no regular expression: {error}') from error
     if outside := [path for path in hits if not re.match(r'backbone/block_\d+/', path)]:
       raise UserError(
-        f"subspace.targets: {pattern!r} matches {outside[0]}, but only layers of the backbone's "
-        'blocks can be decomposed: begin it with backbone/block_'
+        f"{field}: {pattern!r} matches {outside[0]}, but only layers of the backbone's "
+        'blocks can be targets: begin it with backbone/block_'
       )
     if not hits:
       others = [
@@ -82,7 +84,7 @@ def find_targets(params: Mapping[str, Any], patterns: Iterable[str]) -> list[str
         if others
         else f'the dense layers are named like {dense[0] if dense else "(none)"}'
       )
-      raise UserError(f'subspace.targets: {pattern!r} matches no dense layer; {why}')
+      raise UserError(f'{field}: {pattern!r} matches no dense layer; {why}')
     found.update(hits)
   return [path for path in dense if path in found]
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import ml_collections
 
 from masm_jax import tree
 from masm_jax.masking.groups import Groups, block_groups
 from masm_jax.methods import regularizers, subspace
-from masm_jax.methods.decompose import SubspaceConfig
+from masm_jax.methods.base import OnProgress
+from masm_jax.methods.decompose import TARGETS, SubspaceConfig
 from masm_jax.methods.regularizers import RegularizerConfig
 
 Params = Mapping[str, Any]
@@ -27,7 +29,7 @@ class Masm:
 
   subspace: SubspaceConfig
   regularizer: RegularizerConfig
-  on_progress: Callable[[int, int], None] | None = None
+  on_progress: OnProgress = None
   name: str = 'masm'
 
   @property
@@ -54,3 +56,16 @@ class Masm:
     """(block, subspace) pairs."""
     paths = [path for path in tree.flatten(trainable) if not path.startswith('head/')]
     return block_groups(paths, self.subspace.num_subspaces)
+
+
+def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Masm:
+  """MASM as `config.subspace` and `config.regularizer` describe it; see `make_method`."""
+  fields = config.subspace.to_dict()
+  targets = fields.pop('targets')
+  fields |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
+  return Masm(
+    subspace=SubspaceConfig(**fields),
+    regularizer=RegularizerConfig(**config.regularizer.to_dict()),
+    on_progress=on_progress,
+    name=config.method,
+  )

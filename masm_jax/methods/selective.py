@@ -1,4 +1,4 @@
-"""Baselines that train some of the plain parameters as they are."""
+"""What the methods share that train some of the plain parameters as they are."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -47,13 +47,3 @@ class Selective:
   def groups(self, trainable: Params) -> None:
     """Nothing to mask."""
     del trainable
-
-
-def linear() -> Selective:
-  """The classifier head alone, on frozen features."""
-  return Selective('linear', (r'head/.*',))
-
-
-def full() -> Selective:
-  """Every parameter of the backbone and the head."""
-  return Selective('full', (r'.*',))

@@ -1,0 +1,16 @@
+r"""LayerNorm tuning on FaceForensics++ c23. [ours: the recipe is that of `common.py`]
+
+python -m masm_jax.main --config=configs/ln.py --workdir=runs/ln \
+    --config.backbone.weights=weights/clip_l14.safetensors
+"""
+
+from configs import ffpp
+
+
+def preset(config):
+  """Sets what the method is, and the recipe that goes with it."""
+  config.mask.kind = 'none'
+
+
+def get_config(arg=None):
+  return ffpp.get_config(f'method=ln,{arg or ""}')

@@ -1,0 +1,15 @@
+"""BitFit (arXiv 2106.10199): every bias of the backbone, and the head.
+
+Biases of LayerNorms and, where there is one, of the patch embedding are biases too.
+"""
+
+import ml_collections
+
+from masm_jax.methods.base import OnProgress
+from masm_jax.methods.selective import Selective
+
+
+def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Selective:
+  """Trains the biases and the head; see `make_method`."""
+  del config, cache_dir, on_progress
+  return Selective('bitfit', (r'.*/bias', r'head/.*'))
