@@ -2,14 +2,28 @@
 
 import os
 
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+# Unoptimised code compiles in half the time, and these programs run for milliseconds.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
+)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
+import functools
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+
+from configs import common
+from masm_jax import config as config_lib
+from masm_jax import detector as detector_lib
+from masm_jax import optim, sharding, state, steps
+from masm_jax.backbones import ViTConfig
+from masm_jax.masking.layer_mask import MaskConfig
+from masm_jax.methods import make_method
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -39,3 +53,120 @@ def standard_promotion():
   """NumPy's dtype promotion, for tests that run libraries which rely on it."""
   with jax.numpy_dtype_promotion('standard'):
     yield
+
+
+TINY = ViTConfig(
+  image_size=16,
+  patch_size=8,
+  width=24,
+  depth=2,
+  num_heads=3,
+  mlp_dim=48,
+  activation='gelu',
+  pre_norm=True,
+  patch_bias=True,
+  norm_eps=1e-6,
+  mean=(0.5,) * 3,
+  std=(0.5,) * 3,
+)
+
+# What the tests of steps train with: the terms of the loss that any method may have are on.
+_TINY_FIELDS = {
+  'head.label_smoothing': 0.1,
+  'head.class_weights': (1.0, 2.0),
+  'lora.rank': 3,
+  'lora.dropout': 0.2,
+  'mask.warmup_steps': 2,
+  'mask.refresh_steps': 1000,
+  'subspace.forward': 'factored',
+  'optim.name': 'adamw',
+  'optim.learning_rate': 1e-2,
+  'optim.weight_decay': 0.01,
+  'optim.schedule': 'constant',
+  'optim.warmup': '0 epochs',
+}
+
+
+class TinyRun:
+  """One method on a tiny detector, ready to step on some devices.
+
+  Args:
+    method: its name.
+    mesh: where; the first device by default.
+    fields: config fields beside those of the method and `_TINY_FIELDS`.
+  """
+
+  def __init__(self, method, mesh=None, **fields):
+    self.config = self.make_config(method, **fields)
+    self.detector_config = detector_lib.DetectorConfig(TINY, self.config.head.normalize_features)
+    self.method = make_method(self.config)
+    self.params = detector_lib.init_params(self.detector_config, jax.random.key(0))
+    self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
+    mask_config = MaskConfig(**self.config.mask.to_dict())
+    self.groups = self.method.groups(self.trainable) if mask_config.kind != 'none' else None
+    schedule = optim.make_schedule(self.config.optim, 100, 0)
+    self.optimizer = optim.make_optimizer(self.config.optim, schedule, self.groups)
+    names = steps.metric_names(self.method, self.trainable, frozen, self.groups, self.config)
+    self.mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+    self.frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, self.mesh))
+    self.metrics_class = steps.metrics_class(names)
+    self.start(self.trainable)
+    self.traces = 0
+    step = steps.make_train_step(
+      detector_config=self.detector_config,
+      method=self.method,
+      optimizer=self.optimizer,
+      groups=self.groups,
+      mask_config=mask_config,
+      schedule=schedule,
+      config=self.config,
+    )
+
+    def counted(*args):
+      self.traces += 1
+      return step(*args)
+
+    self.jitted = steps.jit_train_step(counted, self.mesh, self.frozen)
+
+  @staticmethod
+  def make_config(method, **fields):
+    """A whole, valid config; fields are dotted names, as in `**{'mask.keep': 0.5}`."""
+    config = common.get_config()
+    config.update_from_flattened_dict({'subspace.num_subspaces': 2, 'subspace.rank': 2})
+    common.set_method(config, method)
+    config.update_from_flattened_dict(_TINY_FIELDS | fields)
+    config_lib.validate(config)
+    return config
+
+  def start(self, trainable):
+    """Begins anew from these trainable leaves."""
+    fresh = state.init_state(
+      jax.tree.map(np.array, trainable),  # A copy: the jitted step donates its state.
+      optimizer=self.optimizer,
+      groups=self.groups,
+      metrics=self.metrics_class.empty(),
+    )
+    self.state = sharding.place(fresh, sharding.replicated(self.mesh))
+
+  @staticmethod
+  @functools.cache
+  def batch(seed=0, size=8):
+    """Random images, some real and some of three forgeries."""
+    rng = np.random.default_rng(seed)
+    method = rng.integers(0, 4, size).astype(np.int32)
+    return {
+      'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
+      'label': (method > 0).astype(np.int32),
+      'method': method,
+    }
+
+  def step(self, seed=0, size=8):
+    """One training step on `batch(seed, size)`."""
+    placed = sharding.place_batch(self.batch(seed, size), self.mesh)
+    self.state = self.jitted(self.state, self.frozen, placed)
+
+
+@pytest.fixture(scope='session')
+def tiny_run():
+  """The class `TinyRun`."""
+  return TinyRun

@@ -1,23 +1,20 @@
 """Config values are checked before anything is loaded; durations become steps."""
 
-import importlib.util
 import pathlib
 
 import ml_collections
 import pytest
 
+from configs import common as common_config
+from configs import demo, effort_published, ffpp, gend
 from masm_jax import config as config_lib
 from masm_jax.errors import UserError
+from masm_jax.methods import make_method
 
 
 @pytest.fixture
 def common():
-
-  path = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'common.py'
-  spec = importlib.util.spec_from_file_location('configs_common', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return common_config
 
 
 def test_the_defaults_pass(common):
@@ -51,6 +48,10 @@ def test_every_field_has_a_comment(common):
     ('head.class_weights', (1.0, 0.0), 'head.class_weights'),
     ('head.class_weights', ('a', 'b'), 'head.class_weights'),
     ('eval.select_by', 'loss', "eval.select_by = 'loss': choose one of frame_auroc"),
+    ('loss.alignment', 0.1, 'for features of length 1: set head.normalize_features'),
+    ('lora.dropout', 1.0, 'lora.dropout = 1.0: it must be at least 0.0 and at most 0.999'),
+    ('lsda.cross', 2.0, 'lsda.cross = 2.0'),
+    ('optim.restart_every', 'often', "optim.restart_every = 'often': a duration is written"),
   ],
 )
 def test_bad_values_are_named(common, field, value, message):
@@ -129,3 +130,34 @@ def test_arguments_of_a_config_file(common):
   assert config.method == 'full'
   with pytest.raises(ValueError, match=r"config argument 'colour=red': there are method=\.\.\."):
     common.with_arguments(config, 'colour=red', {'method': 'method'})
+
+
+def test_a_method_brings_all_that_it_is():
+  config = ffpp.get_config('method=gend,backbone=clip_b16')
+  assert (config.method, config.backbone.name) == ('gend', 'clip_b16')
+  assert config.head.normalize_features and config.optim.name == 'adamw'
+  assert (config.loss.uniformity, config.loss.alignment, config.train.batch_size) == (0.5, 0.1, 128)
+  assert config == gend.get_config('backbone=clip_b16')
+  config = effort_published.get_config()
+  assert (config.subspace.num_subspaces, config.subspace.rank) == (1, 1)
+  assert (config.subspace.targets, config.mask.kind) == ('attention', 'none')
+  assert (config.regularizer.orthogonality, config.regularizer.spectral) == (1.0, 1.0)
+  # The demo trains every method by one recipe.
+  assert demo.get_config('method=gend').train.duration == demo.get_config().train.duration
+  with pytest.raises(ValueError, match="there is no method 'gendd': choose one of masm"):
+    ffpp.get_config('method=gendd')
+
+
+@pytest.mark.parametrize(
+  ('method', 'message'),
+  [
+    ('gend', 'method = gend means head.normalize_features = True, not False: start from configs/g'),
+    ('effort', 'method = effort means subspace.num_subspaces = 1, not 4'),
+    ('effort_published', 'or configs/ffpp.py:method=effort_published, which set all of it'),
+  ],
+)
+def test_a_methods_name_alone_does_not_make_it(common, method, message):
+  config = common.get_config()
+  config.method = method
+  with pytest.raises(UserError, match=message):
+    make_method(config)

@@ -154,3 +154,23 @@ def test_schedules():
   np.testing.assert_allclose(
     [cosine(0), cosine(10), cosine(60), cosine(110)], [0, 1e-2, (1e-2 + 1e-4) / 2, 1e-4], rtol=1e-5
   )
+
+
+def test_cosine_with_restarts_is_torchs():
+  """GenD's recipe: linear warm-up, then cosines of a fixed length, each from the peak."""
+  settings = config(
+    schedule='cosine', learning_rate=3e-4, warmup_from=1e-5, final_learning_rate=1e-5
+  )
+  schedule = optim.make_schedule(settings, total_steps=75, warmup_steps=5, restart_steps=20)
+  parameter = torch.nn.Parameter(torch.zeros(1))
+  reference = torch.optim.SGD([parameter], lr=3e-4)
+  warmup = torch.optim.lr_scheduler.LinearLR(reference, start_factor=1e-5 / 3e-4, total_iters=5)
+  cosines = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(reference, T_0=20, eta_min=1e-5)
+  sequence = torch.optim.lr_scheduler.SequentialLR(reference, [warmup, cosines], milestones=[5])
+  expected = []
+  for _ in range(75):
+    expected.append(reference.param_groups[0]['lr'])
+    reference.step()
+    sequence.step()
+  np.testing.assert_allclose([schedule(i) for i in range(75)], expected, rtol=1e-5)
+  assert max(expected[24:26]) == pytest.approx(3e-4)  # The second cosine begins.

@@ -58,6 +58,16 @@ def test_build_completes_and_sorts_rows(rows, tmp_path):
   assert table['sha256'][1] == hashlib.sha256(content).hexdigest()
 
 
+def test_method_ids_number_the_forgeries_and_put_all_real_faces_together(rows, tmp_path):
+  for row, method in zip(rows, ('youtube', 'actors', 'NT', 'DF', 'youtube', ''), strict=True):
+    row['method'] = method
+  manifest = build_manifest(rows, tmp_path)
+  assert manifest.table['method'].tolist() == ['youtube', 'actors', 'NT', 'DF', 'youtube', 'real']
+  assert manifest.method_ids.tolist() == [0, 0, 2, 1, 0, 0]
+  assert manifest.method_ids.dtype == np.int32
+  assert manifest.select(label=0).method_ids.tolist() == [0, 0, 0, 0]
+
+
 def test_file_that_is_no_image_gets_size_zero(rows, tmp_path):
   (tmp_path / '000/000.png').write_text('hello')
   table = build_manifest(rows, tmp_path).table

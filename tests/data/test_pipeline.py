@@ -63,6 +63,8 @@ def test_batches_hold_what_the_sampler_says(crops):
     assert batch['image'].dtype == np.uint8
     assert (batch['label'].dtype, batch['record'].dtype) == (np.int32, np.int64)
     assert batch['label'].tolist() == [0, 1] * 4
+    assert batch['method'].dtype == np.int32
+    np.testing.assert_array_equal(batch['method'], crops.method_ids[batch['record']])
     assert batch['record'].tolist() == [sampler(t * 8 + i) for i in range(8)]
     assert not batch['replaced'].any()
 

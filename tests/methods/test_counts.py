@@ -3,23 +3,14 @@
 import functools
 
 import jax
-import ml_collections
 import pytest
 
+from configs import ffpp
 from masm_jax import backbones, tree
 from masm_jax import detector as detector_lib
-from masm_jax.methods import make_method
+from masm_jax.methods import METHODS, make_method
 
 HEAD = {width: 2 * width + 2 for width in (192, 384, 768, 1024)}
-
-
-def config(method, num_subspaces=4, rank=8, targets='all'):
-  return ml_collections.ConfigDict({
-    'method': method,
-    'subspace': {'num_subspaces': num_subspaces, 'rank': rank, 'split': 'interleaved',
-                 'targets': targets, 'forward': 'auto', 'keep_factors': False, 'cache_dir': ''},
-    'regularizer': {'orthogonality': 1.0},
-  })  # fmt: skip
 
 
 @functools.cache
@@ -28,8 +19,9 @@ def shapes(preset):
   return jax.eval_shape(lambda: detector_lib.init_params(detector, jax.random.key(0)))
 
 
-def counts(preset, *args, **fields):
-  method = make_method(config(*args, **fields))
+def count(preset, name):
+  """Trainable parameters as `configs/ffpp.py:method=...` sets the method up."""
+  method = make_method(ffpp.get_config(f'method={name}'))
   trainable, frozen = jax.eval_shape(method.init, shapes(preset), jax.random.key(0))
   merged = jax.eval_shape(method.merge, trainable, frozen)
   assert {path: leaf.shape for path, leaf in tree.flatten(merged).items()} == {
@@ -38,10 +30,24 @@ def counts(preset, *args, **fields):
   return tree.param_count(trainable)
 
 
-def subspaces(depth, width, mlp_dim, components):
-  """U, S and V of every dense kernel: attention (D, D) four times, the MLP's two."""
-  per_block = 4 * (2 * width + 1) + 2 * (width + mlp_dim + 1)
-  return depth * per_block * components
+def expected(preset, depth, width, has_ln_pre, has_patch_bias):
+  """From the arithmetic of a ViT with an MLP of four times its width."""
+  num_norms = 2 * depth + 1 + has_ln_pre
+  dense_biases = depth * (4 * width + 4 * width + width)  # q, k, v, out; fc1; fc2.
+  attention = 4 * (width + width)  # Sum of d_in + d_out over the kernels of a block.
+  mlp = 2 * (width + 4 * width)
+  head = HEAD[width]
+  return {
+    'linear': head,
+    'ln': num_norms * 2 * width + head,
+    'gend': num_norms * 2 * width + head,
+    'bitfit': dense_biases + (num_norms + has_patch_bias) * width + head,
+    'effort': depth * (attention + 4) + head,
+    'effort_published': depth * (attention + 4) + head,
+    'masm': depth * (attention + mlp + 6) * 4 * 8 + head,
+    'lora': depth * attention * 8 + head,
+    'full': backbones.num_params(backbones.get_preset(preset).config) + head,
+  }
 
 
 @pytest.mark.parametrize(
@@ -54,16 +60,28 @@ def subspaces(depth, width, mlp_dim, components):
   ],
 )  # fmt: skip
 def test_every_method_on_every_preset(preset, depth, width):
-  head = HEAD[width]
-  assert counts(preset, 'linear') == head
-  assert counts(preset, 'full') == backbones.num_params(backbones.get_preset(preset).config) + head
-  assert counts(preset, 'masm') == subspaces(depth, width, 4 * width, 4 * 8) + head
+  is_clip = preset.startswith('clip')  # A LayerNorm before the blocks, and no patch bias.
+  counts = expected(preset, depth, width, has_ln_pre=is_clip, has_patch_bias=not is_clip)
+  assert set(counts) == set(METHODS)
+  assert {name: count(preset, name) for name in METHODS} == counts
+
+
+def test_no_preset_is_untested():
+  (mark,) = test_every_method_on_every_preset.pytestmark
+  tested = {preset for preset, *_ in mark.args[1]}
+  assert tested | {'demo_vit'} == set(backbones.PRESETS)
 
 
 def test_the_figures_of_the_specification():
-  """`performance.md`: masm K=4 q=8 on all kernels, and Effort's preset, on ViT-L/14."""
-  assert counts('clip_l14', 'masm') == 14_160_384 + 2_050
-  effort = {'num_subspaces': 1, 'rank': 1, 'targets': 'attention'}
-  assert counts('clip_l14', 'masm', **effort) == 196_704 + 2_050
-  assert counts('clip_l14', 'linear') == 2_050
-  assert counts('clip_l14', 'full') == 303_179_776 + 2_050
+  """ViT-L/14, head of 2,050 included."""
+  assert {name: count('clip_l14', name) - 2_050 for name in METHODS} == {
+    'linear': 0,
+    'effort': 196_704,  # 24 blocks x 4 kernels x (1024 + 1024 + 1)
+    'effort_published': 196_704,
+    'gend': 102_400,  # 50 LayerNorms x 2 x 1024
+    'ln': 102_400,
+    'bitfit': 272_384,  # 24 blocks x (9 x 1024 of dense layers + 2 x 1024) + 2 x 1024
+    'lora': 1_572_864,  # 24 blocks x 4 kernels x rank 8 x (1024 + 1024)
+    'masm': 14_160_384,  # 24 blocks x 32 components x (4 x 2049 + 2 x 5121)
+    'full': 303_179_776,
+  }

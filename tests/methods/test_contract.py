@@ -1,0 +1,221 @@
+"""What must be true of every method (`method.md` section 8), on a tiny detector.
+
+Further items stand beside the code they are about: the regularizers against their definitions in
+`test_regularizers.py`, counts on the published backbones in `test_counts.py`, statistics against a
+float64 replay of given gradients in `tests/masking/`, two processes against one in
+`tests/test_train.py`.
+"""
+
+import importlib
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from masm_jax import detector as detector_lib
+from masm_jax import sharding, task, tree
+from masm_jax.methods import METHODS
+
+# optax raises a float to an integer power, which strict promotion refuses.
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+_NUM_STEPS = 22  # A mask is drawn in the second step and holds for the twenty behind it.
+_DRAWN = 1
+_FIELDS = {'gend': {'lsda.weight': 0.5}}  # The latent augmentation is one of the terms under test.
+
+# Width 24, two blocks, MLP 48, patches of 8x8x3, 5 tokens.
+_BLOCK_BIASES = 4 * 24 + 48 + 24
+_NORMS = (2 * 2 + 2) * 2 * 24  # Two in each block, and those before and after the blocks.
+_KERNELS = 4 * 24 * 24 + 2 * 24 * 48
+HEAD = 24 * 2 + 2
+TRAINABLE = {
+  'linear': HEAD,
+  'ln': _NORMS + HEAD,
+  'gend': _NORMS + HEAD,
+  'bitfit': 2 * _BLOCK_BIASES + _NORMS // 2 + 24 + HEAD,
+  # U, S and V of four kernels in each of two blocks.
+  'effort': 2 * 4 * (24 + 24 + 1) + HEAD,
+  'effort_published': 2 * 4 * (24 + 24 + 1) + HEAD,
+  # K * q = 4 components of six kernels.
+  'masm': 2 * 4 * (4 * (24 + 24 + 1) + 2 * (24 + 48 + 1)) + HEAD,
+  'lora': 2 * 4 * 3 * (24 + 24) + HEAD,
+  'full': 2 * (_KERNELS + _BLOCK_BIASES) + _NORMS + (192 * 24 + 24) + 24 + 5 * 24 + HEAD,
+}
+
+
+def test_no_method_is_left_out():
+  assert set(METHODS) == set(TRAINABLE) == set(common.METHODS)
+  for name in METHODS:
+    config = importlib.import_module(f'configs.{name}').get_config()
+    assert config.method == name
+
+
+class Trained:
+  """A method before and after some steps, and what one step compiles to."""
+
+  def __init__(self, run):
+    self.run = run
+    self.frozen_before = jax.tree.map(np.array, run.frozen)
+    self.states = []
+    for i in range(_NUM_STEPS):
+      run.step(i)
+      self.states.append(jax.tree.map(np.array, run.state))
+    batch = sharding.place_batch(run.batch(), run.mesh)
+    self.hlo = run.jitted.lower(run.state, run.frozen, batch).compile().as_text()
+
+
+@pytest.fixture(scope='module', params=sorted(METHODS))
+def trained(request, tiny_run):
+  with jax.numpy_dtype_promotion('standard'):
+    return Trained(tiny_run(request.param, **_FIELDS.get(request.param, {})))
+
+
+def relative_error(actual, expected):
+  return np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-30)
+
+
+def test_merge_is_the_inverse_of_init(trained):
+  run = trained.run
+  merged = run.method.merge(run.trainable, run.frozen)
+  assert jax.tree.structure(merged) == jax.tree.structure(run.params)
+  for path, leaf in tree.flatten(run.params).items():
+    assert relative_error(tree.flatten(merged)[path], leaf) <= 1e-5, path
+
+
+def test_merged_output_is_the_adapted_one_after_any_number_of_steps(trained):
+  run, images = trained.run, trained.run.batch(9)['image']
+  adapted_model = detector_lib.Detector(run.detector_config, dense_cls=run.method.dense_cls)
+  plain_model = detector_lib.Detector(run.detector_config)
+  start = plain_model.apply({'params': run.params}, images)
+  for trainable in (run.trainable, *(state.trainable for state in trained.states[::7])):
+    adapted = adapted_model.apply({'params': tree.combine(trainable, run.frozen)}, images)
+    plain = plain_model.apply({'params': run.method.merge(trainable, run.frozen)}, images)
+    assert relative_error(plain.features, adapted.features) <= 1e-5
+    np.testing.assert_allclose(plain.logits, adapted.logits, rtol=1e-5, atol=1e-5)
+  assert relative_error(plain.logits, start.logits) > 1e-2  # The steps did something.
+
+
+def test_what_is_trainable_moves_and_what_is_frozen_stays(trained):
+  run = trained.run
+  assert run.traces == 1  # Refreshing a mask compiles nothing.
+  assert int(run.state.step) == _NUM_STEPS and int(run.state.nonfinite_step) == 0
+  jax.tree.map(np.testing.assert_array_equal, trained.frozen_before, run.frozen)
+  moved = tree.map_with_path(
+    lambda _, a, b: float(np.abs(a - b).max()), run.trainable, run.state.trainable
+  )
+  assert min(tree.flatten(moved).values()) > 0
+
+
+def test_exact_trainable_counts(trained):
+  run = trained.run
+  count = tree.param_count(run.trainable)
+  assert count == TRAINABLE[run.method.name]
+  for moments in ('mu', 'nu'):  # No optimizer state for frozen leaves.
+    leaves = optax.tree_utils.tree_get(run.state.opt_state, moments)
+    assert tree.param_count(leaves) == count
+  assert not tree.flatten(run.trainable).keys() & tree.flatten(run.frozen).keys()
+
+
+def product_shapes(hlo):
+  """Shapes of the results of all matrix products in a compiled program."""
+  found = re.findall(r'= f32\[([\d,]*)\][^ ]* (?:dot|custom-call)\(', hlo)
+  return {tuple(map(int, shape.split(','))) for shape in found if shape}
+
+
+def test_gradients_of_frozen_kernels_are_never_formed(trained):
+  """Seen in the compiled step: no product has the shape of a frozen kernel, or of its transpose."""
+  run = trained.run
+  kernels = lambda leaves: {leaf.shape for leaf in jax.tree.leaves(leaves) if leaf.ndim == 2}
+  frozen, trainable = kernels(run.frozen), kernels(run.trainable)
+  shapes = product_shapes(trained.hlo)
+  assert (24, 2) in shapes  # The head's gradient: what is looked for would be found.
+  if run.method.name == 'full':
+    assert trainable - shapes <= {(1, 24)}
+  shapes |= {shape[::-1] for shape in shapes}
+  assert not (frozen - trainable) & shapes
+
+
+def test_one_device_and_eight_give_the_same_loss_and_gradients(trained, tiny_run, monkeypatch):
+  """At the start, and off it, where the regularizers pull.
+
+  Compared before Adam, which turns rounding in near-zero gradients into whole steps: its first
+  moment after one step from rest is the gradient times 1 - b1.
+  """
+  monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
+  name = trained.run.method.name
+  eight = tiny_run(name, sharding.make_mesh(fsdp=4), **_FIELDS.get(name, {}))
+  split = [leaf for leaf in jax.tree.leaves(eight.frozen) if not leaf.is_fully_replicated]
+  assert split or name == 'full'
+  for moved_by in (1.0, 1.05):
+    results = []
+    for run in (trained.run, eight):
+      run.start(jax.tree.map(lambda x, by=moved_by: x * by, run.trainable))
+      run.step(seed=3)
+      moments = optax.tree_utils.tree_get(run.state.opt_state, 'mu')
+      grads = jax.tree.map(lambda m, b1=run.config.optim.b1: np.array(m) / (1 - b1), moments)
+      results.append((run.state.metrics.compute(), grads))
+    (metrics_1, grads_1), (metrics_8, grads_8) = results
+    for metric, value in metrics_1.items():
+      # A norm over all gradients follows them; the others are sums over the batch.
+      rtol = 5e-5 if metric == 'grad_norm' else 1e-5
+      np.testing.assert_allclose(metrics_8[metric], value, rtol=rtol, atol=1e-6, err_msg=metric)
+    scale = float(optax.tree.norm(grads_1))
+    assert scale > 1e-3
+    jax.tree.map(
+      lambda a, b, s=scale: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5 * s),
+      grads_1,
+      grads_8,
+    )
+
+
+def test_masked_groups_do_not_drift_over_twenty_steps_of_adamw_with_decay(trained):
+  run = trained.run
+  if not run.groups:
+    assert trained.states[-1].mask is None
+    return
+  assert run.config.optim.name == 'adamw' and run.config.optim.weight_decay > 0
+  then, now = trained.states[_DRAWN], trained.states[-1]
+  mask = then.mask.mask
+  np.testing.assert_array_equal(mask, now.mask.mask)
+  assert 0 < mask.sum() < mask.size
+  parts = lambda state: {
+    'params': state.trainable,
+    'mu': optax.tree_utils.tree_get(state.opt_state, 'mu'),
+    'nu': optax.tree_utils.tree_get(state.opt_state, 'nu'),
+  }
+  on = tree.flatten(jax.tree.map(np.array, run.groups.expand(mask, then.trainable)))
+  for part, leaves in parts(then).items():
+    new = tree.flatten(parts(now)[part])
+    for path, old in tree.flatten(leaves).items():
+      still = np.broadcast_to(~on[path], old.shape)
+      np.testing.assert_array_equal(new[path][still], old[still], err_msg=f'{part} of {path}')
+      assert still.all() or np.abs(new[path] - old)[~still].max() > 0, f'{part} of {path}'
+
+
+def test_statistics_equal_a_float64_replay_of_all_task_gradients(trained):
+  run = trained.run
+  if not run.groups:
+    assert trained.states[-1].grad_stats is None
+    return
+  task_loss = task.make_task_loss(run.detector_config, run.config, run.method.dense_cls)
+  gradient = jax.jit(jax.grad(
+    lambda t, batch, step: task_loss(tree.combine(t, run.frozen), batch, step)[0]
+  ))  # fmt: skip
+  decay, count = run.config.mask.decay, 5
+  mean = square = 0.0
+  before = [run.trainable, *(state.trainable for state in trained.states)]
+  for i in range(count):
+    grads = run.groups.select(gradient(before[i], run.batch(i), np.int32(i + 1)))
+    flat = {path: np.asarray(leaf, np.float64) for path, leaf in tree.flatten(grads).items()}
+    old = (mean, square) if i else ({path: 0.0 for path in flat},) * 2
+    mean = {path: decay * old[0][path] + (1 - decay) * g for path, g in flat.items()}
+    square = {path: decay * old[1][path] + (1 - decay) * g * g for path, g in flat.items()}
+  stats = trained.states[count - 1].grad_stats
+  assert int(stats.count) == count
+  for actual, expected in ((stats.mean, mean), (stats.square, square)):
+    assert tree.flatten(actual).keys() == expected.keys()
+    for path, leaf in tree.flatten(actual).items():
+      assert relative_error(leaf, expected[path]) <= 1e-5, path
