@@ -10,15 +10,15 @@ import ml_collections
 
 # Each has a file of its name in this folder, whose `preset(config)` sets what the method is.
 METHODS = (
-  'masm',
-  'effort',
-  'effort_published',
-  'gend',
-  'ln',
-  'linear',
-  'bitfit',
-  'lora',
-  'full',
+  'masm',  # Artifact subspaces under a dynamic layer mask, 2601.01041v1.
+  'effort',  # A rank-1 residual of each attention kernel, 2411.15633.
+  'effort_published',  # The same, with both of its losses.
+  'gend',  # LayerNorms on features of length 1, alignment and uniformity, 2508.06248.
+  'ln',  # LayerNorms.
+  'linear',  # The head alone.
+  'bitfit',  # Biases, 2106.10199.
+  'lora',  # Low-rank updates, 2106.09685.
+  'full',  # Everything.
 )
 
 
