@@ -63,6 +63,7 @@ ALLOWED = {
     'trained',
   },
   'evaluate': {'cross_evaluation', 'main'},
+  'report': {'evaluation'},
   'sweep': {'config', 'evaluation', 'main', 'telemetry'},
   'demo': {'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},

@@ -1,0 +1,78 @@
+"""Turns finished evaluations into one HTML file: `python -m masm_jax.report DIR --out report.html`.
+
+Exit status: 0 when the file is written, 2 for input that cannot be used.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from masm_jax.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Reads evaluations, writes the page, and returns the exit status."""
+  args = _parser().parse_args(argv)
+  try:
+    return _report(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m masm_jax.report',
+    description='Makes one self-contained HTML file of one or more finished evaluations.',
+  )
+  parser.add_argument(
+    'folders',
+    nargs='+',
+    metavar='[NAME=]DIR',
+    help='folder of `python -m masm_jax.evaluate`; NAME is what the report calls it',
+  )
+  parser.add_argument('--out', required=True, metavar='FILE', help='the page, an .html file')
+  parser.add_argument('--title', default='Deepfake detection: evaluation', help='of the page')
+  parser.add_argument(
+    '--tsne-points',
+    type=int,
+    default=600,
+    metavar='N',
+    help='features drawn for each data set (default 600, some seconds each); 0 for none',
+  )
+  return parser
+
+
+def _report(args: argparse.Namespace) -> int:
+  out = pathlib.Path(args.out)
+  if out.suffix not in ('.html', '.htm'):
+    raise UserError(f'--out {out}: the report is an .html file')
+  if args.tsne_points < 0:
+    raise UserError(f'--tsne-points {args.tsne_points}: needs at least 0')
+  from masm_jax.report import content, page, runs  # Matplotlib and pandas take a second to import.
+
+  loaded = runs.read_runs(args.folders)
+  text = page.render(content.build(loaded, title=args.title, tsne_points=args.tsne_points))
+  partial = out.with_name(out.name + '.partial')
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(text, encoding='utf-8')
+    os.replace(partial, out)
+  except OSError as error:
+    raise UserError(f'cannot write {out}: {error.strerror}') from error
+  print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
+  for warning in (warning for run in loaded for warning in run.results.get('warnings', [])):
+    print(
+      f'warning: {warning["set"]}: {warning["text"]}'
+      if warning['set']
+      else f'warning: {warning["text"]}'
+    )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

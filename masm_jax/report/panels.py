@@ -1,0 +1,317 @@
+"""The drawings of one data set: ROC, DET, scores, calibration, robustness, features by method.
+
+Each function returns an inline SVG of about 310 pixels, small enough to be read on a phone; the
+page puts them side by side where there is room.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+import scipy.stats
+from markupsafe import Markup
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from masm_jax.evaluation import metrics, robustness
+from masm_jax.report import svg
+
+_CURVE_STEP = 1 / 400  # Of the axis: points that are closer than this are left out of a curve.
+_BINS = 36
+_DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
+_LOGIT_TICKS = (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What one run says about one data set at one level.
+
+  Attributes:
+    name: for the legend.
+    series: number of the run, which picks its colour.
+    level: 'frame' or 'video'.
+    labels: [N], 0 real and 1 fake.
+    scores: [N], probabilities of fake.
+    auroc: from the results.
+    threshold: carried over from validation; nan when unknown.
+  """
+
+  name: str
+  series: int
+  level: str
+  labels: np.ndarray
+  scores: np.ndarray
+  auroc: float
+  threshold: float
+
+  @property
+  def both_classes(self) -> bool:
+    """Whether there is a curve to draw."""
+    return 0 < int(self.labels.sum()) < len(self.labels)
+
+  @property
+  def operating_point(self) -> tuple[float, float]:
+    """(false positive rate, true positive rate) at the threshold."""
+    called = self.scores >= self.threshold
+    return float(called[self.labels == 0].mean()), float(called[self.labels == 1].mean())
+
+
+def line_style(series: int, level: str = 'video') -> dict[str, Any]:
+  """Colour and line: a colour for each run, thin and dashed at frame level."""
+  style = {'color': svg.SERIES[series % len(svg.SERIES)]}
+  if level == 'frame':
+    style |= {'linestyle': svg.LINE_STYLES[1], 'linewidth': 1.3}
+  return style
+
+
+def roc(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
+  """ROC curves of a data set, with the operating point of the validation threshold on each."""
+  with svg.panel() as (figure, axes):
+    axes.plot([0, 1], [0, 1], color=svg.RULE, linewidth=1)
+    for curve in curves:
+      if curve.both_classes:
+        fpr, tpr = metrics.roc_curve(curve.labels, curve.scores)
+        _curve(axes, curve, fpr, tpr, *curve.operating_point)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect='equal')
+    axes.set(xlabel='real called fake (FPR)', ylabel='fake called fake (TPR)')
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_locator(ticker.FixedLocator((0, 0.25, 0.5, 0.75, 1)))
+      axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+    axes.grid(True)
+    _legend(axes, 'lower right', title='AUROC')
+    areas = ', '.join(f'{c.name} {c.level} AUROC {c.auroc:.3f}' for c in curves)
+    return svg.to_svg(figure, key, f'ROC curves of {name}: {areas}')
+
+
+def det(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
+  """DET curves: misses against false alarms, both on the scale of the normal distribution."""
+  low, high = scipy.stats.norm.ppf([_DET_TICKS[0] / 2, 0.92])
+
+  def scaled(rate: Any) -> Any:
+    return np.clip(scipy.stats.norm.ppf(rate), low, high)
+
+  with svg.panel() as (figure, axes):
+    axes.plot([low, high], [low, high], color=svg.RULE, linewidth=1)  # Equal errors.
+    for curve in curves:
+      if curve.both_classes:
+        fpr, tpr = metrics.roc_curve(curve.labels, curve.scores)
+        false_alarms, hits = curve.operating_point
+        point = scaled(false_alarms), scaled(1 - hits)
+        _curve(axes, curve, scaled(fpr), scaled(1 - tpr), *point)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect='equal')
+    names = [f'{100 * rate:g}%' for rate in _DET_TICKS]
+    axes.set_xticks(scaled(_DET_TICKS), names)
+    axes.set_yticks(scaled(_DET_TICKS), names)
+    axes.grid(True)
+    axes.set(xlabel='real called fake', ylabel='fake called real')
+    return svg.to_svg(figure, key, f'DET curves of {name}: error rates against each other')
+
+
+def histogram(name: str, curve: Scores, *, key: str) -> Markup:
+  """Scores of real and of fake examples, as shares of their class, over the log-odds of fake."""
+  logits = np.clip(scipy.special.logit(curve.scores), -12, 12)
+  low, high = (np.quantile(logits, [0.002, 0.998]) if len(logits) else (-1, 1)) + np.array([-1, 1])
+  edges = np.linspace(low, high, _BINS + 1)
+  with svg.panel() as (figure, axes):
+    for label, what, colour in ((0, 'real', svg.REAL), (1, 'fake', svg.FAKE)):
+      of_class = np.clip(logits[curve.labels == label], low, high)
+      if not len(of_class):
+        continue
+      share = np.histogram(of_class, edges)[0] / len(of_class)
+      axes.stairs(share, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
+      axes.stairs(share, edges, color=colour, linewidth=1.5, label=f'{what}')
+    if np.isfinite(curve.threshold):
+      at = scipy.special.logit(curve.threshold)
+      axes.axvline(
+        np.clip(at, low, high), color=svg.INK, linewidth=1.2, linestyle=svg.LINE_STYLES[2],
+        label=f'threshold {curve.threshold:.3f}',
+      )  # fmt: skip
+    _probability_axis(axes, low, high)
+    axes.set(xlim=(low, high), xlabel='score: probability of fake', ylabel='share of the class')
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
+    if axes.get_legend_handles_labels()[0]:
+      figure.legend(loc='outside upper left', ncols=3, columnspacing=1.2)
+    return svg.to_svg(
+      figure, key, f'Histogram of the {curve.level} scores of {name} by {curve.name}'
+    )
+
+
+def reliability(
+  name: str, diagrams: Mapping[str, tuple[int, str, Sequence[Mapping[str, Any]]]], *, key: str
+) -> Markup:
+  """Share of fakes against the mean score in each bin of equal mass; calibrated is the diagonal.
+
+  Args:
+    name: of the data set.
+    diagrams: `{legend: (series, level, bins)}`; a bin has `mean_score`, `fake_share`, `weight`.
+    key: unique on the page.
+  """
+  with svg.panel() as (figure, axes):
+    axes.plot([0, 1], [0, 1], color=svg.RULE, linewidth=1)
+    for legend, (series, level, bins) in diagrams.items():
+      x = [float(part['mean_score']) for part in bins]
+      y = [float(part['fake_share']) for part in bins]
+      style = line_style(series, level)
+      axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend), **style)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect='equal')
+    axes.set(xlabel='mean score of the bin', ylabel='share of fakes in the bin')
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_locator(ticker.FixedLocator((0, 0.25, 0.5, 0.75, 1)))
+      axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+    axes.grid(True)
+    _legend(axes, 'upper left')
+    return svg.to_svg(figure, key, f'Reliability diagram of {name}')
+
+
+def robustness_curve(
+  name: str,
+  perturbation: str,
+  lines: Sequence[tuple[str, int, str, Sequence[tuple[float, float, float]]]],
+  parameters: Sequence[Any],
+  limits: tuple[float, float],
+  *,
+  key: str,
+) -> Markup:
+  """AUROC against the level of one perturbation; level 0 is the unperturbed set.
+
+  Args:
+    name: of the data set.
+    perturbation: a key of `robustness.CATALOGUE`, or any other name.
+    lines: (legend, series, level 'frame' or 'video', (value, low, high) of levels 0, 1, ...).
+    parameters: of levels 1, 2, ...
+    limits: of the AUROC axis, shared by the panels of a set.
+    key: unique on the page.
+  """
+  known = robustness.CATALOGUE.get(perturbation)
+  with svg.panel(310, 205) as (figure, axes):
+    axes.axhline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
+    for legend, series, level, points in lines:
+      values = np.array(points, float)
+      x = np.arange(len(values))
+      style = line_style(series, level)
+      axes.plot(x, values[:, 0], marker='o', markersize=4, label=svg.label(legend), **style)
+      if level == 'video':
+        shade = {'color': style['color'], 'alpha': 0.15, 'linewidth': 0}
+        axes.fill_between(x, values[:, 1], values[:, 2], **shade)
+    shown = ['none', *(_parameter(value) for value in parameters)]
+    axes.set_xticks(range(len(shown)), shown)
+    axes.set(xlim=(-0.2, len(shown) - 0.8), ylim=limits, ylabel='AUROC')
+    title = known.title if known else perturbation
+    axes.set_title(svg.label(f'{perturbation}: {title}' if perturbation.isupper() else title, 40))
+    axes.set_xlabel(known.unit if known else 'parameter')
+    axes.grid(True, axis='y')
+    if len(lines) > 1:
+      _legend(axes, 'best')
+    text = '; '.join(
+      f'{legend}, {level}: ' + ', '.join(f'{value:.3f}' for value, _, _ in points)
+      for legend, _, level, points in lines
+    )
+    return svg.to_svg(figure, key, f'AUROC of {name} under {perturbation}: {text}')
+
+
+def forest(
+  rows: Sequence[str], values: Sequence[Sequence[tuple[float, float, float]]],
+  names: Sequence[str], *, title: str, key: str,
+) -> Markup:  # fmt: skip
+  """A dot with its interval for every data set and run: where each stands at one look.
+
+  Args:
+    rows: names of the R data sets, from the top.
+    values: (value, low, high) of each row and run, [R][S]; nan where there is none.
+    names: of the S runs.
+    title: what is measured.
+    key: unique on the page.
+  """
+  height = 66 + len(rows) * max(24, 15 * len(names) + 8)
+  with svg.panel(380, height) as (figure, axes):
+    axes.axvline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
+    for run, name in enumerate(names):
+      offset = (run - (len(names) - 1) / 2) * min(0.24, 0.7 / len(names))
+      style = line_style(run)
+      for row, of_row in enumerate(values):
+        value, low, high = of_row[run]
+        if np.isfinite(low) and np.isfinite(high):
+          axes.plot([low, high], [row + offset] * 2, linewidth=2.2, alpha=0.55, **style)
+        legend = svg.label(name) if row == 0 else None
+        axes.plot([value], [row + offset], 'o', markersize=6.5, label=legend, **style)
+    axes.set_yticks(range(len(rows)), [svg.label(name) for name in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis='y', length=0, labelcolor=svg.INK)
+    axes.spines['left'].set_visible(False)
+    low = min((x for of_row in values for v in of_row for x in v if np.isfinite(x)), default=0.5)
+    axes.set_xlim(max(0, min(0.45, low - 0.03)), 1.005)
+    axes.grid(True, axis='x')
+    axes.set_xlabel(title)
+    if len(names) > 1:
+      figure.legend(loc='outside upper left', ncols=3)
+    return svg.to_svg(
+      figure, key, f'{title} of every data set with its interval; also in the table'
+    )
+
+
+def embedding(name: str, points: np.ndarray, methods: Sequence[str], *, key: str) -> Markup:
+  """Features in two dimensions, coloured by method; real faces lie under the fakes.
+
+  Args:
+    name: of the data set.
+    points: [N, 2].
+    methods: [N], the name of each point's method.
+    key: unique on the page.
+  """
+  methods = np.asarray(methods, object)
+  counts = {name: int((methods == name).sum()) for name in dict.fromkeys(methods)}
+  with svg.panel(310, 330) as (figure, axes):
+    for i, (method, count) in enumerate(counts.items()):
+      chosen = methods == method
+      colour = svg.MUTED if i == 0 else svg.SERIES[(i - 1) % len(svg.SERIES)]
+      svg.dots(axes, points[chosen, 0], points[chosen, 1], colour)
+      axes.plot([], [], 'o', color=colour, markersize=5, label=f'{svg.label(method, 18)} ({count})')
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.margins(0.03)
+    figure.legend(loc='outside lower center', ncols=2)
+    listed = ', '.join(counts)
+    return svg.to_svg(figure, key, f't-SNE of features of {name}, by method: {listed}')
+
+
+def _curve(
+  axes: Axes, curve: Scores, x: np.ndarray, y: np.ndarray, point_x: float, point_y: float
+) -> None:
+  """A curve of few points, and its operating point."""
+  keep = _thinned(x, y)
+  style = line_style(curve.series, curve.level)
+  axes.plot(x[keep], y[keep], label=f'{curve.auroc:.3f}  {svg.label(curve.name)}', **style)
+  if np.isfinite(curve.threshold):
+    edge = {'markeredgecolor': style['color'], 'markerfacecolor': svg.PAPER}
+    axes.plot([point_x], [point_y], 'o', markersize=6, markeredgewidth=1.6, **edge)
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Which points of a monotone curve to keep: the ends, and one of each small step along it."""
+  span = max(np.ptp(x), np.ptp(y), 1e-9)
+  along = np.cumsum(np.abs(np.diff(x, prepend=x[0])) + np.abs(np.diff(y, prepend=y[0]))) / span
+  step = np.floor(along / _CURVE_STEP)
+  return np.flatnonzero((np.diff(step, prepend=-1) > 0) | (np.arange(len(x)) == len(x) - 1))
+
+
+def _legend(axes: Axes, place: str, **kwargs: Any) -> None:
+  if axes.get_legend_handles_labels()[0]:
+    axes.legend(loc=place, title_fontsize=9.5, alignment='left', **kwargs)
+
+
+def _probability_axis(axes: Axes, low: float, high: float) -> None:
+  """Ticks of a log-odds axis, written as probabilities; narrow ranges get ticks of their own."""
+  ticks = [p for p in _LOGIT_TICKS if low < scipy.special.logit(p) < high]
+  if len(ticks) < 3:
+    ends = scipy.special.expit(np.linspace(low, high, 7)[1:-1:2])
+    ticks = sorted({float(f'{p:.2g}') for p in ends})
+  axes.set_xticks(scipy.special.logit(ticks), [f'{p:g}' for p in ticks])
+
+
+def _parameter(value: Any) -> str:
+  if isinstance(value, list | tuple):
+    return ', '.join(f'{float(part):g}' for part in value)
+  return f'{value:g}' if isinstance(value, int | float) else svg.label(value, 8)

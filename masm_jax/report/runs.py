@@ -1,0 +1,124 @@
+"""Evaluation folders, read and checked: what the report knows of a run, and nothing else."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from masm_jax.errors import UserError
+from masm_jax.evaluation import metrics, results, scores
+from masm_jax.report.panels import Scores
+
+VALIDATION = results.VAL
+LEVELS = ('video', 'frame')
+
+Interval = tuple[float, float, float]  # Value, low, high; nan where there is none.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One evaluation folder.
+
+  Attributes:
+    name: for tables and legends, unique in a report.
+    series: its number, which picks its colour.
+    folder: where it was read.
+    results: `results.json`.
+    frames: score tables by data set, one row per frame.
+    videos: the same, one row per video.
+  """
+
+  name: str
+  series: int
+  folder: pathlib.Path
+  results: Mapping[str, Any]
+  frames: Mapping[str, pd.DataFrame]
+  videos: Mapping[str, pd.DataFrame]
+
+  @property
+  def sets(self) -> tuple[str, ...]:
+    """All evaluated sets, validation last."""
+    names = [name for name in self.results['sets'] if name != VALIDATION]
+    return (*names, *([VALIDATION] if VALIDATION in self.results['sets'] else []))
+
+  def figures(self, name: str, level: str) -> Mapping[str, Any]:
+    """Everything measured on a set at a level; empty where the run has no such set."""
+    return self.results['sets'].get(name, {}).get(level, {})
+
+  def value(self, name: str, level: str, metric: str) -> Interval:
+    """A figure with its interval."""
+    return interval(self.figures(name, level), metric)
+
+  def threshold(self, level: str) -> float:
+    """What validation fixed; nan where it could not."""
+    return float(self.results['protocol']['threshold'].get(level, math.nan))
+
+  def scores(self, name: str, level: str) -> Scores:
+    """Labels and scores of a set at a level, for a drawing."""
+    table = (self.videos if level == 'video' else self.frames)[name]
+    return Scores(
+      name=self.name,
+      series=self.series,
+      level=level,
+      labels=table['label'].to_numpy(),
+      scores=table['score'].to_numpy(),
+      auroc=self.value(name, level, 'auroc')[0],
+      threshold=self.threshold(level),
+    )
+
+
+def interval(figures: Mapping[str, Any], metric: str) -> Interval:
+  """(value, low, high) of a metric in the figures of a set; nan where it is missing."""
+  entry = figures.get('metrics', {}).get(metric, {})
+  return tuple(float(entry.get(key, math.nan)) for key in ('value', 'low', 'high'))
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+  """Reads evaluation folders, given as `FOLDER` or `NAME=FOLDER`.
+
+  Raises:
+    UserError: a folder without a finished evaluation, a broken score file, or a name given twice.
+  """
+  named = [_named(folder) for folder in folders]
+  documents = [results.read_results(folder) for _, folder in named]
+  names = _names([name for name, _ in named], [folder for _, folder in named], documents)
+  runs = []
+  for i, (name, (_, folder), document) in enumerate(zip(names, named, documents, strict=True)):
+    frames = {
+      set_name: scores.read_scores(results.scores_path(folder, set_name))
+      for set_name in document['sets']
+    }
+    reduce = document['protocol'].get('video_score', 'mean')
+    videos = {set_name: metrics.video_scores(table, reduce) for set_name, table in frames.items()}
+    runs.append(Run(name, i, folder, document, frames, videos))
+  return runs
+
+
+def set_names(runs: Iterable[Run]) -> tuple[str, ...]:
+  """Every data set of any run, in the order in which they are first met, validation last."""
+  names = dict.fromkeys(name for run in runs for name in run.sets)
+  return tuple(sorted(names, key=lambda name: name == VALIDATION))
+
+
+def _named(argument: str) -> tuple[str, pathlib.Path]:
+  name, equals, folder = argument.partition('=')
+  if equals and name and not pathlib.Path(argument).exists():
+    return name, pathlib.Path(folder)
+  return '', pathlib.Path(argument)
+
+
+def _names(
+  given: Sequence[str], folders: Sequence[pathlib.Path], documents: Sequence[Mapping[str, Any]]
+) -> list[str]:
+  """A name of each run: as given, else its method, else method and folder where that repeats."""
+  methods = [str(document['run']['method']) for document in documents]
+  names = [
+    name or (method if methods.count(method) == 1 else f'{method} ({folder.resolve().name})')
+    for name, method, folder in zip(given, methods, folders, strict=True)
+  ]
+  if repeated := [name for name in names if names.count(name) > 1]:
+    raise UserError(f'two runs are called {repeated[0]!r}: give names, as NAME=FOLDER')
+  return names

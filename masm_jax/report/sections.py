@@ -1,0 +1,159 @@
+"""The section of one data set: drawings, groups, every figure, and the worst mistakes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from masm_jax.report import panels, pictures, svg
+from masm_jax.report.runs import LEVELS, VALIDATION, Run, interval
+from masm_jax.report.words import HEADLINES, cell, metric_name
+
+_OPEN_SETS = 6  # More are folded away until they are asked for.
+_CHANCE = 0.5
+
+
+def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> dict[str, Any]:
+  """Everything that the page shows of a data set.
+
+  Args:
+    runs: of the report; those that have the set are compared.
+    name: of the data set.
+    index: its place in the report.
+    tsne_points: features drawn for each run; 0 for none.
+  """
+  runs = [run for run in runs if name in run.results['sets']]
+  key = f's{index}'
+  levels = LEVELS if len(runs) == 1 else LEVELS[:1]
+  shown = [(run, level) for run in runs for level in levels]
+  curves = [run.scores(name, level) for run, level in shown]
+  named = [
+    curve if len(runs) > 1 else dataclasses.replace(curve, name=f'{curve.level}s')
+    for curve in curves
+  ]
+  drawings = [
+    ('ROC', panels.roc(name, named, key=f'{key}-roc')),
+    ('DET', panels.det(name, named, key=f'{key}-det')),
+  ]
+  if diagrams := _diagrams(shown, name):
+    drawings.append(('Calibration', panels.reliability(name, diagrams, key=f'{key}-cal')))
+  if not any(curve.both_classes for curve in curves):
+    drawings = []  # One class has no curve, and nothing to be calibrated against.
+  for run in runs:
+    title = 'Scores of frames' + (f': {run.name}' if len(runs) > 1 else '')
+    drawing = panels.histogram(name, run.scores(name, 'frame'), key=f'{key}-h{run.series}')
+    drawings.append((title, drawing))
+  features = []
+  for run in runs if name != VALIDATION else []:
+    if embedded := pictures.tsne(run.frames[name], tsne_points):
+      features.append((run.name, panels.embedding(name, *embedded, key=f'{key}-t{run.series}')))
+  return {
+    'id': key,
+    'name': svg.clean(name),
+    'is_validation': name == VALIDATION,
+    'is_open': index < _OPEN_SETS and name != VALIDATION,
+    'facts': _facts(runs[0], name),
+    'panels': drawings,
+    'features': features,
+    'robustness': _robustness(runs, name, key),
+    'groups': [part for run in runs for part in _groups(run, name, many=len(runs) > 1)],
+    'figures': [_all_figures(run, name, many=len(runs) > 1) for run in runs],
+    'mistakes': [part for run in runs for part in _mistakes(run, name, many=len(runs) > 1)],
+  }
+
+
+def _facts(run: Run, name: str) -> str:
+  """One line about a set: how much there is of it."""
+  frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
+  return (
+    f'{videos["num"]:,} videos ({videos["num_real"]:,} real, {videos["num_fake"]:,} fake),'
+    f' {frames["num"]:,} frames'
+  )
+
+
+def _diagrams(
+  shown: Sequence[tuple[Run, str]], name: str
+) -> dict[str, tuple[int, str, list[Mapping[str, Any]]]]:
+  diagrams = {}
+  for run, level in shown:
+    many = len({of.name for of, _ in shown}) > 1
+    legend = run.name if many else f'{level}s'
+    figures = run.figures(name, level)
+    if bins := figures.get('reliability'):
+      diagrams[legend] = (run.series, level, bins)
+    bins = (figures.get('calibrated') or {}).get('reliability')
+    if bins and level == 'video' and not many:
+      diagrams[f'{legend}, with temperature'] = (run.series + 1, level, bins)
+  return diagrams
+
+
+def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any]]:
+  """A drawing for each perturbation that any run was tested with."""
+  tested = {run.name: run.results.get('robustness', {}).get(name, {}) for run in runs}
+  keys = list(dict.fromkeys(key for of_run in tested.values() for key in of_run))
+  levels = LEVELS if len(runs) == 1 else LEVELS[:1]
+  lines: dict[str, list[Any]] = {part: [] for part in keys}
+  parameters: dict[str, list[Any]] = {}
+  for part in keys:
+    for run in runs:
+      if not (steps := tested[run.name].get(part)):
+        continue
+      parameters.setdefault(part, [step.get('parameter') for step in steps])
+      for level in levels:
+        points = [run.value(name, level, 'auroc')]
+        points += [interval(step[level], 'auroc') for step in steps]
+        legend = run.name if len(runs) > 1 else f'{level}s'
+        lines[part].append((legend, run.series, level, points))
+  values = [x for part in lines.values() for line in part for point in line[3] for x in point]
+  lowest = min((x for x in values if math.isfinite(x)), default=_CHANCE)
+  limits = (max(0.0, min(0.45, lowest - 0.03)), 1.01)
+  return [
+    (part, panels.robustness_curve(
+      name, part, lines[part], parameters[part], limits, key=f'{key}-r{i}'
+    ))
+    for i, part in enumerate(keys)
+  ]  # fmt: skip
+
+
+def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
+  """A table for each column whose values were measured apart."""
+  groups = run.results['sets'][name].get('groups', {})
+  keys = [(key, title) for key, title, _ in HEADLINES]
+  return [
+    {
+      'title': f'By {column}' + (f': {svg.clean(run.name)}' if many else ''),
+      'column': svg.clean(column),
+      'heads': [title for _, title in keys],
+      'rows': [
+        {
+          'value': svg.clean(value) or '(empty)',
+          'count': f'{levels["video"]["num_real"]:,} + {levels["video"]["num_fake"]:,}',
+          'cells': [cell(interval(levels['video'], key)) for key, _ in keys],
+        }
+        for value, levels in values.items()
+      ],
+    }
+    for column, values in groups.items()
+  ]
+
+
+def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
+  """Every metric of a set at both levels."""
+  keys = dict.fromkeys(k for level in LEVELS for k in run.figures(name, level).get('metrics', {}))
+  return {
+    'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''),
+    'rows': [
+      (metric_name(key), *(cell(run.value(name, level, key)) for level in LEVELS)) for key in keys
+    ],
+  }
+
+
+def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
+  found = pictures.mistakes(run, name)
+  suffix = f': {svg.clean(run.name)}' if many else ''
+  titles = {'real': 'Real, but scored as fake', 'fake': 'Fake, but scored as real'}
+  return [
+    {'title': titles[kind] + suffix, 'kind': kind, 'faces': items}
+    for kind, items in found.items()
+    if items
+  ]

@@ -1,0 +1,330 @@
+"""The page says what results.json and the scores say, escapes names, and repeats exactly."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from masm_jax.errors import UserError
+from masm_jax.evaluation import metrics, scores
+from masm_jax.report import __main__ as report
+from masm_jax.report import content, page, panels, pictures, runs, svg, words
+
+
+@pytest.fixture(scope='module')
+def html(evaluation, tmp_path_factory):
+  out = tmp_path_factory.mktemp('html') / 'new' / 'report.html'
+  assert report.main([str(evaluation), f'--out={out}', '--tsne-points=30']) == 0
+  return out.read_text()
+
+
+def edited(folder, source, change):
+  """A copy of an evaluation whose results were changed."""
+  results = json.loads((source / 'results.json').read_text())
+  change(results)
+  folder.mkdir()
+  (folder / 'results.json').write_text(json.dumps(results))
+  (folder / 'scores').symlink_to(source / 'scores')
+  return folder
+
+
+def built(*folders):
+  return content.build(runs.read_runs([str(f) for f in folders]), title='t', tsne_points=0)
+
+
+@pytest.fixture(scope='module')
+def whole(evaluation):
+  return built(evaluation)
+
+
+@pytest.fixture(scope='module')
+def other(make_evaluation, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('other') / 'seed1'
+  return make_evaluation(folder, seed=1, num_videos=12)
+
+
+def verdict_of(folder):
+  (run,) = runs.read_runs([str(folder)])
+  return content._verdict(run, [name for name in run.sets if name != runs.VALIDATION])
+
+
+def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whole):
+  results = json.loads((evaluation / 'results.json').read_text())
+  for level, rows in whole['tables']:
+    assert [row['set'] for row in rows] == ['ffpp', 'celebdf_v2', 'reals_only', 'val']
+    for row in rows:
+      figures = results['sets'][row['set']][level]
+      assert row['count'] == f'{figures["num_real"]} + {figures["num_fake"]}'
+      for (key, _, _), cell in zip(words.HEADLINES, row['cells'], strict=True):
+        entry = figures['metrics'].get(key, {'value': 'nan', 'low': 'nan', 'high': 'nan'})
+        if entry['value'] == 'nan':
+          assert cell == {'value': '–', 'interval': ''}
+        else:
+          assert cell['value'] == f'{entry["value"]:.3f}'
+          assert cell['interval'] == f'{entry["low"]:.3f}–{entry["high"]:.3f}'
+          assert f'{cell["value"]}<small>{cell["interval"]}</small>' in html
+  section = whole['sets'][0]
+  (every,) = section['figures']
+  named = {name: (video['value'], frame['value']) for name, video, frame in every['rows']}
+  of = results['sets']['ffpp']
+  for key, name in (('brier', 'Brier score'), ('fpr@threshold', 'FPR at the threshold')):
+    assert named[name] == tuple(f'{of[k]["metrics"][key]["value"]:.3f}' for k in runs.LEVELS)
+  (groups,) = section['groups']
+  assert [row['value'] for row in groups['rows']] == ['DF', 'F2F', 'FS', 'NT']
+  auroc = of['groups']['method']['F2F']['video']['metrics']['auroc']['value']
+  assert groups['rows'][1]['cells'][0]['value'] == f'{auroc:.3f}'
+
+
+def test_protocol_gives_hashes_frames_and_the_thresholds_origin(evaluation, html, whole):
+  (part,) = whole['protocol']
+  facts = dict(part['facts'])
+  run = runs.read_runs([str(evaluation)])[0]
+  assert facts['Threshold'].startswith('EER threshold of the validation set: ')
+  assert f'{run.threshold("video"):.3f} for videos' in facts['Threshold']
+  assert facts['Intervals'].startswith('95% percentile bootstrap, 2,000 draws')
+  assert facts['SHA-256 of the training manifest'] == '1234' * 16
+  assert part['sets'][0]['per_video'] == '4'
+  assert all(row['sha256'][:16] in html for row in part['sets'])
+
+
+def values(auroc, low, high, **others):
+  metrics_ = {'auroc': {'value': auroc, 'low': low, 'high': high}}
+  return metrics_ | {k: {'value': v, 'low': 'nan', 'high': 'nan'} for k, v in others.items()}
+
+
+def test_the_verdict_names_chance_and_the_worst_sets(evaluation, tmp_path):
+  def change(results):
+    sets = results['sets']
+    sets['ffpp']['video']['metrics'] = values(
+      0.91, 0.88, 0.94, **{'fpr@threshold': 0.05, 'tpr@threshold': 0.9, 'ece': 0.02}
+    )
+    sets['celebdf_v2']['video']['metrics'] = values(
+      0.52, 0.46, 0.58, **{'fpr@threshold': 0.31, 'tpr@threshold': 0.4, 'ece': 0.11}
+    )
+    sets['reals_only']['video']['metrics'] = values(0.3, 0.2, 0.4)
+
+  verdict = verdict_of(edited(tmp_path / 'a', evaluation, change))
+  assert verdict['tiles'] == [
+    ('0.577', 'mean video AUROC of 3 test sets'),
+    ('0.300', 'lowest: reals_only'),
+    ('0.910', 'highest: ffpp'),
+  ]
+  assert verdict['sentences'] == [
+    'Not told from chance (the interval holds 0.5): celebdf_v2.',
+    'Worse than chance: reals_only.',
+    'At the threshold that validation fixed, up to 31% of real videos are called fake (on'
+    ' celebdf_v2), and down to 40% of fakes are found (on celebdf_v2).',
+    'Scores differ from the observed share of fakes by 0.110 at worst (expected calibration error,'
+    ' on celebdf_v2).',
+  ]
+
+  def undefined(results):
+    for part in results['sets'].values():
+      part['video']['metrics'] = values('nan', 'nan', 'nan')
+
+  verdict = verdict_of(edited(tmp_path / 'b', evaluation, undefined))
+  assert verdict['tiles'] == [] and 'no AUROC' in verdict['sentences'][0]
+
+
+def test_leaks_come_first_and_each_warning_once(evaluation, other, tmp_path):
+  def change(results):
+    results['warnings'].append({'set': '', 'kind': 'synthetic', 'text': 'only here'})
+
+  folders = [f'A={evaluation}', f'B={edited(tmp_path / "b", other, change)}']
+  found = content._warnings(runs.read_runs(folders))
+  assert [(entry['kind'], entry['runs']) for entry in found] == [
+    ('leak_identities', []),
+    ('few_clusters', []),
+    ('synthetic', ['B']),
+  ]
+
+
+def test_the_page_asks_nothing_of_the_network(html):
+  links = set(re.findall(r'(?:https?:)?//[^\s"\'<>)]+', re.sub(r'base64,[\w+/=]*', '', html)))
+  assert links == {'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'}  # Names alone.
+  assert "default-src 'none'" in html and '<script' not in html
+  sources = re.findall(r'(?:src|href)="([^"#]{1,30})', html)
+  assert sources and all(source.startswith('data:') for source in sources)
+  identifiers = re.findall(r' id="([^"]*)"', html)
+  assert len(identifiers) == len(set(identifiers))
+  for reference in re.findall(r'(?:href="|url\()#([^")]*)', html):
+    assert reference in identifiers
+
+
+def test_the_same_input_gives_the_same_bytes(evaluation, html, tmp_path):
+  out = tmp_path / 'again.html'
+  assert report.main([str(evaluation), f'--out={out}', '--tsne-points=30']) == 0
+  assert out.read_text() == html
+  assert [path.name for path in tmp_path.iterdir()] == ['again.html']
+
+
+def test_thumbnails_are_jpegs_the_worst_first_or_left_out(evaluation):
+  run = runs.read_runs([str(evaluation)])[0]
+  found = pictures.mistakes(run, 'celebdf_v2')
+  reals, fakes = ([item['score'] for item in found[kind]] for kind in ('real', 'fake'))
+  assert len(reals) + len(fakes) == 9
+  assert reals == sorted(reals, reverse=True) and fakes == sorted(fakes)
+  assert all(item['src'].startswith('data:image/jpeg;base64,/9j/') for item in found['real'])
+  svg_bomb = b'<svg onload="alert(1)"/>'
+  run.frames['celebdf_v2']['thumbnail'] = [svg_bomb] * len(run.frames['celebdf_v2'])
+  assert pictures.mistakes(run, 'celebdf_v2') == {'real': [], 'fake': []}
+
+
+def test_thinned_curves_stay_where_they_were():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 2, 20_000)
+  fpr, tpr = metrics.roc_curve(labels, np.clip(0.3 * labels + rng.random(20_000) / 1.5, 0, 1))
+  keep = panels._thinned(fpr, tpr)
+  assert len(keep) < 900 < len(fpr) and keep[0] == 0 and keep[-1] == len(fpr) - 1
+  along = fpr + tpr  # Rises with every point, where the curve itself may jump.
+  assert np.abs(np.interp(along, along[keep], tpr[keep]) - tpr).max() < 1 / 200
+  assert panels._thinned(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 1]
+
+
+def test_operating_point_is_that_of_the_threshold():
+  curve = panels.Scores(
+    'x',
+    0,
+    'frame',
+    np.array([0, 0, 0, 0, 1, 1]),
+    np.array([0.1, 0.4, 0.6, 0.2, 0.6, 0.3]),
+    0.5,
+    0.4,
+  )
+  assert curve.operating_point == (0.5, 0.5)
+
+
+def test_masks_resampled_over_time_keep_their_share():
+  rng = np.random.default_rng(0)
+  history = (rng.random((700, 5)) < 0.4).astype(float)
+  edges = np.cumsum(np.r_[3, rng.integers(1, 9, 700)]).astype(float)
+  shares = pictures._resampled(history, edges)
+  assert shares.shape == (160, 5)
+  np.testing.assert_allclose(shares.mean(0), np.average(history, axis=0, weights=np.diff(edges)))
+  exact = pictures._resampled(np.array([[1.0], [0.0], [1.0]]), np.array([0.0, 2.0, 3.0, 6.0]))
+  assert exact[:, 0].tolist() == [1, 1, 0, 1, 1, 1]
+
+
+def test_drawings_take_the_pages_colours_and_leave_texts_alone():
+  name = 'font-family: x; 0.12345 #010201 <b>&'
+  with svg.panel() as (figure, axes):
+    axes.plot([0, 1], [0.123456, 1], color=svg.SERIES[2])
+    axes.set_title(name)
+    text = svg.to_svg(figure, 'k', f'about "{name}"')
+  assert '>font-family: x; 0.12345 #010201 &lt;b&gt;&amp;</text>' in text
+  assert 'stroke: var(--s2)' in text and 'fill: var(--ink)' in text
+  assert 'DejaVu' not in text and '<metadata' not in text and '#0506' not in text
+  assert 'aria-label="about &#34;font-family: x; 0.12345 #010201 &lt;b&gt;&amp;&#34;"' in text or (
+    'aria-label="about &quot;font-family: x; 0.12345 #010201 &lt;b&gt;&amp;&quot;"' in text
+  )
+
+
+def test_long_names_are_shortened_in_the_middle():
+  assert svg.label('short') == 'short'
+  assert svg.label('a' * 20 + 'b' * 20, 11) == 'aaaaaa…bbbb'
+  assert svg.label('x\u202ey\x00z') == 'x�y�z'
+
+
+def test_features_are_drawn_for_at_most_so_many_and_only_where_there_are_some(evaluation):
+  table = runs.read_runs([str(evaluation)])[0].frames['ffpp']
+  points, methods = pictures.tsne(table, 24)
+  assert points.shape == (24, 2) and methods[0] == 'real' and set(methods) > {'DF', 'F2F'}
+  np.testing.assert_array_equal(pictures.tsne(table, 24)[0], points)
+  assert pictures.tsne(table, 0) is None
+  assert pictures.tsne(table.drop(columns='feature'), 24) is None
+  few = table.assign(feature=[*table['feature'].head(9), *[None] * (len(table) - 9)])
+  assert pictures.tsne(few, 24) is None
+
+
+def test_runs_are_told_apart(evaluation, other):
+  both = runs.read_runs([str(evaluation), str(other)])
+  assert [run.name for run in both] == ['masm (masm)', 'masm (seed1)']
+  with pytest.raises(UserError, match="two runs are called 'A'"):
+    runs.read_runs([f'A={evaluation}', f'A={other}'])
+
+
+def test_runs_stand_side_by_side_and_sets_of_one_run_alone(evaluation, other, tmp_path):
+  def change(results):
+    del results['sets']['ffpp'], results['robustness']['ffpp']
+
+  shown = built(f'A={evaluation}', f'B={edited(tmp_path / "b", other, change)}')
+  assert [(row['set'], row['run']) for row in shown['tables'][0][1][:3]] == [
+    ('ffpp', 'A'), ('celebdf_v2', 'A'), ('celebdf_v2', 'B')
+  ]  # fmt: skip
+  first, second, *others = shown['sets']
+  assert [section['name'] for section in others] == ['reals_only', 'val']
+  assert [caption for caption, _ in first['panels']] == [
+    'ROC', 'DET', 'Calibration', 'Scores of frames'
+  ]  # fmt: skip
+  assert [caption for caption, _ in second['panels']] == [
+    'ROC', 'DET', 'Calibration', 'Scores of frames: A', 'Scores of frames: B'
+  ]  # fmt: skip
+  assert len(shown['notes']) == 1 and shown['notes'][0].startswith('Synthetic portraits')
+  html = page.render(shown)
+  assert html.count('<h3 style="margin-top:0"><span class="key"') == 2
+  assert 'python -m masm_jax.compare' in html
+
+
+def test_a_run_of_one_video_or_without_scores_is_no_traceback(evaluation, tmp_path, capsys):
+  results = json.loads((evaluation / 'results.json').read_text())
+  results['sets'] = {'val': results['sets']['val']}
+  results['warnings'], results['masks'] = [], None
+  results['protocol']['threshold'] |= {'frame': 'nan', 'video': 'nan'}
+  folder = tmp_path / 'tiny'
+  folder.mkdir()
+  (folder / 'results.json').write_text(json.dumps(results))
+  table = scores.read_scores(evaluation / 'scores' / 'val.parquet').iloc[:1]
+  scores.write_scores(folder / 'scores' / 'val.parquet', table)
+  assert report.main([str(folder), f'--out={tmp_path / "x.html"}']) == 0
+  assert 'No test set has both real and fake videos' in (tmp_path / 'x.html').read_text()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['nowhere', '--out=x.html'], 'nowhere holds no finished evaluation'),
+    (['nowhere', '--out=x.pdf'], '--out x.pdf: the report is an .html file'),
+    (['nowhere', '--out=x.html', '--tsne-points=-1'], '--tsne-points -1: needs at least 0'),
+  ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert report.main(arguments) == 2
+  assert capsys.readouterr().err.startswith(f'error: {message}')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_scores_and_unwritable_pages_are_one_line(evaluation, tmp_path, capsys):
+  folder = tmp_path / 'a'
+  folder.mkdir()
+  (folder / 'results.json').symlink_to(evaluation / 'results.json')
+  assert report.main([str(folder), f'--out={tmp_path / "x.html"}']) == 2
+  assert re.match(r'error: no score file .*ffpp\.parquet', capsys.readouterr().err)
+  (tmp_path / 'file').write_text('')
+  assert (
+    report.main([str(evaluation), f'--out={tmp_path / "file" / "x.html"}', '--tsne-points=0']) == 2
+  )
+  assert capsys.readouterr().err.startswith('error: cannot write ')
+
+
+def test_robustness_starts_from_the_unperturbed_set(evaluation, whole):
+  results = json.loads((evaluation / 'results.json').read_text())
+  (figure,) = [drawing for key, drawing in whole['sets'][0]['robustness'] if key == 'CS']
+  level_0 = results['sets']['ffpp']['video']['metrics']['auroc']['value']
+  rest = [
+    step['video']['metrics']['auroc']['value'] for step in results['robustness']['ffpp']['CS']
+  ]
+  listed = ', '.join(f'{value:.3f}' for value in [level_0, *rest])
+  assert f'under CS: videos, video: {listed}' in figure
+  assert '>none</text>' in figure and '>0.4</text>' in figure
+
+
+def test_histogram_shares_are_of_each_class():
+  frame = pd.DataFrame({'label': [0, 0, 1, 1], 'score': [0.1, 0.2, 0.8, 1.0]})
+  curve = panels.Scores(
+    'x', 0, 'frame', frame['label'].to_numpy(), frame['score'].to_numpy(), 1.0, float('nan')
+  )
+  drawn = panels.histogram('s', curve, key='k')  # A score of 1 has no finite log-odds.
+  assert '>50%</text>' in drawn and 'threshold' not in drawn
