@@ -65,6 +65,7 @@ ALLOWED = {
   'evaluate': {'cross_evaluation', 'main'},
   'report': {'evaluation'},
   'sweep': {'config', 'evaluation', 'main', 'telemetry'},
+  'compare': {'evaluation', 'telemetry'},
   'demo': {'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},
 }

@@ -1,0 +1,65 @@
+"""Compares evaluations on the same sets: a table with paired intervals.
+
+python -m masm_jax.compare runs/demo/eval/masm runs/demo/eval/linear --out runs/demo/comparison
+python -m masm_jax.compare masm=eval/masm_s0 masm=eval/masm_s1 effort=eval/effort_s0 --out DIR
+
+Folders are those of `python -m masm_jax.evaluate`; several of one name are its seeds. Writes
+`comparison.md`, `comparison.tex`, `comparison.csv` and `comparison.json` to --out.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from masm_jax.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the comparison and prints its table; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('folders', nargs='+', metavar='[NAME=]DIR', help='of evaluations')
+  parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the tables')
+  parser.add_argument('--reference', default='', help='whom to compare with; the first by default')
+  parser.add_argument(
+    '--metrics', default='auroc,ap,eer', help='in the tables; the CSV holds all (%(default)s)'
+  )
+  args = parser.parse_args(argv)
+  try:
+    _compare(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _compare(args: argparse.Namespace) -> None:
+  # Not above: --help should not wait for them.
+  from masm_jax import telemetry
+  from masm_jax.evaluation import compare, tables, uncertainty
+
+  metrics = [name.strip() for name in args.metrics.split(',') if name.strip()]
+  known = uncertainty.metric_names({'threshold': 0.5, '0.5': 0.5})
+  if unknown := [name for name in metrics if name not in known]:
+    raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
+  comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
+  text = tables.markdown(comparison, metrics)
+  files = {
+    'comparison.md': text,
+    'comparison.tex': tables.latex(comparison, metrics),
+    'comparison.csv': tables.csv_table(comparison),
+  }
+  try:
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+      (args.out / name).write_text(content, encoding='utf-8')
+    telemetry.write_json(args.out / 'comparison.json', comparison)
+  except OSError as error:
+    raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
+  print(text)
+  print(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,176 @@
+"""The tables of a comparison: Markdown, LaTeX and CSV, each with intervals."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from masm_jax.evaluation import published, scores
+
+TITLES = {
+  'auroc': 'AUROC',
+  'ap': 'AP',
+  'eer': 'EER',
+  'ece': 'ECE',
+  'brier': 'Brier score',
+  'log_loss': 'log-loss',
+}
+_NOT_AVAILABLE = 'not available'
+_LATEX = {'\\': r'\textbackslash{}'} | {c: f'\\{c}' for c in '&%$#_{}'}
+_CSV_COLUMNS = (
+  *('kind', 'level', 'metric', 'set', 'method', 'value', 'low', 'high', 'std_over_seeds', 'seeds'),
+  *('reference', 'difference', 'difference_low', 'difference_high', 'source'),
+)
+
+
+def markdown(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
+  """Two tables per level and metric: figures, and differences from the reference.
+
+  Args:
+    comparison: from `compare.compare`.
+    metrics: names of metrics.
+  """
+  parts = [f'# Comparison\n\n{_legend(comparison)}']
+  for title, header, rows in _tables(comparison, metrics):
+    lines = [
+      f'## {title}\n',
+      f'| {" | ".join(header)} |',
+      f'|---|{"---:|" * (len(header) - 1)}',
+      *(f'| {" | ".join(row)} |' for row in rows),
+    ]
+    parts.append('\n'.join(lines))
+  if comparison['warnings']:
+    lines = [f'- {line}' for line in _warnings(comparison)]
+    parts.insert(1, '## Warnings\n\n' + '\n'.join(lines))
+  return '\n\n'.join(parts) + '\n'
+
+
+def latex(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
+  """The same tables for LaTeX, with the package booktabs; see `markdown`."""
+  parts = [f'% {line}' for line in _legend(comparison).splitlines() if line]
+  parts += [f'% WARNING {line}' for line in _warnings(comparison)]
+  for title, header, rows in _tables(comparison, metrics):
+    body = '\n'.join(f'  {" & ".join(map(_escape, row))} \\\\' for row in rows)
+    parts.append(
+      f'\\begin{{table}}\n  \\centering\n  \\caption{{{_escape(title)}}}\n'
+      f'  \\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}\n  \\toprule\n'
+      f'  {" & ".join(map(_escape, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n'
+      '  \\end{tabular}\n\\end{table}'
+    )
+  return '\n'.join(parts) + '\n'
+
+
+def csv_table(comparison: Mapping[str, Any]) -> str:
+  """Every figure of every metric, a line each; published ones with kind `published`."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator='\n')
+  writer.writeheader()
+  for name, levels in comparison['figures'].items():
+    for level, methods in levels.items():
+      for method, figures in methods.items():
+        for metric, entry in figures.items():
+          difference = entry.get('difference')
+          row = {
+            'kind': 'measured',
+            'level': level,
+            'metric': metric,
+            'set': name,
+            'method': method,
+            **{key: entry[key] for key in ('value', 'low', 'high')},
+            'std_over_seeds': entry['std'],
+            'seeds': len(entry['seeds']),
+          }
+          if difference:
+            row |= {
+              'reference': comparison['reference'],
+              'difference': difference['value'],
+              'difference_low': difference['low'],
+              'difference_high': difference['high'],
+            }
+          writer.writerow(row)
+  for level in scores.LEVELS:
+    for row in published.rows_for(level, list(comparison['figures'])):
+      for name in comparison['figures']:
+        if name in row.auroc:
+          writer.writerow(
+            {'kind': 'published', 'level': level, 'metric': 'auroc', 'set': name,
+             'method': row.method, 'value': row.auroc[name], 'source': row.source}
+          )  # fmt: skip
+  return text.getvalue()
+
+
+def _legend(comparison: Mapping[str, Any]) -> str:
+  bootstrap = comparison['bootstrap']
+  units = {name: f'{c["number"]} by {c["unit"]}' for name, c in comparison['clusters'].items()}
+  text = (
+    f'[a, b]: {100 * bootstrap["confidence"]:g} % percentile bootstrap, {bootstrap["draws"]} draws'
+    f' of clusters ({", ".join(f"{name}: {unit}" for name, unit in units.items())}). Differences'
+    f' are paired: the same draws for every method, less {comparison["reference"]}; * where the'
+    ' interval leaves out 0, not corrected for the number of comparisons. A video is scored by the'
+    f' {comparison["video_score"]} of its frames.'
+  )
+  if any(len(method['seeds']) > 1 for method in comparison['methods'].values()):
+    text += ' ±: standard deviation over seeds, whose mean is shown.'
+  return '\n\n'.join([text, *comparison['notes']])
+
+
+def _warnings(comparison: Mapping[str, Any]) -> list[str]:
+  every = len(comparison['methods'])
+  return [
+    f'{"all" if len(w["methods"]) == every else ", ".join(w["methods"])}: {w["text"]}'
+    for w in comparison['warnings']
+  ]
+
+
+def _tables(
+  comparison: Mapping[str, Any], metrics: Sequence[str]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+  """(title, header, rows) of every table."""
+  sets, reference = list(comparison['figures']), comparison['reference']
+  tables = []
+  for level in scores.LEVELS:
+    for metric in metrics:
+      title = f'{TITLES.get(metric, metric)}, {level} level'
+      rows, differences = [], []
+      for method in comparison['methods']:
+        entries = [comparison['figures'][name][level][method][metric] for name in sets]
+        rows.append([method, *map(_figure, entries)])
+        if method != reference:
+          differences.append([method, *(_difference(entry['difference']) for entry in entries)])
+      if metric == 'auroc':
+        rows += _published(level, sets)
+      tables.append((title, ['method', *sets], rows))
+      tables.append((f'{title}: difference from {reference}', ['method', *sets], differences))
+  return tables
+
+
+def _published(level: str, sets: list[str]) -> list[list[str]]:
+  rows = published.rows_for(level, sets)
+  if not rows:
+    return []
+  mark = 'PUBLISHED, other pipelines, not comparable:'
+  lines = [[mark, *([''] * len(sets))]]
+  for row in rows:
+    empty = '' if row.auroc else _NOT_AVAILABLE
+    cells = [f'{row.auroc[name]:.3f}' if name in row.auroc else empty for name in sets]
+    lines.append([f'{row.method} ({level} level; {row.source})', *cells])
+  return lines
+
+
+def _figure(entry: Mapping[str, Any]) -> str:
+  spread = '' if math.isnan(entry['std']) else f' ± {entry["std"]:.3f}'
+  value, space, interval = scores.format_interval(entry).partition(' ')
+  return f'{value}{spread}{space}{interval}'
+
+
+def _difference(entry: Mapping[str, float]) -> str:
+  text = f'{entry["value"]:+.3f}'
+  if math.isnan(entry['low']):
+    return text
+  star = ' *' if entry['low'] > 0 or entry['high'] < 0 else ''
+  return f'{text} [{entry["low"]:+.3f}, {entry["high"]:+.3f}]{star}'
+
+
+def _escape(text: str) -> str:
+  return ''.join(_LATEX.get(character, character) for character in text).replace('±', r'$\pm$')
