@@ -28,6 +28,7 @@ ALLOWED = {
   'state': {'masking'},
   'task': {'backbones', 'detector', 'losses', 'methods'},
   'steps': {'state', 'task', 'detector', 'sharding', 'masking', 'methods'},
+  'preprocess': {'data', 'telemetry'},
   'evaluation': {'sharding', 'data', 'telemetry'},
   'checkpoint': {'state', 'config'},
   'stopping': set(),

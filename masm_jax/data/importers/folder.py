@@ -10,8 +10,6 @@ from masm_jax.data.importers import names
 from masm_jax.data.manifest import Manifest, build_manifest
 from masm_jax.errors import UserError
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
-
 _LABELS = {'real': REAL, 'fake': FAKE}
 _SPLITS = {name: name for name in SPLITS} | {'valid': 'val', 'validation': 'val'}
 
@@ -49,7 +47,7 @@ def import_folder(
   if not folder.is_dir():
     raise UserError(f'no folder {folder}')
   rows = []
-  for split_name, label, top in _tops(folder, split):
+  for split_name, label, top in label_folders(folder, split):
     for path in _images(top):
       rows.append(_row(path, folder, root, top, label, split_name, dataset))
   if not rows:
@@ -57,8 +55,12 @@ def import_folder(
   return build_manifest(rows, root)
 
 
-def _tops(folder: pathlib.Path, split: str | None) -> list[tuple[str, int, pathlib.Path]]:
-  """The (split, label, folder) of each `real` and `fake` folder."""
+def label_folders(folder: pathlib.Path, split: str | None) -> list[tuple[str, int, pathlib.Path]]:
+  """The (split, label, folder) of each `real` and `fake` folder.
+
+  Raises:
+    UserError: there are none, or a split is given or missing against the layout.
+  """
   flat = _children(folder, _LABELS)
   divided = _children(folder, _SPLITS)
   if bool(flat) == bool(divided):
@@ -91,7 +93,7 @@ def _images(top: pathlib.Path) -> list[pathlib.Path]:
     seen.add(real)
     subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
     for name in sorted(files):
-      is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
+      is_image = names.is_image(name)
       found += [pathlib.Path(folder, name)] if is_image else []
       left_out += not is_image
   if left_out:

@@ -1,11 +1,18 @@
-"""What the names of videos say: who is seen, and what a fake was made from."""
+"""What names say: which files are images, who is seen in a video, what a fake was made from."""
 
 import re
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.tif', '.tiff')
 
 # FaceForensics++: real `000`, fake `000_003` (target 000 wears the face of 003).
 _NUMBERS = re.compile(r'\d+(_\d+)*')
 # Celeb-DF: real `id0_0000`, fake `id0_id1_0000` (target id0's video 0000, face of id1).
 _CELEB = re.compile(r'(?P<target>id\d+)(_(?P<face>id\d+))?_(?P<number>\d+)')
+
+
+def is_image(name: str) -> bool:
+  """Whether a file's name is that of an image, and not hidden."""
+  return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
 
 
 def identities(video: str) -> list[str]:

@@ -1,0 +1,148 @@
+"""Raw videos to face crops: `python -m masm_jax.preprocess --input RAW --layout ffpp --output DIR`.
+
+Decodes evenly spaced frames, finds the face that each video is about, aligns it, and writes
+DIR/crops, DIR/manifest.parquet (which training takes as it is) and DIR/outcomes.jsonl (one line per
+video). Stopped at any moment, the same command goes on where it was.
+
+Exit status: 0 when all is done, 1 when no video gave a face, 2 for input that cannot be used.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from masm_jax.errors import UserError
+
+_LAYOUTS = """layouts (splits come from the data set's own lists where it has some):
+  ffpp             original_sequences/, manipulated_sequences/; train.json, val.json, test.json
+  dfd              DeepFakeDetection: as in ffpp, or DFD_original*, DFD_manipulated*
+  deeperforensics  manipulated_videos/, lists/splits/; real: original_sequences/youtube/c23
+  celebdf_v1, celebdf_v2, celebdf_pp
+                   Celeb-real/, YouTube-real/, Celeb-synthesis/, List_of_testing_videos.txt
+  dfdc             folders with metadata.json, metadata.csv or labels.csv
+  dfdcp            original_videos/, method_A/, method_B/, dataset.json
+  uadfv            real/, fake/
+  wilddeepfake     {real,fake}_{train,test}/, unpacked
+  ffiw             {source,target,target_mask}/{train,val,test}/
+  folder           {real,fake}/..., or {train,val,test}/{real,fake}/..., videos or images
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit status."""
+  args = _parser().parse_args(argv)
+  try:
+    return _run(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('interrupted; what is done stays, and the same command goes on', file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  summary, _, rest = __doc__.partition('\n\n')
+  parser = argparse.ArgumentParser(
+    prog='python -m masm_jax.preprocess',
+    description=f'{summary}\n\n{rest}',
+    epilog=_LAYOUTS,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--input', required=True, type=pathlib.Path, metavar='RAW', help="the data set's folder")
+  add('--layout', required=True, help='how it lies there, see below')
+  add('--output', required=True, type=pathlib.Path, metavar='DIR', help='new, or of an earlier run')
+  add('--dataset', default='', help="the data set's name in the manifest; default: the layout's")
+  add('--split', default='', choices=('train', 'val', 'test'), help='of videos that no list places')
+  add('--label', choices=('real', 'fake'), help='folder layout: all videos are that')
+  add('--compression', nargs='+', default=(), choices=('raw', 'c23', 'c40'), help='only these')
+  add('--lists', type=pathlib.Path, help="folder of the split lists; default: the data set's")
+  add('--masks', type=pathlib.Path, help='folder of forgery masks, with the paths of the videos')
+  add('--frames', type=int, default=32, help='frames of each video (default: %(default)s)')
+  add('--template', default='deepfakebench', choices=('deepfakebench', 'gend'), help='alignment')
+  add(
+    '--margin', type=float, default=1.3, help="crop over the face's square (default: %(default)s)"
+  )
+  add('--size', default='256', help='side of a crop in pixels, or native (default: %(default)s)')
+  add('--format', default='png', choices=('png', 'jpg'), help='of the crops (default: %(default)s)')
+  add('--detector', default='yunet', choices=('yunet', 'haar'), help='haar is much the weaker one')
+  add('--yunet', metavar='FILE', help="YuNet's model; default: fetched once and checked")
+  add('--min_score', type=float, default=0.7, help='least confidence of a face (default: 0.7)')
+  add(
+    '--processes',
+    type=int,
+    default=os.cpu_count() or 1,
+    help='0: all in this one (default: the cores)',
+  )
+  return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+  size_px = None if args.size == 'native' else _positive('--size', args.size)
+  _positive('--frames', args.frames)
+  if args.processes < 0:
+    raise UserError(f'--processes {args.processes}: is negative')
+  if not 1 <= args.margin <= 4:
+    raise UserError(f'--margin {args.margin}: must be between 1 and 4')
+  if not 0 < args.min_score < 1:
+    raise UserError(f'--min_score {args.min_score}: must be between 0 and 1')
+  if args.label and args.layout != 'folder':
+    raise UserError('--label is for --layout folder; the others know their labels')
+
+  # OpenCV, PyAV and pandas are loaded when there is something to do.
+  from masm_jax.preprocess import run
+  from masm_jax.preprocess.crops import Settings
+  from masm_jax.preprocess.layouts import Options
+  from masm_jax.preprocess.model_file import yunet_model
+
+  settings = Settings(
+    num_frames=args.frames,
+    template=args.template,
+    margin=args.margin,
+    size_px=size_px,
+    image_format=args.format,
+    detector=args.detector,
+    model=yunet_model(args.yunet) if args.detector == 'yunet' else None,
+    min_score=args.min_score,
+  )
+  options = Options(
+    dataset=args.dataset,
+    split=args.split,
+    label=None if args.label is None else ('real', 'fake').index(args.label),
+    compressions=tuple(args.compression),
+    lists=args.lists,
+    masks=args.masks,
+  )
+  report = run.preprocess(
+    args.input,
+    args.layout,
+    args.output,
+    options=options,
+    settings=settings,
+    num_processes=args.processes,
+    on_start=_say_start,
+  )
+  print(run.summary(report))
+  if report.manifest is None:
+    print(f'error: no face in any of {len(report.outcomes)} videos', file=sys.stderr)
+    return 1
+  path = args.output / run.MANIFEST
+  print(f'wrote {path}: {len(report.manifest)} crops, sha256 {report.manifest.sha256[:12]}')
+  return 0
+
+
+def _say_start(total: int, done: int) -> None:
+  print(f'{total} videos' + (f', {done} of them done before' if done else ''), file=sys.stderr)
+
+
+def _positive(name: str, value: str | int) -> int:
+  if not str(value).isdigit() or int(value) < 1:
+    raise UserError(f'{name} {value}: must be a whole number of at least 1')
+  return int(value)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,172 @@
+"""What a user may say about a layout, and the walking that all layouts share."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Literal
+
+from masm_jax.data.columns import REAL, SPLITS
+from masm_jax.data.importers import names
+from masm_jax.errors import UserError
+from masm_jax.preprocess.raw_video import RawVideo
+
+VIDEO_SUFFIXES = (
+  '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.mxf',
+)  # fmt: skip
+
+# Folders that data sets and their tools put between a video's kind and its name.
+_TRANSPARENT = ('videos', 'frames', 'images')
+_PASSED_BY = ('masks', 'mask', 'landmarks', 'models')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a user may say about a data set's folder.
+
+  Attributes:
+    dataset: its name in the manifest; '' for the layout's own.
+    split: of videos that the data set's own lists do not place; '' for none.
+    label: of all videos in a folder without `real` and `fake`; None without.
+    compressions: only these, where there are several; () for all.
+    lists: folder of the split lists; None to look in the data set's own.
+    masks: folder of the forgery masks; None for where the data set has them.
+  """
+
+  dataset: str = ''
+  split: str = ''
+  label: int | None = None
+  compressions: tuple[str, ...] = ()
+  lists: pathlib.Path | None = None
+  masks: pathlib.Path | None = None
+
+
+Layout = Callable[[pathlib.Path, Options], list[RawVideo]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """A video, folder of frames or image below some folder.
+
+  Attributes:
+    name: its path below that folder, without suffix and without `videos`, `frames` and `images`.
+    path: relative to the data set's root.
+    kind: as in `RawVideo`.
+  """
+
+  name: str
+  path: str
+  kind: Literal['video', 'frames', 'image']
+
+  @property
+  def stem(self) -> str:
+    """The last part of the name."""
+    return self.name.rpartition('/')[2]
+
+
+def find(root: pathlib.Path, top: str) -> list[Found]:
+  """Everything below `root/top`, sorted; links are followed, but never in circles.
+
+  A folder with images in it is a video's frames; images that lie directly in `top` stand for
+  themselves. Of a video and its extracted frames the video is taken. Hidden files and folders,
+  masks and landmarks are passed by.
+  """
+  found: dict[str, Found] = {}
+  start, seen = root / top, set()
+  for folder, subfolders, files in os.walk(start, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen:
+      subfolders.clear()
+      continue
+    seen.add(real)
+    subfolders[:] = sorted(s for s in subfolders if s[0] != '.' and s.lower() not in _PASSED_BY)
+    below = pathlib.PurePath(folder).relative_to(start).parts
+    prefix = [part for part in below if part.lower() not in _TRANSPARENT]
+    here = pathlib.PurePath(folder).relative_to(root)
+    shown = sorted(name for name in files if name[0] != '.')
+    videos = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
+    images = [name for name in shown if names.is_image(name)]
+    stems = [os.path.splitext(name)[0] for name in videos]
+    for name, stem in zip(videos, stems, strict=True):
+      # Two containers of the same name are two videos.
+      unique = name if stems.count(stem) > 1 else stem
+      item = Found('/'.join((*prefix, unique)), (here / name).as_posix(), 'video')
+      found[item.name] = item
+    if prefix and images:
+      found.setdefault('/'.join(prefix), Found('/'.join(prefix), here.as_posix(), 'frames'))
+    elif images:
+      stems = [os.path.splitext(name)[0] for name in images]
+      for name, stem in zip(images, stems, strict=True):
+        unique = name if stems.count(stem) > 1 else stem
+        found.setdefault(unique, Found(unique, (here / name).as_posix(), 'image'))
+  return sorted(found.values(), key=lambda item: item.name)
+
+
+def folders(root: pathlib.Path, *wanted: str) -> list[str]:
+  """Which of these folders there are below root, as they are spelt there (any case)."""
+  there = []
+  for path in wanted:
+    folder: pathlib.Path | None = root
+    for part in path.split('/'):
+      folder = folder and _child(folder, part)
+    there += [folder.relative_to(root).as_posix()] if folder else []
+  return there
+
+
+def subfolders(root: pathlib.Path, top: str) -> list[str]:
+  """Names of the visible folders in `root/top`, sorted; none if it is no folder."""
+  try:
+    return sorted(p.name for p in (root / top).iterdir() if p.is_dir() and p.name[0] != '.')
+  except OSError:
+    return []
+
+
+def read_list(path: pathlib.Path) -> str:
+  """A list that comes with a data set, as text.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    return path.read_text(encoding='utf-8-sig')
+  except (OSError, UnicodeDecodeError) as error:
+    reason = error.strerror if isinstance(error, OSError) else 'not UTF-8 text'
+    raise UserError(f'cannot read {path}: {reason}') from error
+
+
+def inside(path: str, source: pathlib.Path) -> str:
+  """A path that a list gives, normalised.
+
+  Raises:
+    UserError: it leaves the data set's folder.
+  """
+  normal = os.path.normpath(path.replace('\\', '/'))
+  if os.path.isabs(normal) or normal.split('/')[0] == '..':
+    raise UserError(f'{source}: {path} leaves the data set')
+  return normal
+
+
+def need_split(split: str, example: str, why: str) -> str:
+  """The split of a video that no list places.
+
+  Raises:
+    UserError: the user has not said one.
+  """
+  if not split:
+    raise UserError(f'{example}: {why}; add --split {"|".join(SPLITS)} for such videos')
+  return split
+
+
+def real_method(label: int, method: str) -> str:
+  """The manifest's method: 'real' for real videos."""
+  return 'real' if label == REAL else method
+
+
+def _child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+  if (folder / name).is_dir():
+    return folder / name
+  try:
+    matches = [p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_dir()]
+  except OSError:
+    return None
+  return min(matches, default=None)

@@ -1,0 +1,157 @@
+"""Layouts that say by folders what is real: plain ones, UADFV, WildDeepfake, FFIW."""
+
+import pathlib
+import re
+
+from masm_jax.data.columns import FAKE, REAL, SPLITS
+from masm_jax.data.importers.folder import label_folders
+from masm_jax.errors import UserError
+from masm_jax.preprocess.layouts import base
+from masm_jax.preprocess.layouts.base import Options
+from masm_jax.preprocess.raw_video import RawVideo, video_id
+
+
+def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
+  """`{real,fake}/...` or `{train,val,test}/{real,fake}/...`; with --label anything at all.
+
+  A folder between `fake` and the video is the method: `fake/DF/000_003.mp4`.
+
+  Raises:
+    UserError: neither layout, or no split, or two of them.
+  """
+  dataset = options.dataset or pathlib.Path(root).resolve().name
+  if options.label is None:
+    tops = label_folders(root, options.split or None)
+  else:
+    tops = [
+      (base.need_split(options.split, str(root), '--label names no split'), options.label, root)
+    ]
+  divided = len({split for split, _, _ in tops}) > 1 or not options.split
+  videos = []
+  for split, label, top in tops:
+    for item in base.find(root, top.relative_to(root).as_posix()):
+      method, _, rest = item.name.partition('/')
+      has_method = label == FAKE and bool(rest)
+      name = rest if has_method else item.name
+      videos.append(
+        RawVideo(
+          item.path,
+          item.kind,
+          dataset,
+          split,
+          base.real_method(label, method if has_method else 'fake'),
+          '',
+          label,
+          f'{split}/{name}' if divided else name,
+          mask=_mirrored_mask(item, options),
+        )
+      )
+  if not videos:
+    raise UserError(f'{root}: no video and no image in it')
+  return videos
+
+
+def uadfv(root: pathlib.Path, options: Options) -> list[RawVideo]:
+  """`real/0000.mp4` and `fake/0000_fake.mp4`; there is no official split.
+
+  Raises:
+    UserError: not this layout, or no --split.
+  """
+  dataset = options.dataset or 'UADFV'
+  videos = []
+  for top, label in (('real', REAL), ('fake', FAKE)):
+    for there in base.folders(root, top):
+      for item in base.find(root, there):
+        split = base.need_split(options.split, item.path, 'UADFV has no official split')
+        number = item.stem.removesuffix('_fake')
+        videos.append(
+          RawVideo(
+            item.path,
+            item.kind,
+            dataset,
+            split,
+            base.real_method(label, 'fake'),
+            '',
+            label,
+            item.name,
+            source=video_id(dataset, 'real', number) if label == FAKE else '',
+            mask=_mirrored_mask(item, options),
+          )
+        )
+  if not videos:
+    raise UserError(f'{root}: no videos in real and fake, as UADFV has them')
+  return videos
+
+
+def wilddeepfake(root: pathlib.Path, options: Options) -> list[RawVideo]:
+  """`{real,fake}_{train,test}/NUMBER/{real,fake}/VIDEO/FRAME.png`, with the archives unpacked.
+
+  Raises:
+    UserError: not this layout, or the archives are still packed.
+  """
+  dataset = options.dataset or 'WildDeepfake'
+  videos, packed = [], False
+  for top in base.folders(root, 'real_train', 'real_test', 'fake_train', 'fake_test'):
+    kind, _, split = pathlib.PurePosixPath(top).name.lower().partition('_')
+    label = REAL if kind == 'real' else FAKE
+    packed |= any((root / top).glob('*.tar*'))
+    for item in base.find(root, top):
+      method = base.real_method(label, 'fake')
+      name = f'{split}/{item.name}'
+      videos.append(RawVideo(item.path, item.kind, dataset, split, method, '', label, name))
+  if not videos:
+    raise UserError(
+      f'{root}: '
+      + (
+        'the archives in it are packed; unpack each where it lies'
+        if packed
+        else 'no frames in {real,fake}_{train,test}, as WildDeepfake has them'
+      )
+    )
+  return videos
+
+
+def ffiw(root: pathlib.Path, options: Options) -> list[RawVideo]:
+  """`{source,target}/{train,val,test}/VIDEO`, masks in `target_mask/...`; source is real.
+
+  Several people are seen in most videos, and one of them is forged: the masks tell whom. Which real
+  video a fake was made from is not in the names.
+
+  Raises:
+    UserError: not this layout.
+  """
+  dataset = options.dataset or 'FFIW'
+  videos = []
+  for side, label in (('source', REAL), ('target', FAKE)):
+    for split in SPLITS:
+      for top in base.folders(root, f'{side}/{split}'):
+        for item in base.find(root, top):
+          mask = ''
+          if label == FAKE:
+            mask = re.sub(r'^target/', 'target_mask/', item.path, flags=re.IGNORECASE)
+            mask = mask if ((options.masks or root) / mask).exists() else ''
+          method = base.real_method(label, 'fake')
+          name = f'{split}/{item.name}'
+          videos.append(
+            RawVideo(item.path, item.kind, dataset, split, method, '', label, name, mask=mask)
+          )
+  if not videos:
+    raise UserError(
+      f'{root}: no videos in {{source,target}}/{{{",".join(SPLITS)}}}, as FFIW has them'
+    )
+  return videos
+
+
+def _mirrored_mask(item: base.Found, options: Options) -> str:
+  """With --masks, the mask of `a/b.mp4` is what is called `a/b`, whatever its suffix."""
+  if options.masks is None:
+    return ''
+  wanted = options.masks / item.path
+  if wanted.is_dir() or wanted.is_file():
+    return item.path
+  stem = pathlib.PurePosixPath(item.path).stem
+  try:
+    found = sorted(path for path in wanted.parent.iterdir() if path.stem == stem)
+  except OSError:
+    return ''
+  return found[0].relative_to(options.masks).as_posix() if found else ''

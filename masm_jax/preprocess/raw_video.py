@@ -1,0 +1,72 @@
+"""A video as the layouts describe it and the workers take it."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any, Literal
+
+from masm_jax.data.importers import names
+
+
+@dataclasses.dataclass(frozen=True)
+class RawVideo:
+  """One video, folder of frames or image of a data set.
+
+  Attributes:
+    path: relative to the input folder, with forward slashes.
+    kind: what stands there.
+    dataset, split, method, compression, label: as in the manifest.
+    name: unique within dataset, method and compression; may have slashes.
+    source: `video_id` of the real video that a fake was made from; '' where nothing tells.
+    identities: who is seen, the one whose video it is first.
+    mask: forgery mask (video, folder or image), relative to the masks' folder; '' without.
+  """
+
+  path: str
+  kind: Literal['video', 'frames', 'image']
+  dataset: str
+  split: str
+  method: str
+  compression: str
+  label: int
+  name: str
+  source: str = ''
+  identities: tuple[str, ...] = ()
+  mask: str = ''
+
+  @property
+  def video_id(self) -> str:
+    """dataset/method/compression/name, which is also the folder of its crops."""
+    return video_id(self.dataset, self.method, self.name, self.compression)
+
+  def origin(self, input_folder: pathlib.Path) -> dict[str, Any]:
+    """What tells whether a video is still the one that was done: its path, size and mask."""
+    return {'input': self.path, 'bytes': _size(input_folder / self.path), 'mask': self.mask}
+
+
+def video_id(dataset: str, method: str, name: str, compression: str = '') -> str:
+  """The id of a video: its parts, made safe for a path and for a line of text."""
+  parts = (dataset, method, *filter(None, (compression,)), *name.split('/'))
+  return '/'.join(_safe(part) for part in parts)
+
+
+def _size(path: pathlib.Path) -> int:
+  """Bytes of a file, or of all images in a folder; -1 if it cannot be read."""
+  try:
+    if not path.is_dir():
+      return path.stat().st_size
+    with os.scandir(path) as entries:
+      return sum(entry.stat().st_size for entry in entries if names.is_image(entry.name))
+  except OSError:
+    return -1
+
+
+def _safe(part: str) -> str:
+  """A part of a path in which nothing is hidden, climbs, or breaks a line; others stay as is."""
+  safe = ''.join(
+    character
+    if character.isprintable() and character not in '%\\/'
+    else ''.join(f'%{byte:02X}' for byte in character.encode('utf-8', 'surrogateescape'))
+    for character in part
+  )
+  return f'%2E{safe[1:]}' if safe.startswith('.') else safe

@@ -1,0 +1,205 @@
+"""Evenly spaced frames of a video, of a folder of frames, or of a single image.
+
+Seeking frame by frame is ten times slower than one sequential pass, and wrong in files without a
+proper index: so a video is decoded once from its start, and only the wanted frames are kept and
+converted.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import av
+import numpy as np
+
+from masm_jax.data import transforms
+from masm_jax.data.importers import names
+
+# Containers only. FFmpeg also opens play lists and scripts, which name further files and addresses:
+# those must not be reached through a file that merely calls itself a video.
+_OPTIONS = {
+  'protocol_whitelist': 'file',
+  'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,'
+  'ivf,h264,hevc,nut,mxf',
+}
+
+
+class UnreadableError(Exception):
+  """No frame can be had from a file; the text says why, without the path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """One frame, converted when it is asked for: 32 Full HD frames in RGB would be 200 MB.
+
+  Attributes:
+    index: its number in the video, from 0; in a folder of frames, the number in its name.
+    source: the decoder's own frame, or the path of an image.
+  """
+
+  index: int
+  source: av.VideoFrame | str
+
+  def rgb(self) -> np.ndarray:
+    """The frame upright, as uint8 RGB [H, W, 3].
+
+    Raises:
+      UnreadableError: an image that does not decode.
+    """
+    if isinstance(self.source, str):
+      try:
+        return transforms.decode(self.source)
+      except transforms.DecodeError as error:
+        raise UnreadableError(str(error).removeprefix(f'{self.source}: ')) from error
+    image = self.source.to_ndarray(format='rgb24')
+    # Phones store the turn that a player has to make, in degrees against the clock.
+    return np.ascontiguousarray(np.rot90(image, k=round(self.source.rotation / 90) % 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """Frames of one video, in order.
+
+  Attributes:
+    frames: at most as many as were asked for.
+    num_available: frames that the video has, as far as it can be decoded.
+    problems: what was wrong with it; empty for a sound file.
+  """
+
+  frames: tuple[Frame, ...]
+  num_available: int
+  problems: tuple[str, ...] = ()
+
+
+def even_indices(num_available: int, num_frames: int) -> list[int]:
+  """Evenly spaced indices from the first frame to the last, as DeepfakeBench takes them.
+
+  All indices where there are no more than `num_frames`; the whole part where they fall between.
+  """
+  count = min(num_available, num_frames)
+  return np.linspace(0, num_available - 1, count).astype(int).tolist()
+
+
+def read_video(path: str | os.PathLike, num_frames: int) -> Clip:
+  """Decodes `num_frames` evenly spaced frames of a video, or all if it has fewer.
+
+  A frame that arrives damaged gives way to the next sound one. Where the file ends before the
+  frames that its header declares, the frames are spread over what there is, in a second pass.
+
+  Raises:
+    UnreadableError: no file, not a video, or no frame in it decodes.
+  """
+  declared = _declared_frames(path)
+  frames, num_decoded, problems = _decode(path, even_indices(declared, num_frames))
+  if len(frames) < min(num_frames, declared) and num_decoded < declared:
+    problems = (f'{num_decoded} of {declared} frames decode', *problems)
+    frames, _, _ = _decode(path, even_indices(num_decoded, num_frames))
+  if not frames:
+    raise UnreadableError('; '.join(problems) or 'no frame in it decodes')
+  return Clip(tuple(frames), num_decoded, tuple(problems))
+
+
+def read_video_at(path: str | os.PathLike, indices: Sequence[int]) -> list[Frame]:
+  """Decodes the frames with given indices (sorted); those past the end are left out.
+
+  Raises:
+    UnreadableError: as `read_video`.
+  """
+  _declared_frames(path)
+  return _decode(path, list(indices))[0]
+
+
+def read_folder(folder: str | os.PathLike, num_frames: int) -> Clip:
+  """Evenly spaced images of a folder, in the order of the numbers in their names.
+
+  Raises:
+    UnreadableError: there is no image in it.
+  """
+  paths = image_paths(folder)
+  if not paths:
+    raise UnreadableError('no image in the folder')
+  numbers = [names.frame_number(path.stem) for path in paths]
+  if len(set(numbers)) < len(paths):  # Names without numbers of their own: their order counts.
+    numbers = list(range(len(paths)))
+  chosen = even_indices(len(paths), num_frames)
+  return Clip(tuple(Frame(numbers[i], os.fspath(paths[i])) for i in chosen), len(paths))
+
+
+def read_image(path: str | os.PathLike) -> Clip:
+  """A single image, as a clip of one frame."""
+  return Clip((Frame(0, os.fspath(path)),), 1)
+
+
+def image_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """The images directly in a folder, by the number at the end of their names, then by name."""
+  with os.scandir(folder) as entries:
+    found = [pathlib.Path(entry.path) for entry in entries if names.is_image(entry.name)]
+  return sorted(found, key=lambda path: (names.frame_number(path.stem), path.name))
+
+
+def _open(path: str | os.PathLike) -> av.container.InputContainer:
+  # The prefix keeps a colon in a name from being taken for a protocol.
+  return av.open(f'file:{os.fspath(path)}', options=_OPTIONS, metadata_errors='ignore')
+
+
+def _declared_frames(path: str | os.PathLike) -> int:
+  """The number of frames as the header says, or else as the packets are counted."""
+  try:
+    if not os.stat(path).st_size:
+      raise UnreadableError('empty file')
+    with _open(path) as container:
+      if not container.streams.video:
+        raise UnreadableError('no video stream')
+      stream = container.streams.video[0]
+      width, height = stream.codec_context.width, stream.codec_context.height
+      if width * height > transforms.MAX_PIXELS:
+        raise UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
+      return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+  except av.FFmpegError as error:
+    raise UnreadableError(_reason(error)) from error
+  except OSError as error:
+    raise UnreadableError(error.strerror or str(error)) from error
+
+
+def _decode(
+  path: str | os.PathLike, indices: list[int]
+) -> tuple[list[Frame], int, tuple[str, ...]]:
+  """Frames with these indices (or the next sound ones), the count decoded, and what went wrong."""
+  frames: list[Frame] = []
+  problems: list[str] = []
+  targets = iter(indices)
+  target = next(targets, None)
+  count, last = 0, None
+  try:
+    with _open(path) as container:
+      stream = container.streams.video[0]
+      stream.codec_context.thread_count = 1  # The processes share the cores already.
+      packets = container.demux(stream)
+      while target is not None and (packet := next(packets, None)) is not None:
+        try:
+          decoded = packet.decode()
+        except av.FFmpegError as error:  # What follows a damaged packet may be sound again.
+          problems.append(_reason(error))
+          continue
+        for frame in decoded:
+          if frame.is_corrupt:
+            count += 1
+            continue
+          last = Frame(count, frame)
+          if target is not None and count >= target:
+            frames.append(last)
+            while target is not None and target <= count:
+              target = next(targets, None)
+          count += 1
+  except av.FFmpegError as error:
+    problems.append(_reason(error))
+  # Headers count frames that an edit list hides: one short at the end is the last frame there is.
+  if target is not None and next(targets, None) is None and last and last not in frames:
+    frames.append(last)
+  return frames, count, tuple(dict.fromkeys(problems))
+
+
+def _reason(error: av.FFmpegError) -> str:
+  """FFmpeg's own words, without its number and the path."""
+  return error.strerror or type(error).__name__

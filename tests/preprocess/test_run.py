@@ -1,0 +1,260 @@
+"""Outcomes, going on, refusals; and that a run's results depend on its input alone."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from masm_jax.data.manifest import load_manifest
+from masm_jax.preprocess import crops
+from masm_jax.preprocess.__main__ import main
+from masm_jax.preprocess.faces import make_detector
+from masm_jax.preprocess.templates import landmark_targets
+
+
+@pytest.fixture
+def raw(tmp_path, clips, portrait):
+  """A folder data set with every outcome in it."""
+  root = tmp_path / 'raw'
+  for name, kind in (
+    ('real/a.mp4', 'ok'), ('fake/DF/two words.mp4', 'ok'), ('fake/DF/Größe 日本.mp4', 'too_short'),
+    ('real/noise.mp4', 'no_face'), ('fake/DF/zero.mp4', 'unreadable'),
+  ):  # fmt: skip
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clips[kind], root / name)
+  content = clips['ok'].read_bytes()
+  (root / 'fake' / 'cut.mp4').write_bytes(content[: len(content) // 2])
+  cv2.imwrite(str(root / 'real' / 'face.png'), portrait[..., ::-1])
+  (root / 'real' / 'broken.png').write_bytes(b'\x89PNG')
+  frames = root / 'fake' / 'NT' / 'frames_of_one'
+  frames.mkdir(parents=True)
+  for number in range(4):
+    cv2.imwrite(str(frames / f'{number}.png'), portrait[..., ::-1])
+  (frames / '2.png').write_bytes(b'')
+  return root
+
+
+@pytest.fixture
+def run(raw, tmp_path, settings):
+  """Runs the command on `raw`; returns its exit status."""
+  detector = ('--yunet', settings.model) if settings.model else ('--detector', 'haar')
+
+  def run(*options, output='out', processes=0):
+    command = ['--input', raw, '--layout', 'folder', '--split', 'train', '--frames', 4, *detector]
+    command += ['--size', 64, '--output', tmp_path / output, '--processes', processes, *options]
+    return main([str(word) for word in command])
+
+  return run
+
+
+def lines(output):
+  return [json.loads(line) for line in (output / 'outcomes.jsonl').read_text().splitlines()]
+
+
+EXPECTED = {
+  'raw/DF/Größe 日本': ('too_short', 2, '2 frames, 4 were asked for'),
+  'raw/DF/two words': ('ok', 4, ''),
+  'raw/DF/zero': ('unreadable', 0, 'empty file'),
+  'raw/NT/frames_of_one': ('ok', 3, 'frame 2: not an image'),
+  'raw/fake/cut': ('unreadable', 0, 'Invalid data found when processing input'),
+  'raw/real/a': ('ok', 4, ''),
+  'raw/real/broken': ('unreadable', 0, 'frame 0: not an image'),
+  'raw/real/face': ('ok', 1, ''),
+  'raw/real/noise': ('no_face', 0, 'no face in 4 frames'),
+}
+
+
+def test_every_outcome(run, tmp_path, capsys):
+  assert run() == 0
+  found = {
+    line['video_id']: (line['outcome'], line['num_crops'], '; '.join(line['reasons']))
+    for line in lines(tmp_path / 'out')
+  }
+  assert found == EXPECTED
+  manifest = load_manifest(tmp_path / 'out' / 'manifest.parquet')
+  counts = manifest.table.groupby('video_id').size().to_dict()
+  assert counts == {name: count for name, (_, count, _) in EXPECTED.items() if count}
+  table = capsys.readouterr().out
+  assert 'no_face: real/noise.mp4: no face in 4 frames' in table
+  assert 'unreadable: fake/DF/zero.mp4: empty file' in table
+  assert 'too_short: fake/DF/Größe 日本.mp4: 2 frames, 4 were asked for' in table
+  assert table.splitlines()[0].split() == [
+    'dataset', 'split', 'method', 'ok', 'too_short', 'no_face', 'unreadable', 'crops', 'kept',
+    'boxes',
+  ]  # fmt: skip
+  assert next(line for line in table.splitlines() if ' all ' in line).split() == [
+    'all', '4', '1', '1', '3', '14', '0',
+  ]  # fmt: skip
+
+
+def test_crops_are_upright_faces(run, tmp_path, settings, portrait):
+  assert run('--size', 128) == 0
+  crop = cv2.imread(str(tmp_path / 'out' / 'crops' / 'raw' / 'real' / 'face' / '000000.png'))
+  detector = make_detector(settings.detector, model=settings.model, min_score=0.6)
+  (face, *_) = detector.detect(crop[..., ::-1])
+  targets = landmark_targets('deepfakebench', 128, 1.3)
+  np.testing.assert_allclose(face.landmarks, targets, atol=10)
+
+
+def test_two_runs_give_the_same_bytes_by_any_number_of_processes(run, tmp_path):
+  assert run() == 0 and run(output='again') == 0 and run(output='parallel', processes=2) == 0
+  first = tmp_path / 'out'
+  files = sorted(p.relative_to(first) for p in first.rglob('*') if p.is_file())
+  assert len(files) == 14 + 9 + 4  # Crops, records; manifest, outcomes, parameters, lock.
+  for other in (tmp_path / 'again', tmp_path / 'parallel'):
+    assert sorted(p.relative_to(other) for p in other.rglob('*') if p.is_file()) == files
+    for path in files:
+      assert (first / path).read_bytes() == (other / path).read_bytes(), path
+
+
+def test_a_second_run_repeats_nothing(run, tmp_path, capsys, monkeypatch):
+  assert run() == 0
+  before = (tmp_path / 'out' / 'manifest.parquet').read_bytes()
+  monkeypatch.setattr(crops.Cropper, '__call__', None)
+  assert run() == 0
+  assert (tmp_path / 'out' / 'manifest.parquet').read_bytes() == before
+  assert '9 videos, 9 of them done before' in capsys.readouterr().err
+
+
+def test_a_file_that_has_changed_is_done_again(run, raw, tmp_path, clips):
+  assert run() == 0
+  shutil.copy(clips['ok'], raw / 'fake' / 'DF' / 'zero.mp4')  # The download is complete now.
+  shutil.copy(clips['too_short'], raw / 'real' / 'a.mp4')
+  kept = tmp_path / 'out/crops/raw/DF/two words/.outcome.json'
+  made = kept.stat().st_mtime_ns
+  assert run() == 0
+  found = {
+    line['video_id']: (line['outcome'], line['num_crops']) for line in lines(tmp_path / 'out')
+  }
+  assert found['raw/DF/zero'] == ('ok', 4) and found['raw/real/a'] == ('too_short', 2)
+  assert len(list((tmp_path / 'out/crops/raw/real/a').glob('*.png'))) == 2
+  assert kept.stat().st_mtime_ns == made
+
+
+def test_new_videos_join(run, raw, tmp_path, clips):
+  assert run() == 0
+  shutil.copy(clips['ok'], raw / 'real' / 'new.mp4')
+  assert run() == 0
+  assert len(lines(tmp_path / 'out')) == 10
+
+
+@pytest.mark.parametrize(
+  ('option', 'told'),
+  [
+    (('--frames', '5'), 'num_frames 4 -> 5'),
+    (('--template', 'gend'), "template 'deepfakebench' -> 'gend'"),
+    (('--margin', '1.5'), 'margin 1.3 -> 1.5'),
+    (('--size', 'native'), 'size_px 64 -> None'),
+    (('--format', 'jpg'), "image_format 'png' -> 'jpg'"),
+    (('--min_score', '0.5'), 'min_score 0.7 -> 0.5'),
+    (('--dataset', 'other'), "dataset 'folder' -> 'other'"),
+  ],
+)
+def test_other_parameters_are_refused(tmp_path, settings, option, told, capsys, clips):
+  (tmp_path / 'raw' / 'real').mkdir(parents=True)
+  shutil.copy(clips['no_face'], tmp_path / 'raw' / 'real' / 'a.mp4')
+  command = [
+    '--input', tmp_path / 'raw', '--output', tmp_path / 'out', '--layout', 'folder', '--split',
+    'test', '--frames', '4', '--size', '64', '--processes', '0', '--detector', 'haar',
+  ]  # fmt: skip
+  assert main([str(word) for word in command]) == 1
+  before = sorted((tmp_path / 'out').rglob('*'))
+  assert main([str(word) for word in [*command, *option]]) == 2
+  text = capsys.readouterr().err
+  assert f'error: {tmp_path}/out was begun with other parameters ({told})' in text
+  assert sorted((tmp_path / 'out').rglob('*')) == before
+
+
+def test_formats_and_sizes(run, tmp_path):
+  assert run('--size', 'native', '--format', 'jpg', '--template', 'gend') == 0
+  table = load_manifest(tmp_path / 'out' / 'manifest.parquet').table
+  assert table['path'].str.endswith('.jpg').all()
+  assert (table['width'] == table['height']).all() and table['width'].between(90, 260).all()
+  # The crop is 1.3 times the face's square, which in this template is wider than YuNet's box.
+  assert (table['width'] / table['face_px']).between(1.2, 2.5).all()
+
+
+def test_nothing_but_noise(tmp_path, clips, capsys):
+  (tmp_path / 'raw').mkdir()
+  shutil.copy(clips['no_face'], tmp_path / 'raw' / 'a.mp4')
+  command = ['--input', f'{tmp_path}/raw', '--output', f'{tmp_path}/out', '--layout', 'folder']
+  command += ['--split', 'test', '--label', 'fake', '--processes', '0', '--detector', 'haar']
+  assert main(command) == 1
+  assert 'error: no face in any of 1 videos' in capsys.readouterr().err
+  assert lines(tmp_path / 'out')[0]['outcome'] == 'no_face'
+  assert not (tmp_path / 'out' / 'manifest.parquet').exists()
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (('--frames', '0'), '--frames 0: must be a whole number of at least 1'),
+    (('--size', 'big'), '--size big'),
+    (('--margin', '0.5'), '--margin 0.5'),
+    (('--min_score', '1.5'), '--min_score 1.5'),
+    (('--processes', '-1'), '--processes -1'),
+    (('--input', 'nowhere'), 'no folder nowhere'),
+    (('--lists', 'nowhere'), 'no folder nowhere'),
+    (('--masks', 'nowhere'), 'no folder nowhere'),
+    (('--layout', 'ffpp', '--label', 'real'), '--label is for --layout folder'),
+    (('--yunet', 'nowhere.onnx', '--detector', 'yunet'), 'no model file at nowhere.onnx'),
+  ],
+)
+def test_bad_options(run, options, message, capsys):
+  assert run(*options) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_a_folder_with_other_files_is_left_alone(run, tmp_path, capsys):
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'thesis.txt').touch()
+  assert run() == 2
+  assert 'holds other files' in capsys.readouterr().err
+  assert os.listdir(tmp_path / 'out') == ['thesis.txt']
+
+
+def test_two_runs_at_once_are_refused(run, tmp_path, capsys):
+  (tmp_path / 'out').mkdir()
+  with open(tmp_path / 'out' / '.lock', 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    assert run() == 2
+  assert 'is in use by another run' in capsys.readouterr().err
+  assert run() == 0
+
+
+def test_the_mask_decides_whose_face_it_is(tmp_path, astronaut, write_clip, settings):
+  # The one at the right is larger; the mask lies upon the one at the left.
+  left = cv2.resize(astronaut[16:272, 96:352], (192, 192), interpolation=cv2.INTER_AREA)
+  frame = np.hstack([np.pad(left, ((0, 64), (0, 0), (0, 0))), astronaut[16:272, 96:352]])
+  mask = np.zeros_like(frame)
+  mask[30:150, 50:140] = 255
+  for top in ('real', 'fake'):
+    write_clip(tmp_path / 'raw' / top / 'a.mp4', [frame] * 4)
+  write_clip(tmp_path / 'masks' / 'fake' / 'a.mp4', [mask] * 4)
+  detector = ('--yunet', settings.model) if settings.model else ('--detector', 'haar')
+  command = [
+    '--input', tmp_path / 'raw', '--output', tmp_path / 'out', '--layout', 'folder', '--split',
+    'test', '--frames', 4, '--masks', tmp_path / 'masks', '--processes', 0, *detector,
+  ]  # fmt: skip
+  assert main([str(word) for word in command]) == 0
+  boxes = {}
+  for name in ('real', 'fake'):
+    record = json.loads((tmp_path / 'out/crops/raw' / name / 'a/.outcome.json').read_text())
+    boxes[name] = {crop['face_box'][0] for crop in record['crops']}
+  assert max(boxes['fake']) < 192 < min(boxes['real'])
+
+
+def test_workers_never_load_jax(tmp_path):
+  code = (
+    'import sys, masm_jax.preprocess.run\n'
+    'print(sorted({"jax", "tensorflow", "torch", "flax", "grain"} & set(sys.modules)))'
+  )
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  assert result.stdout.strip() == '[]'
