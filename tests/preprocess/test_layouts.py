@@ -86,7 +86,7 @@ def test_from_raw_files_to_a_training_batch(miniature, tmp_path, put, detector, 
   train = manifest.select(split='train')
   batches = train_iterator(
     train, batch_size=4, image_size=32, augment='gend', seed=0, num_steps=1,
-    sampler=make_sampler('balanced', train.labels, seed=0),
+    sampler=make_sampler('balanced', train.table, seed=0),
   )  # fmt: skip
   batch = next(batches)
   assert batch['image'].shape == (4, 32, 32, 3) and batch['image'].dtype == np.uint8
