@@ -100,11 +100,18 @@ class TinyRun:
     self.config = self.make_config(method, **fields)
     self.detector_config = detector_lib.DetectorConfig(TINY, self.config.head.normalize_features)
     self.method = make_method(self.config)
-    self.params = detector_lib.init_params(self.detector_config, jax.random.key(0))
+    rng = np.random.default_rng(0)  # No bias is 0 and no scale 1, as in a network that was trained.
+    self.params = jax.tree.map(
+      lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32),
+      detector_lib.init_params(self.detector_config, jax.random.key(0)),
+    )
     self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
     mask_config = MaskConfig(**self.config.mask.to_dict())
     self.groups = self.method.groups(self.trainable) if mask_config.kind != 'none' else None
-    schedule = optim.make_schedule(self.config.optim, 100, 0)
+    in_steps = functools.partial(config_lib.duration_steps, batch_size=8, num_examples=80)
+    schedule = optim.make_schedule(
+      self.config.optim, 100, in_steps(self.config.optim.warmup), in_steps('10 epochs')
+    )
     self.optimizer = optim.make_optimizer(self.config.optim, schedule, self.groups)
     names = steps.metric_names(self.method, self.trainable, frozen, self.groups, self.config)
     self.mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
