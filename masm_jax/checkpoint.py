@@ -4,9 +4,13 @@ Only what training changes is stored: trainable leaves, moments, mask, statistic
 Frozen leaves are rebuilt from the base weights and, for decomposed kernels, the cached factors.
 """
 
+import contextlib
 import dataclasses
+import json
 import pathlib
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -14,8 +18,10 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from masm_jax import config as config_lib
+from masm_jax import peers
 from masm_jax.errors import UserError
 from masm_jax.state import TrainState
 
@@ -90,22 +96,25 @@ class Checkpoints:
       'best_step': best.step,
       'best_value': str(best.value),
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        data=grain.checkpoint.CheckpointSave(iterator),
-        meta=ocp.args.JsonSave(meta),
-      ),
-    )
+    with self._storage_errors():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=grain.checkpoint.CheckpointSave(iterator),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
 
   def wait(self) -> None:
     """Returns when everything saved is on the disk."""
-    self._manager.wait_until_finished()
+    with self._storage_errors():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits, then lets go of the directory."""
-    self._manager.close()
+    with self._storage_errors():
+      self._manager.close()
 
   def latest_step(self) -> int | None:
     """The newest complete checkpoint, None if there is none."""
@@ -114,43 +123,132 @@ class Checkpoints:
   def restore(
     self, state: TrainState, iterator: grain.DatasetIterator
   ) -> tuple[TrainState, grain.DatasetIterator, Best]:
-    """Restores the newest checkpoint.
+    """Restores the newest checkpoint that can be read; newer ones are moved out of the way.
+
+    It may be of another number of devices or processes. Without any, all stays as it is.
 
     Args:
       state: a state of the right shapes, placed as the restored one shall be.
       iterator: the data iterator, which is set to where it was.
 
     Raises:
-      UserError: the checkpoint belongs to another config, other base weights or other data.
+      UserError: the checkpoint belongs to another config, other base weights or other data; none
+        can be read; or the processes see different directories.
     """
-    step = self._manager.latest_step()
-    self._check(step)
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(target),
-        data=grain.checkpoint.CheckpointRestore(iterator),
-        meta=ocp.args.JsonRestore(),
-      ),
-    )
-    best = Best(restored.meta['best_step'], float(restored.meta['best_value']))
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    self._check_same_directory(steps)
+    if not steps:
+      return state, iterator, Best()
+    damaged: dict[int, Exception] = {}
+    for step in steps:
+      try:
+        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+        self._check(meta)
+        positions = self._iterator_state(step)
+        restored = self._read(step, state=ocp.args.StandardRestore(_like(state))).state
+        break
+      except UserError:
+        raise
+      except Exception as error:  # Of many types: Orbax', tensorstore's, json's.
+        if peers.is_lost(error):
+          raise
+        damaged[step] = error
+    else:
+      listing = '; '.join(f'step {step}: {_first_line(e)}' for step, e in damaged.items())
+      raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
+    self._set_aside(damaged)
+    iterator.set_state(positions)
+    iterator.start_prefetch()
+    logging.info('resuming from step %d', step)
+    best = Best(meta['best_step'], float(meta['best_value']))
+    if best.step and best.step not in self._manager.all_steps():
+      best = Best()  # Gone with what was damaged: a later validation chooses.
     self._policy.best_step = best.step
-    return restored.state, restored.data, best
+    return restored, iterator, best
+
+  def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+    return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  def _iterator_state(self, step: int) -> dict[str, Any]:
+    """What this process's data iterator goes on from.
+
+    Every process has written its own. With as many processes as then, each takes its own again;
+    else the position, which is the same in all, and the undecodable records that any has met.
+    """
+    folder = self._folder(step) / 'data'
+    own = folder / f'process_{jax.process_index()}-of-{jax.process_count()}.json'
+    if own.exists():
+      return json.loads(own.read_text())
+    states = [json.loads(file.read_text()) for file in sorted(folder.glob('process_*.json'))]
+    (next_step,) = {state['next_step'] for state in states}
+    met = dict.fromkeys(record for state in states for record in state['undecodable'])
+    return {'next_step': next_step, 'undecodable': list(met)}
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return pathlib.Path(self._manager.directory) / f'{step:08d}'
+
+  def _set_aside(self, damaged: dict[int, Exception]) -> None:
+    """Moves checkpoints to `damaged_checkpoints`, so that the run can save those steps again."""
+    if not damaged:
+      return
+    target = pathlib.Path(self._manager.directory).parent / 'damaged_checkpoints'
+    for step, error in damaged.items():
+      logging.warning(
+        'the checkpoint of step %d cannot be read (%s); it is in %s now, and the run goes on from '
+        'an older one',
+        step,
+        _first_line(error),
+        target,
+      )
+      if jax.process_index() == 0:
+        target.mkdir(exist_ok=True)
+        shutil.rmtree(target / self._folder(step).name, ignore_errors=True)
+        self._folder(step).rename(target / self._folder(step).name)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints are moved')
+    self._manager.reload()
+
+  def _check_same_directory(self, steps: Sequence[int]) -> None:
+    if jax.process_count() == 1:
+      return
+    newest = multihost_utils.process_allgather(jax.numpy.int32(max(steps, default=0))).tolist()
+    if len(set(newest)) > 1:
+      raise UserError(
+        f'the processes see different checkpoints in {self._manager.directory} (newest: '
+        f'{", ".join(map(str, newest))}): --workdir must be on storage that all hosts share'
+      )
+
+  @contextlib.contextmanager
+  def _storage_errors(self) -> Iterator[None]:
+    """What goes wrong in writing is the storage's fault: the user's to mend, not a crash.
+
+    Writing goes on in the background, so that it may come up at the next save or at the end.
+    """
+    try:
+      yield
+    except Exception as error:
+      if peers.is_lost(error):
+        raise
+      complete = [s for s in self._manager.all_steps(read=True) if self._folder(s).is_dir()]
+      good = f'step {max(complete)}' if complete else 'none'
+      raise UserError(
+        f'a checkpoint could not be written to {self._manager.directory}: {_first_line(error)}; '
+        f'last complete one: {good}; the same command goes on from there'
+      ) from error
 
   def restore_trainable(self, state: TrainState, step: int) -> Any:
     """The trainable leaves alone of one checkpoint, placed like those of `state`."""
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-    return self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-    ).state.trainable
+    try:
+      return self._read(step, state=ocp.args.StandardRestore(_like(state))).state.trainable
+    except Exception as error:
+      if peers.is_lost(error):
+        raise
+      raise UserError(
+        f'the checkpoint of step {step} in {self._manager.directory}, which validation chose, '
+        f'cannot be read: {_first_line(error)}'
+      ) from error
 
-  def _check(self, step: int) -> None:
-    meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+  def _check(self, meta: dict[str, Any]) -> None:
     where = f'{self._manager.directory} holds a run of another'
     remedy = 'use a new --workdir, or that config'
     if changed := config_lib.differences(meta['config'], self._config):
@@ -162,7 +260,17 @@ class Checkpoints:
           f'{where} {name.replace("_", " ")} (hash {meta[name][:12]}, now '
           f'{value[:12]}): use a new --workdir, or the files it was started with'
         )
-    logging.info('resuming from step %d', step)
+
+
+def _like(state: Any) -> Any:
+  """Shapes, types and places of a tree of arrays."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _first_line(error: Exception) -> str:
+  """What an error says, without the list of source lines that tensorstore adds."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return re.sub(r'\s*\[source locations=.*', '', lines[0])[:300] if lines else type(error).__name__
 
 
 # Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
@@ -183,10 +291,7 @@ class SavedRun:
     self._directory = workdir.absolute() / 'checkpoints'
     if not self._directory.is_dir():
       raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
-    self._manager = ocp.CheckpointManager(
-      self._directory,
-      options=_READ_OPTIONS,
-    )
+    self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
     self.steps = sorted(self._manager.all_steps())
     if not self.steps:
       raise UserError(f'{workdir} has no complete checkpoint yet')
@@ -227,9 +332,7 @@ class SavedRun:
     """
     # A manager of its own: one manager reads an item with one kind of arguments only.
     with ocp.CheckpointManager(
-      self._directory,
-      item_names=('state',),
-      options=_READ_OPTIONS,
+      self._directory, item_names=('state',), options=_READ_OPTIONS
     ) as manager:
       restore_args = ocp.checkpoint_utils.construct_restore_args(target)
       restored = manager.restore(

@@ -5,16 +5,20 @@ python -m masm_jax.main --config=configs/ffpp.py:method=linear --config.seed=1 -
 """
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from masm_jax import peers
 from masm_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,6 +46,15 @@ _DISTRIBUTED = flags.DEFINE_bool(
   False,
   'One of several processes, found through SLURM, Open MPI, GKE or the TPU runtime.',
 )
+_HANG_TIMEOUT_S = flags.DEFINE_float(
+  'hang_timeout_s',
+  600.0,
+  'With several processes: seconds without a step, or a batch of an evaluation, until this one '
+  'ends, because another stands still; 0 waits for ever.',
+)
+
+# Storage that is full or fails is for the user to mend, like bad input.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def start(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
@@ -73,8 +86,17 @@ def start_jax(*, deterministic: bool) -> None:
   if _CACHE.value:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(_CACHE.value))
   _quieten()
-  if _DISTRIBUTED.value or _COORDINATOR.value:
-    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _has_peers():
+    jax.distributed.initialize(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT_S,
+    )
+
+
+def _has_peers() -> bool:
+  return _DISTRIBUTED.value or bool(_COORDINATOR.value)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,7 +104,9 @@ def main(argv: Sequence[str]) -> int:
   config, workdir = start(argv)
   from masm_jax.train import train
 
-  signal_number = train(config, workdir)
+  signal_number = train(
+    config, workdir, hang_timeout_s=_HANG_TIMEOUT_S.value if _has_peers() else 0.0
+  )
   return 128 + signal_number if signal_number else 0
 
 
@@ -130,15 +154,39 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:
-  """Entry point: turns a UserError into one line and exit status 2."""
+  """Entry point: runs `main_fn` and ends with its status.
+
+  A UserError, or storage that is full or broken, is one line and status 2. With several processes,
+  one that is lost is one line and `peers.LOST_STATUS`.
+  """
   try:
     app.run(main_fn, flags_parser=_parse_flags)
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    _fail(2, f'error: {error}')
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
-    print('interrupted; what was saved before stays', file=sys.stderr)
-    sys.exit(130)
+    _fail(130, 'interrupted; what was saved before stays')
+  except Exception as error:
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+      where = f': {error.filename}' if error.filename else ''
+      _fail(2, f'error: {error.strerror}{where}; mend that, and the same command goes on')
+    if not _has_peers():
+      raise
+    if peers.is_lost(error):
+      _fail(peers.LOST_STATUS, peers.describe(error))
+    _fail(1, traceback.format_exc())
+
+
+def _fail(status: int, message: str) -> None:
+  print(message, file=sys.stderr)
+  # Before the flags are parsed there are no others.
+  if not flags.FLAGS.is_parsed() or not _has_peers():
+    sys.exit(status)
+  jax = sys.modules.get('jax')
+  if jax is not None and jax.distributed.is_initialized() and not jax.process_index():
+    # Where all fail alike, process 0 goes last: the others' connection to jax's service, which it
+    # runs, breaks with it, and their own message would be lost.
+    time.sleep(3)
+  peers.leave(status)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ from absl import logging
 from masm_jax import checkpoint as checkpoint_lib
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import optim, reporting, sharding, state, steps, stopping, telemetry, tree
+from masm_jax import optim, peers, reporting, sharding, state, steps, stopping, telemetry, tree
 from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
@@ -26,12 +26,15 @@ from masm_jax.methods import make_method
 _CPU_AWAIT_STEPS = 5
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+def train(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, *, hang_timeout_s: float = 0.0
+) -> int:
   """Trains, evaluates and writes `workdir/results.json`.
 
   Args:
     config: a full config, see `configs/common.py`.
     workdir: the run's directory; if it holds an unfinished run of this config, that goes on.
+    hang_timeout_s: see `peers.Watchdog`.
 
   Returns:
     0, or the number of the signal that stopped the run (which is saved then, and can go on).
@@ -143,9 +146,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     manifest_hash=sets.train.sha256,
     val_hash=sets.val.sha256,
   )
-  best = checkpoint_lib.Best()
-  if checkpoints.latest_step() is not None:
-    train_state, batches, best = checkpoints.restore(train_state, batches)
+  train_state, batches, best = checkpoints.restore(train_state, batches)
   start = int(train_state.step)
   report = reporting.RunReport(workdir, enabled=is_lead, groups=groups)
   report.begin(
@@ -164,6 +165,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   )
   with (
     stopping.StopRequests() as stop,
+    peers.Watchdog(hang_timeout_s) as watchdog,
     contextlib.closing(batches),
     progress,
     report,
@@ -178,6 +180,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
       if groups and layer_mask.is_refresh(step, mask_config):
         report.note_mask(step, train_state.mask)
 
+      watchdog.beat()
       is_last = step == total_steps
       stopping_now = stop.requested(step)
       logs = step % log_every == 0 or is_last
@@ -193,7 +196,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
         progress.update(step)
       if evaluates:
         with progress.pause():
-          table = evaluator.scores(merge(train_state.trainable, frozen), sets.val)
+          params = merge(train_state.trainable, frozen)
+          table = evaluator.scores(params, sets.val, on_progress=watchdog.beat)
           value = report.write_validation(step, table, config.eval.select_by)
         if value > best.value or not best.step:  # The earliest of equals; nan never wins.
           best = checkpoint_lib.Best(step, value if value == value else float('-inf'))
@@ -227,7 +231,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
       params = merge(leaves, frozen)
       results[name] = {'step': step, 'sets': {}}
       for set_name, manifest in {'val': sets.val, **test_sets}.items():
-        table = evaluator.scores(params, manifest)
+        table = evaluator.scores(params, manifest, on_progress=watchdog.beat)
         results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
         if stop.requested(total_steps):
           checkpoints.close()

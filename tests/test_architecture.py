@@ -11,9 +11,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
 # What each part of the package may import of the package, itself aside. `errors` and `tree` are
 # free to all: they know nothing of the rest.
-LEAVES = {'errors', 'tree'}
+LEAVES = {'errors', 'peers', 'tree'}
 ALLOWED = {
   'errors': set(),
+  'peers': set(),
   'tree': set(),
   'config': set(),
   'losses': set(),
