@@ -12,7 +12,30 @@ from masm_jax import checkpoint, sharding, steps, tree
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax.errors import UserError
-from masm_jax.methods import make_method
+from masm_jax.methods import Method, make_method
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptedRun:
+  """A run as its method keeps it: what was trained apart from what was frozen.
+
+  Attributes:
+    config: of the run.
+    detector: what the merged parameters belong to.
+    method: puts the parts together.
+    initial: trainable leaves where the run began.
+    trainable: trainable leaves of the checkpoint.
+    frozen: the frozen ones.
+    facts: as of `TrainedRun`.
+  """
+
+  config: ml_collections.ConfigDict
+  detector: detector_lib.DetectorConfig
+  method: Method
+  initial: Any
+  trainable: Any
+  frozen: Any
+  facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +60,16 @@ class TrainedRun:
 def load_run(
   workdir: pathlib.Path, mesh: Mesh, *, step: str = 'best', weights: str = ''
 ) -> TrainedRun:
-  """Rebuilds the detector of a run; its checkpoints stay as they are.
+  """Rebuilds the detector of a run; arguments and errors as of `load_adapted`."""
+  run = load_adapted(workdir, mesh, step=step, weights=weights)
+  merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
+  return TrainedRun(run.config, run.detector, merge(run.trainable, run.frozen), run.facts)
+
+
+def load_adapted(
+  workdir: pathlib.Path, mesh: Mesh, *, step: str = 'best', weights: str = ''
+) -> AdaptedRun:
+  """Rebuilds the parts of a run; its checkpoints stay as they are.
 
   Args:
     workdir: of the run, finished or not.
@@ -46,7 +78,7 @@ def load_run(
     weights: the file of base weights, if it is no longer where the config says.
 
   Returns:
-    A `TrainedRun`.
+    An `AdaptedRun`.
 
   Raises:
     UserError: no such run or step, a config of another version of this program, or base weights
@@ -68,12 +100,12 @@ def load_run(
       )
     cache = config.subspace.cache_dir or str(workdir / 'decomposition')
     method = make_method(config, cache_dir=cache)
-    trainable, frozen = method.init(params, jax.random.key(config.seed))
+    initial, frozen = method.init(params, jax.random.key(config.seed))
     del params
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
     everywhere = sharding.replicated(mesh)
     target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), trainable
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
     )
     trainable = saved.trainable(number, target)
     best, last = saved.meta(saved.steps[-1])['best_step'], saved.steps[-1]
@@ -95,8 +127,7 @@ def load_run(
     'train_manifest': meta['train_manifest'],
     'val_manifest': meta['val_manifest'],
   }
-  merge = steps.jit_merge(method, mesh, trainable, frozen)
-  return TrainedRun(config, detector_config, merge(trainable, frozen), facts)
+  return AdaptedRun(config, detector_config, method, initial, trainable, frozen, facts)
 
 
 def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:

@@ -68,6 +68,18 @@ ALLOWED = {
   'report': {'evaluation'},
   'sweep': {'config', 'evaluation', 'main', 'telemetry'},
   'compare': {'evaluation', 'telemetry'},
+  'analysis': {
+    'data',
+    'evaluation',
+    'main',
+    'methods',
+    'reporting',
+    'sharding',
+    'steps',
+    'telemetry',
+    'tools',
+    'trained',
+  },
   'demo': {'reporting', 'telemetry', 'evaluation', 'tools'},
   'pretrain': {'backbones', 'telemetry', 'data', 'main'},
 }

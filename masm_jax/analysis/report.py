@@ -1,0 +1,196 @@
+"""The analysis of one run: subspaces, spectra and probes, as one JSON document and one picture."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from masm_jax import reporting, sharding, steps, telemetry, trained, tree
+from masm_jax.analysis import probe, subspaces
+from masm_jax.data import sets as sets_lib
+from masm_jax.data.manifest import Manifest
+from masm_jax.evaluation.evaluator import Evaluator
+from masm_jax.methods import decompose, subspace
+from masm_jax.telemetry import json_files
+
+FILE = 'analysis.json'
+PICTURE = 'analysis.png'
+_SIDES = ('U', 'V')
+_MODELS = ('before', 'after')
+
+
+def analyse(
+  workdir: pathlib.Path, *, step: str = 'best', weights: str = '', manifest: str = ''
+) -> dict[str, Any]:
+  """Compares a run's parameters and features with those that it began with.
+
+  Args:
+    workdir: of the run; nothing in it changes.
+    step: which checkpoint: best, last, or a number.
+    weights: the base weights' file, if it is no longer where the config says.
+    manifest: whose faces are probed, with the columns `probe.NEEDED`; '' for the built-in set.
+
+  Returns:
+    `run`: method, backbone, seed, step; `subspaces`: None for a method without them, else `kernels`
+    (see `subspaces.compare_factors`) and `summary`; `spectra`: by kernel (see
+    `subspaces.compare_spectra`), and `summary`; `semantics`: `probes` (see `probe.probe_features`)
+    and `note`. Plain JSON types.
+
+  Raises:
+    UserError: no such run or step, other weights, or faces that cannot be probed.
+  """
+  mesh = sharding.make_mesh(1)
+  run = trained.load_adapted(workdir, mesh, step=step, weights=weights)
+  merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
+  before = merge(sharding.place(run.initial, sharding.replicated(mesh)), run.frozen)
+  after = merge(run.trainable, run.frozen)
+  faces, note = _faces(run.config, manifest)
+  features = {
+    name: _features(run, params, faces, mesh)
+    for name, params in zip(_MODELS, (before, after), strict=True)
+  }
+  facts = {name: run.facts[name] for name in ('method', 'backbone', 'seed', 'step', 'checkpoint')}
+  return json_files.to_json(
+    {
+      'run': facts,
+      'subspaces': _subspaces(run, before),
+      'spectra': _spectra(run, before, after),
+      'semantics': {'note': note, 'probes': probe.probe_features(features, faces.table)},
+    }
+  )
+
+
+def _subspaces(run: trained.AdaptedRun, before: Mapping[str, Any]) -> dict[str, Any] | None:
+  owners = list(subspace.decomposed_layers(run.frozen))
+  if not owners:
+    return None
+  initial, final, plain = (tree.flatten(part) for part in (run.initial, run.trainable, before))
+  kernels = {}
+  with telemetry.Progress(len(owners), label='subspaces', unit='kernels') as progress:
+    for done, owner in enumerate(owners, start=1):
+      factors = [
+        {name: np.asarray(leaves[f'{owner}/{name}']) for name in ('U', 'S', 'V')}
+        for leaves in (initial, final)
+      ]
+      kernels[owner] = subspaces.compare_factors(*factors, np.asarray(plain[f'{owner}/kernel']))
+      progress.update(done)
+  sides = {side: [kernel[side] for kernel in kernels.values()] for side in _SIDES}
+  return {'kernels': kernels, 'summary': {s: _side_summary(parts) for s, parts in sides.items()}}
+
+
+def _side_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Means over the kernels of one side."""
+  angles = np.concatenate([np.concatenate(part['angles_deg']) for part in parts])
+  count = len(parts[0]['overlap'])
+  between = ~np.eye(count, dtype=bool)
+  overlap = np.mean([part['overlap'][between].mean() for part in parts]) if count > 1 else np.nan
+  return {
+    'mean_angle_deg': float(angles.mean()),
+    'max_angle_deg': float(angles.max()),
+    'overlap_between': float(overlap),
+    'semantic_share': float(np.mean([part['semantic_share'].mean() for part in parts])),
+  }
+
+
+def _spectra(
+  run: trained.AdaptedRun, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
+  owners = decompose.find_targets(before, decompose.TARGETS['all'])
+  num_artifact = run.config.subspace.num_subspaces * run.config.subspace.rank
+  flat = [tree.flatten(params) for params in (before, after)]
+  kernels = {}
+  with telemetry.Progress(len(owners), label='spectra', unit='kernels') as progress:
+    for done, owner in enumerate(owners, start=1):
+      pair = [np.asarray(leaves[f'{owner}/kernel']) for leaves in flat]
+      rank = max(min(pair[0].shape) - num_artifact, 1)
+      kernels[owner] = subspaces.compare_spectra(*pair, rank)
+      progress.update(done)
+  mean = lambda get: float(np.mean([get(kernel) for kernel in kernels.values()]))
+  summary = {
+    'change': mean(lambda kernel: kernel['change']),
+    'energy_change': mean(lambda kernel: abs(kernel['energy_change'])),
+    'principal_kept': {
+      side: mean(lambda kernel, side=side: kernel['principal_kept'][side]) for side in _SIDES
+    },
+  }
+  return {'kernels': kernels, 'summary': summary}
+
+
+def _faces(config: ml_collections.ConfigDict, manifest: str) -> tuple[Manifest, str]:
+  """The real faces to probe, and what to say of them."""
+  spec = {
+    'manifest': manifest or sets_lib.SYNTHETIC, 'root': '', 'split': '', 'dataset': '',
+    'methods': (),
+  }  # fmt: skip
+  load = sets_lib.SetLoader(config.data.synthetic)
+  faces = load('the probe', ml_collections.ConfigDict(spec)).select(label=0)
+  datasets = set(faces.table['dataset'])
+  note = reporting.SYNTHETIC_NOTE if datasets == {sets_lib.SYNTHETIC} else ''
+  return faces, note
+
+
+def _features(
+  run: trained.AdaptedRun, params: Mapping[str, Any], faces: Manifest, mesh: Mesh
+) -> np.ndarray:
+  """Features [N, D] of every face."""
+  step = steps.jit_eval_step(
+    steps.make_feature_step(run.detector), mesh, jax.eval_shape(lambda: params)
+  )
+  size = run.config.eval.batch_size
+  sharding.check_batch_size(size, mesh, 'eval.batch_size')
+  evaluator = Evaluator(
+    eval_step=step, mesh=mesh, batch_size=size, image_size=run.detector.backbone.image_size,
+    num_threads=run.config.data.num_threads, feature_step=step,
+  )  # fmt: skip
+  return evaluator.features(params, faces)[1]
+
+
+def format_comparison(documents: Mapping[str, Mapping[str, Any]]) -> str:
+  """One table of several runs.
+
+  Args:
+    documents: `{name of the run: analyse(...)}`.
+
+  Returns:
+    Aligned text. Angles are means over kernels, subspaces and principal angles.
+  """
+  tasks = list(next(iter(documents.values()))['semantics']['probes'])
+  header = [
+    'run',
+    'method',
+    'turned U',
+    'turned V',
+    'overlap',
+    'spectrum',
+    'principal kept',
+    *tasks,
+  ]
+  rows = [header]
+  for name, document in documents.items():
+    parts, spectra = document['subspaces'], document['spectra']['summary']
+    turned, overlap = ['-', '-'], '-'
+    if parts:
+      turned = [f'{float(parts["summary"][side]["mean_angle_deg"]):.2f} deg' for side in _SIDES]
+      between = [float(parts['summary'][side]['overlap_between']) for side in _SIDES]
+      overlap = f'{np.mean(between):.4f}'
+    kept = np.mean([float(spectra['principal_kept'][side]) for side in _SIDES])
+    row = [name, document['run']['method'], *turned, overlap, f'{float(spectra["change"]):.4f}',
+           f'{kept:.4f}']  # fmt: skip
+    for task in tasks:
+      found = document['semantics']['probes'][task]
+      row.append(' -> '.join(f'{found[model]["accuracy"]:.3f}' for model in _MODELS))
+    rows.append(row)
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+           for row in rows]  # fmt: skip
+  chance = ', '.join(
+    f'{task} {found["after"]["chance"]:.3f}'
+    for task, found in next(iter(documents.values()))['semantics']['probes'].items()
+  )
+  lines.append(f'\nProbes: accuracy before -> after fine-tuning, on real faces; chance: {chance}.')
+  lines += sorted({d['semantics']['note'] for d in documents.values()} - {''})
+  return '\n'.join(lines)
