@@ -128,6 +128,17 @@ SWEEPS = {
   },
   'methods': {
     'about': 'The methods of the comparison table, each with the preset of the base config.',
-    'rows': _values('method', 'masm', 'linear', 'full'),
+    'rows': _values(
+      'method',
+      'masm',
+      'effort',
+      'effort_published',
+      'gend',
+      'ln',
+      'linear',
+      'bitfit',
+      'lora',
+      'full',
+    ),
   },
 }

@@ -10,6 +10,7 @@ import pytest
 from masm_jax import config as config_lib
 from masm_jax import telemetry
 from masm_jax.errors import UserError
+from masm_jax.methods import METHODS
 from masm_jax.sweep import job_files, plan
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
@@ -54,6 +55,10 @@ def test_what_the_component_rows_are(tmp_path):
   assert found['+orthogonality/seed7'] == ('none', 1, 0.1, 0.0, 7)
   assert found['+spectrum/seed7'] == ('none', 1, 0.0, 1.0, 7)
   assert found['all/seed7'] == ('dynamic', 4, 0.1, 1.0, 7)
+
+
+def test_every_method_is_a_row():
+  assert set(SWEEPS.SWEEPS['methods']['rows']) == set(METHODS)
 
 
 def test_a_method_is_given_as_the_argument_that_other_fields_follow(tmp_path):
