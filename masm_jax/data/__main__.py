@@ -1,4 +1,4 @@
-"""Commands around manifests: `python -m masm_jax.data import|check|stats|synthetic`.
+"""Commands around manifests: `python -m masm_jax.data COMMAND --help`.
 
 Exit status: 0 when all is well, 1 when `check` finds problems, 2 for input that cannot be used.
 """
@@ -6,21 +6,13 @@ Exit status: 0 when all is well, 1 when `check` finds problems, 2 for input that
 import argparse
 import logging
 import os
-import pathlib
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import pandas as pd
-
-from masm_jax.data.check import find_problems, stats
-from masm_jax.data.columns import FAKE, REAL, SPLITS
-from masm_jax.data.importers.folder import import_folder
-from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
-from masm_jax.data.manifest import Manifest, load_manifest, write_manifest
+from masm_jax.data import commands
+from masm_jax.data.columns import SPLITS
+from masm_jax.data.importers.deepfakebench import COMPRESSIONS
 from masm_jax.errors import UserError
-
-_REPORT_SECONDS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,36 +30,78 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog='python -m masm_jax.data', description=__doc__)
-  commands = parser.add_subparsers(required=True, metavar='command')
+  add = parser.add_subparsers(required=True, metavar='command').add_parser
 
-  command = commands.add_parser('import', help='make a manifest from a folder or from GenD lists')
-  command.set_defaults(command=_import)
-  command.add_argument('--format', required=True, choices=('folder', 'gend'))
+  command = add('import', help='make a manifest of crops that lie in a known layout')
+  command.set_defaults(command=commands.import_)
+  command.add_argument('--format', required=True, choices=commands.FORMATS)
   command.add_argument(
-    '--input', required=True, nargs='+', metavar='PATH', help='one folder, or one or more lists'
+    '--input', required=True, nargs='+', metavar='PATH', help='one folder, or lists, JSON, metadata'
   )
-  command.add_argument('--output', required=True, metavar='FILE', help='.parquet or .csv')
+  _add_output(command)
   command.add_argument(
     '--root',
-    help='where the paths in the manifest start; default: the folder of the output if the images '
-    "lie below it, else the input folder or the first list's folder",
+    help='where the paths in the manifest start (deepfakebench, df40: needed; folder: the folder '
+    'of the output if the images lie below it, else the input; others: the folder of the input)',
   )
   command.add_argument(
     '--split', choices=SPLITS, help='split of all images, where names and folders do not say'
   )
-  command.add_argument('--dataset', help='folder format: name of the data set')
+  command.add_argument('--dataset', help='folder, dfdc: name of the data set')
+  json = command.add_argument_group('deepfakebench, df40')
+  json.add_argument(
+    '--label', action='append', default=[], metavar='NAME=real|fake', help='what a label stands for'
+  )
+  json.add_argument('--splits', nargs='+', choices=SPLITS, default=list(SPLITS))
+  json.add_argument('--compressions', nargs='+', choices=COMPRESSIONS, default=list(COMPRESSIONS))
+  json.add_argument('--strip', default='', metavar='PREFIX', help='cut this off the paths')
+  json.add_argument('--skip-missing', action='store_true', help='leave out frames without a file')
 
-  command = commands.add_parser('check', help='read all files, compare splits')
-  command.set_defaults(command=_check)
+  command = add('check', help='read all files, compare splits; exits with 1 on problems')
+  command.set_defaults(command=commands.check)
   _add_manifest(command)
   command.add_argument('--threads', type=int, default=os.cpu_count() or 1)
 
-  command = commands.add_parser('stats', help='count images and videos')
-  command.set_defaults(command=_stats)
+  command = add('stats', help='count images and videos')
+  command.set_defaults(command=commands.print_stats)
   _add_manifest(command)
 
-  command = commands.add_parser('synthetic', help='render the built-in data set')
-  command.set_defaults(command=_synthetic)
+  command = add('split', help='divide into splits that share no person, source video or file')
+  command.set_defaults(command=commands.split)
+  _add_manifest(command)
+  _add_output(command)
+  command.add_argument(
+    '--shares',
+    nargs=3,
+    type=float,
+    default=(0.8, 0.1, 0.1),
+    metavar=('TRAIN', 'VAL', 'TEST'),
+    help='of the videos; 0 leaves a split out (default: 0.8 0.1 0.1)',
+  )
+  command.add_argument('--seed', type=int, default=0)
+
+  command = add('sample', help='keep evenly spaced frames of each video')
+  command.set_defaults(command=commands.sample)
+  _add_manifest(command)
+  _add_output(command)
+  command.add_argument('--frames', type=int, required=True, metavar='N', help='of each video')
+
+  command = add('remap', help='change where paths start or how they begin')
+  command.set_defaults(command=commands.remap)
+  command.add_argument('manifest', help='.parquet or .csv; its files need not be there')
+  _add_output(command)
+  command.add_argument('--from', dest='old', default='', metavar='PREFIX', help='what to replace')
+  command.add_argument('--to', dest='new', default='', metavar='PREFIX', help='by what')
+  command.add_argument('--root', help="where the new paths start; default: the output's folder")
+
+  command = add('tfds', help='write a manifest and its images as a TFDS set (ArrayRecord shards)')
+  command.set_defaults(command=commands.tfds)
+  _add_manifest(command)
+  command.add_argument('--output', required=True, metavar='FOLDER', help='the TFDS data_dir')
+  command.add_argument('--name', required=True, help='of the set: letters, digits, _')
+
+  command = add('synthetic', help='render the built-in data set')
+  command.set_defaults(command=commands.synthetic)
   command.add_argument('--output', required=True, metavar='FOLDER')
   command.add_argument('--seed', type=int, default=0)
   command.add_argument('--size', type=int, default=64, help='side of the images in pixels')
@@ -79,112 +113,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_manifest(command: argparse.ArgumentParser) -> None:
-  command.add_argument('manifest', help='.parquet or .csv')
+  command.add_argument('manifest', help='.parquet, .csv or the folder of a TFDS set')
   command.add_argument('--root', help="where its paths start; default: the manifest's folder")
 
 
-def _import(args: argparse.Namespace) -> int:
-  output = pathlib.Path(args.output)
-  if output.suffix not in ('.csv', '.parquet'):
-    raise UserError(f'{output}: a manifest is a .csv or .parquet file')
-  if args.format == 'folder':
-    if len(args.input) != 1:
-      raise UserError('the folder format takes one --input folder')
-    folder = pathlib.Path(args.input[0])
-    is_below = pathlib.Path(os.path.abspath(folder)).is_relative_to(_folder_of(output))
-    root = pathlib.Path(args.root or (output.parent if is_below else folder))
-    manifest = import_folder(folder, root=root, split=args.split, dataset=args.dataset)
-  else:
-    if args.dataset:
-      raise UserError('GenD lists name their data sets in the paths; leave --dataset out')
-    root = pathlib.Path(args.root or pathlib.Path(args.input[0]).parent)
-    lists: dict[str, list[str]] = {}
-    for path in args.input:
-      lists.setdefault(args.split or split_of_list(path), []).append(path)
-    manifest = import_gend_lists(lists, root)
-  write_manifest(manifest, output)
-  print(f'wrote {output}: {_summary(manifest)}')
-  if pathlib.Path(os.path.abspath(root)) != _folder_of(output):
-    print(f'its paths start at {os.path.abspath(root)}: name that as the root when you use it')
-  return 0
-
-
-def _folder_of(path: pathlib.Path) -> pathlib.Path:
-  return pathlib.Path(os.path.abspath(path)).parent
-
-
-def _summary(manifest: Manifest) -> str:
-  labels = manifest.labels
-  videos = len(set(manifest.video_ids))
-  return (
-    f'{len(manifest)} images of {videos} videos, {(labels == REAL).sum()} real,'
-    f' {(labels == FAKE).sum()} fake, sha256 {manifest.sha256[:12]}'
-  )
-
-
-def _check(args: argparse.Namespace) -> int:
-  if args.threads < 1:
-    raise UserError(f'--threads {args.threads}: needs at least 1')
-  if not pathlib.Path(args.manifest).is_file():
-    raise UserError(f'no manifest at {args.manifest}')
-  try:
-    manifest = load_manifest(args.manifest, args.root)
-  except UserError as error:  # What `load_manifest` refuses is just what this command looks for.
-    print(f'problem: {error}')
-    return 1
-  print(f'{args.manifest}: {_summary(manifest)}')
-  print(_table(stats(manifest)))
-  progress = _progress_lines(len(manifest))
-  problems = find_problems(manifest, num_threads=args.threads, on_progress=progress)
-  for problem in problems:
-    print(f'problem: {problem}')
-  if not problems:
-    print('no problems found')
-  return 1 if problems else 0
-
-
-def _progress_lines(total: int) -> Callable[[int], None]:
-  """Reports on stderr every few seconds, so that a short check stays quiet."""
-  last = time.monotonic()
-
-  def report(done: int) -> None:
-    nonlocal last
-    if time.monotonic() - last > _REPORT_SECONDS:
-      last = time.monotonic()
-      print(f'{done} of {total} files read', file=sys.stderr)
-
-  return report
-
-
-def _stats(args: argparse.Namespace) -> int:
-  manifest = load_manifest(args.manifest, args.root)
-  print(f'{args.manifest}: {_summary(manifest)}')
-  print(_table(stats(manifest)))
-  return 0
-
-
-def _table(table: pd.DataFrame) -> str:
-  return table.to_string(index=False)
-
-
-def _synthetic(args: argparse.Namespace) -> int:
-  from masm_jax.data.synthetic import materialize  # Only this command needs the renderer.
-
-  sizes = {
-    'num_identities': args.identities,
-    'videos_per_identity': args.videos,
-    'frames_per_video': args.frames,
-  }
-  path = materialize(
-    args.output,
-    seed=args.seed,
-    size_px=args.size,
-    num_processes=args.processes,
-    **{name: value for name, value in sizes.items() if value is not None},
-  )
-  print(f'wrote {path}: {_summary(load_manifest(path))}')
-  print('drawn stand-in data: its figures say nothing about real deepfakes')
-  return 0
+def _add_output(command: argparse.ArgumentParser) -> None:
+  command.add_argument('--output', required=True, metavar='FILE', help='.parquet or .csv')
 
 
 if __name__ == '__main__':

@@ -3,13 +3,13 @@
 import collections
 import concurrent.futures
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from masm_jax.data import transforms
+from masm_jax.data import linking, transforms
 from masm_jax.data.columns import FAKE
+from masm_jax.data.images import Images
 from masm_jax.data.manifest import Manifest
 
 _SHOWN = 3
@@ -28,11 +28,13 @@ def find_problems(
   Returns:
     One line per kind of problem, with its first cases; empty if there is none. The kinds: files
     that do not decode, files that changed since the manifest was written, the same bytes in two
-    splits, an identity in two splits of a data set, a source video in two splits.
+    splits or under both labels, an identity in two splits of a data set (or a family of data sets
+    that shares its people), a source video in two splits.
   """
   errors, changed, hashes = [], [], []
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    facts = pool.map(_read, manifest.paths, chunksize=1)
+    images = manifest.images
+    facts = pool.map(lambda record: _read(images, record), range(len(images)))
     for i, (error, sha256) in enumerate(facts):
       row = manifest.table.iloc[i]
       errors += [error] if error else []
@@ -49,14 +51,16 @@ def find_problems(
   return problems + _overlaps(table)
 
 
-def _read(path: str) -> tuple[str, str]:
+def _read(images: Images, record: int) -> tuple[str, str]:
   """The error, or '', and the SHA-256 of a file; empty if it cannot be read."""
+  name = images.name(record)
   try:
-    sha256 = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    content = images.read(record)
   except OSError as error:
-    return f'{path}: {error.strerror}', ''
+    return str(transforms.unreadable(name, error)), ''
+  sha256 = hashlib.sha256(content).hexdigest()
   try:
-    transforms.decode(path)
+    transforms.decode_bytes(content, name)
   except transforms.DecodeError as error:
     return str(error), sha256
   return '', sha256
@@ -67,12 +71,9 @@ def _overlaps(table: pd.DataFrame) -> list[str]:
   # from one split to another has two neighbours in different splits, which share an identity. So
   # looking at single identities finds all that joining them into groups would.
   identities = [
-    (f'{dataset}:{identity}', split)
-    for dataset, names, split in zip(
-      table['dataset'], table['identities'], table['split'], strict=True
-    )
-    for identity in names.split(';')
-    if identity
+    (name, split)
+    for names, split in zip(linking.identities(table), table['split'], strict=True)
+    for name in names
   ]
   videos = [
     pair
@@ -87,16 +88,20 @@ def _overlaps(table: pd.DataFrame) -> list[str]:
     if group['split'].nunique() > 1
     for split in group['split']
   ]
+  twice = [group['path'].iloc[0] for _, group in by_hash if group['label'].nunique() > 1]
   kinds = (
     ('identities', _in_several_splits(identities)),
     ('source videos', _in_several_splits(videos)),
     ('files with the same bytes', _in_several_splits(files)),
   )
-  return [
+  problems = [
     f'{len(found)} {kind} stand in more than one split: {_first(found)}'
     for kind, found in kinds
     if found
   ]
+  if twice:
+    problems.append(f'{len(twice)} files with the same bytes are real and fake: {_first(twice)}')
+  return problems
 
 
 def _in_several_splits(pairs: Iterable[tuple[str, str]]) -> list[str]:

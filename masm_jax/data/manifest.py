@@ -98,6 +98,10 @@ class Manifest:
         raise UserError(f'no column {name!r} in the manifest; it has {known}')
       values = [wanted] if isinstance(wanted, str) or np.isscalar(wanted) else list(wanted)
       keep &= self.table[name].isin(values).to_numpy()
+    return self.take(keep)
+
+  def take(self, keep: np.ndarray) -> 'Manifest':
+    """The rows where `keep`, bool [N], says so."""
     shards = self.shards and self.shards.take(np.flatnonzero(keep))
     return _manifest(self.table[keep].reset_index(drop=True), self.root, shards)
 

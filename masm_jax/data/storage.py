@@ -146,6 +146,25 @@ def local_folder(folder: Path) -> pathlib.Path:
   return target
 
 
+def upload_folder(source: pathlib.Path, target: Path, *, last: str) -> None:
+  """Copies a local folder's own files to a remote one.
+
+  Args:
+    source: the local folder.
+    target: where they go.
+    last: name of the file that is copied last: the mark that all others are there.
+
+  Raises:
+    UserError: something cannot be read or written.
+  """
+  for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
+    try:
+      content = path.read_bytes()
+    except OSError as error:
+      raise UserError(f'cannot read {path}: {error.strerror}') from error
+    write_bytes(join(target, path.name), content)
+
+
 def cache_folder() -> pathlib.Path:
   """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'

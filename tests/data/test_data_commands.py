@@ -71,7 +71,7 @@ def test_check_finds_each_kind_of_problem(data, tmp_path, capsys):
     (
       'train/000/1.png: not an image',
       'train/000/1.png',
-      'FF:003 (test, train)',
+      'FF++:003 (test, train)',
       'FF/0/000 (test, train)',
       'test/100/1.png = train/000/0.png (test, train)',
     ),

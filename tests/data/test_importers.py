@@ -31,11 +31,27 @@ def _column(manifest, column):
     ('00000', ['00000'], ''),
     ('interview', [], ''),
     ('id0', [], ''),
+    ('01__hugging_happy', ['01'], ''),
+    ('01_03__hugging_happy__ISF9SP4G', ['01', '03'], '01__hugging_happy'),
+    ('000_M101', ['000', 'M101'], '000'),
+    ('0000_fake', ['0000'], '0000'),
   ],
 )
 def test_names_of_videos(video, identities, target):
   assert names.identities(video) == identities
   assert names.target_video(video) == target
+
+
+def test_names_of_unknown_origin_and_families_of_data_sets():
+  assert names.suggested_identities('802_885') == ['802', '885']
+  assert names.suggested_identities('802') == ['802']
+  assert names.suggested_identities('00012') == names.suggested_identities('interview') == []
+  for family, datasets in {
+    'FF++': ('FF', 'FaceForensics++', 'FaceShifter', 'DF40-ff', 'DeeperForensics-1.0', 'FF-DF'),
+    'Celeb-DF': ('CDFv2', 'Celeb-DF-v1', 'CelebDFv2', 'DF40-cdf'),
+    'DFDC': ('DFDC',),
+  }.items():
+    assert {names.identity_scope(dataset) for dataset in datasets} == {family}
 
 
 def test_frame_numbers():
