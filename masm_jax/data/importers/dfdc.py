@@ -12,7 +12,6 @@ from typing import Any
 from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers import names
-from masm_jax.data.importers.folder import IMAGE_SUFFIXES
 from masm_jax.data.manifest import Manifest, build_manifest
 from masm_jax.errors import UserError
 
@@ -124,11 +123,11 @@ def _image_folders(root: pathlib.Path) -> dict[str, list[str]]:
   found: dict[str, list[str]] = {}
   for folder, subfolders, files in os.walk(root, followlinks=True):
     subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+    if any(names.is_image(name) for name in files):
       found.setdefault(os.path.basename(folder), []).append(os.path.relpath(folder, root))
   return found
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
   entries = sorted(folder.iterdir())
-  return [path for path in entries if path.name.lower().endswith(IMAGE_SUFFIXES)]
+  return [path for path in entries if names.is_image(path.name)]
