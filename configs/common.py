@@ -11,6 +11,7 @@ import ml_collections
 # Each has a file of its name in this folder, whose `preset(config)` sets what the method is.
 METHODS = (
   'masm',  # Artifact subspaces under a dynamic layer mask, 2601.01041v1.
+  'fmsd',  # Artifact subspaces in layers that a probe chose, 2601.01041v3.
   'effort',  # A rank-1 residual of each attention kernel, 2411.15633.
   'effort_published',  # The same, with both of its losses.
   'gend',  # LayerNorms on features of length 1, alignment and uniformity, 2508.06248.
@@ -19,6 +20,7 @@ METHODS = (
   'bitfit',  # Biases, 2106.10199.
   'lora',  # Low-rank updates, 2106.09685.
   'full',  # Everything.
+  'bvg_ls',  # Everything, one layer in each step, ACCV 2024.
 )
 
 
@@ -82,10 +84,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.lora.dropout = 0.0  # Share of the update's input that is dropped in training.
 
   config.mask = ml_collections.ConfigDict()
-  config.mask.kind = 'dynamic'  # dynamic; controls: none, all, random, inverse.
+  config.mask.kind = 'dynamic'  # dynamic; oneshot (FMSD); controls: none, all, random, inverse.
   config.mask.score = 'bvr'  # bvr, gsnr, rgn or grad_norm.
   config.mask.select = 'per_subspace'  # per_subspace, per_layer or global.
+  config.mask.granularity = 'block_subspace'  # A group: block, block_subspace or kernel_subspace.
   config.mask.keep = 0.5  # Share of groups that stay on.
+  config.mask.keep_count = 0  # So many of each ranking stay on, in place of a share; 0: the share.
+  config.mask.probe_batches = 16  # Batches that FMSD measures gradients on before it trains.
   config.mask.warmup_steps = 20  # Steps before the first mask is drawn; at least 2.
   config.mask.refresh_steps = 20  # Steps between two masks.
   config.mask.decay = 0.9  # Of the gradient's running mean and square.

@@ -32,5 +32,5 @@ def get_config(arg=None):
   config.optim.schedule = 'cosine'
   config.optim.clip_norm = 1.0
   # One rate does not fit all: an update of U or V reaches W scaled by a small singular value.
-  config.optim.learning_rate = {'full': 5e-4}.get(config.method, 5e-3)
+  config.optim.learning_rate = {'full': 5e-4, 'bvg_ls': 5e-4}.get(config.method, 5e-3)
   return config

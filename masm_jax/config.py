@@ -14,9 +14,10 @@ from masm_jax.errors import UserError
 _CHOICES = {
   'subspace.split': ('interleaved', 'contiguous'),
   'subspace.forward': ('auto', 'factored', 'materialized'),
-  'mask.kind': ('dynamic', 'inverse', 'random', 'all', 'none'),
+  'mask.kind': ('dynamic', 'oneshot', 'inverse', 'random', 'all', 'none'),
   'mask.score': ('bvr', 'gsnr', 'rgn', 'grad_norm'),
   'mask.select': ('per_subspace', 'per_layer', 'global'),
+  'mask.granularity': ('block', 'block_subspace', 'kernel_subspace'),
   'regularizer.spectral_kind': ('energy', 'singular_values'),
   'optim.name': ('adam', 'adamw'),
   'optim.schedule': ('constant', 'cosine'),
@@ -33,6 +34,7 @@ _RANGES = {
   'lora.dropout': (0.0, 0.999),
   'lsda.cross': (0.0, 1.0),
   'mask.keep': (1e-9, 1.0),
+  'mask.probe_batches': (2, None),
   'mask.warmup_steps': (2, None),
   'mask.refresh_steps': (1, None),
   'mask.decay': (0.0, 0.999999),
@@ -114,6 +116,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems.append(
       'loss.alignment and loss.uniformity are for features of length 1: set '
       'head.normalize_features=True'
+    )
+  if config.mask.granularity == 'block' and config.mask.select == 'per_layer':
+    problems.append(
+      'mask.select = per_layer ranks the subspaces of each layer, which mask.granularity = block '
+      'switches as one: use global'
     )
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')

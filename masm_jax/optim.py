@@ -3,6 +3,7 @@
 `method.md` section 6. [kin: Effort's Adam with L2 in the gradient] [ours: the masked transform]
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,11 @@ import optax
 from masm_jax.masking.groups import Groups
 
 
-class SliceAdamState(NamedTuple):
-  """State of `scale_by_slice_adam`.
+class GroupAdamState(NamedTuple):
+  """State of `scale_by_group_adam`.
 
   Attributes:
-    count: int32 [n, 1, ...] for each leaf [n, ...]: updates that each slice has had.
+    count: int32, for each leaf of the shape of its mask: updates that each group has had.
     mu: first moments, like the parameters.
     nu: second moments, like the parameters.
   """
@@ -27,20 +28,23 @@ class SliceAdamState(NamedTuple):
   nu: Any
 
 
-def scale_by_slice_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """Adam (arXiv 1412.6980) that corrects the bias of each slice by that slice's own updates.
+def scale_by_group_adam(
+  groups: Groups, *, b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
+  """Adam (arXiv 1412.6980) that corrects the bias of each group by that group's own updates.
 
   Inside `hold_masked`, a group that was off has moments of few gradients. Corrected by the steps of
   the whole run, its second moment would be far too small and its first steps back many times too
   large. With everything on it is `optax.scale_by_adam`. [ours]
   """
 
-  def init(params: optax.Params) -> SliceAdamState:
-    slices = lambda p: jnp.zeros((*p.shape[:1], *(1 for _ in p.shape[1:])), jnp.int32)
+  def init(params: optax.Params) -> GroupAdamState:
+    nothing = groups.expand(jnp.zeros(groups.shape, bool), params)
     zeros = lambda: jax.tree.map(jnp.zeros_like, params)
-    return SliceAdamState(count=jax.tree.map(slices, params), mu=zeros(), nu=zeros())
+    count = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.int32), nothing)
+    return GroupAdamState(count=count, mu=zeros(), nu=zeros())
 
-  def update(updates: Any, state: SliceAdamState, params: Any = None) -> Any:
+  def update(updates: Any, state: GroupAdamState, params: Any = None) -> Any:
     del params
     count = jax.tree.map(lambda n: n + 1, state.count)
     mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
@@ -50,7 +54,7 @@ def scale_by_slice_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
       n = n.astype(jnp.float32)
       return (m / (1 - b1**n)) / (jnp.sqrt(v / (1 - b2**n)) + eps)
 
-    return jax.tree.map(scaled, count, mu, nu), SliceAdamState(count, mu, nu)
+    return jax.tree.map(scaled, count, mu, nu), GroupAdamState(count, mu, nu)
 
   return optax.GradientTransformation(init, update)
 
@@ -69,7 +73,7 @@ def hold_masked(
   Masking the gradient is not enough: AdamW moves a weight through its momentum and its decay even
   where the gradient is 0. Here a group that is off keeps its parameters and its moments bit for
   bit: gradients are zeroed before the inner chain (so that clipping sees the active groups alone),
-  updates after it, and the inner state is restored, counts of `scale_by_slice_adam` included.
+  updates after it, and the inner state is restored, counts of `scale_by_group_adam` included.
 
   Args:
     inner: the optimizer, weight decay and learning rate included.
@@ -145,7 +149,7 @@ def make_optimizer(
     groups: what a mask switches; None for no mask.
   """
   decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else None
-  adam = scale_by_slice_adam if groups else optax.scale_by_adam
+  adam = functools.partial(scale_by_group_adam, groups) if groups else optax.scale_by_adam
   chain = [
     optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None,
     decay if config.name == 'adam' else None,

@@ -20,6 +20,7 @@ from masm_jax.evaluation import scores
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask
 from masm_jax.methods import subspace
+from masm_jax.selection import Selection
 from masm_jax.telemetry.json_files import JsonLines
 
 SYNTHETIC_NOTE = (
@@ -60,16 +61,26 @@ class RunReport:
   """Writes below the run's directory; only the lead process does.
 
   `run.json` (resolved config, versions, commit, hashes), `metrics.jsonl`, `masks.jsonl`,
-  `perf.jsonl`, `tensorboard/`, `scores/{last,best}/SET.parquet` and `results.json`.
+  `selection.png`, `masks.png`, `perf.jsonl`, `tensorboard/`, `scores/{last,best}/SET.parquet` and
+  `results.json`.
 
   Args:
     workdir: the run's directory.
     enabled: False on every process but the lead.
     groups: what the layer mask switches, None for no mask.
+    selected: the layers that were chosen before training, None where there was no choice.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, enabled: bool, groups: Groups | None):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    enabled: bool,
+    groups: Groups | None,
+    selected: Selection | None = None,
+  ):
     self._workdir, self._enabled, self._groups = workdir, enabled, groups
+    self._selected = selected
     self._writer = telemetry.MetricWriter(workdir, enabled=enabled)
     self._masks = JsonLines(workdir / 'masks.jsonl') if enabled and groups else None
     self._pending_masks: list[tuple[int, LayerMask]] = []
@@ -99,6 +110,16 @@ class RunReport:
       self._masks.truncate(step)
     self._writer.write_text(step, 'parameters', overview)
     self._writer.write_text(step, 'config', str(config))
+    if self._selected:
+      from masm_jax.tools import layer_plots  # Matplotlib is slow to import; few runs choose.
+
+      layer_plots.selection_figure(
+        self._selected.names,
+        self._selected.scores,
+        self._selected.chosen,
+        self._workdir / 'selection.png',
+        score_name=config.mask.score,
+      )
 
   def note_mask(self, step: int, mask: LayerMask) -> None:
     """Remembers a mask that was just drawn; it is read from the device at the next `flush`."""
@@ -142,14 +163,16 @@ class RunReport:
   def flush(self) -> None:
     """Everything so far to the disk, before a checkpoint says that it is there."""
     for drawn_at, mask in self._pending_masks:
+      on, values = np.asarray(mask.mask), np.asarray(mask.scores)
+      duty = np.asarray(mask.steps_on) / drawn_at
+      record = {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int)}
+      self._masks.append(record | {'scores': values, 'duty': duty})
+    if self._pending_masks:  # Of many masks since the last flush, TensorBoard gets the latest.
       from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
 
-      on, values = np.asarray(mask.mask), np.asarray(mask.scores)
-      self._masks.append(
-        {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int), 'scores': values}
-      )
-      self._writer.write_image(drawn_at, 'mask/on', plots.mask_image(on))
-      self._writer.write_image(drawn_at, 'mask/score_rank', plots.mask_image(_rank(values)))
+      images = {'on': on, 'score_rank': _rank(values), 'duty': duty}
+      for name, image in images.items():
+        self._writer.write_image(drawn_at, f'mask/{name}', plots.mask_image(image))
     self._pending_masks.clear()
     self._writer.flush()
     if self._masks:
@@ -207,10 +230,14 @@ class RunReport:
       return
     from masm_jax.tools import plots  # Matplotlib is slow to import, and many runs have no mask.
 
+    history, drawn_at = [line['mask'] for line in masks], [line['step'] for line in masks]
+    if drawn_at[0] > 1:  # Until the first mask everything is on.
+      history, drawn_at = [np.ones_like(history[0]), *history], [1, *drawn_at]
     plots.mask_figure(
-      np.array([line['mask'] for line in masks]),
-      [line['step'] for line in masks],
+      np.array(history),
+      drawn_at,
       self._workdir / 'masks.png',
+      names=masks[0]['rows'],
       end_step=last_step + 1,  # A mask holds from the step that drew it on.
     )
 

@@ -19,6 +19,8 @@ from masm_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 
+INPUTS = ('image', 'label', 'method')  # What of a batch the steps of training read.
+
 
 def metrics_class(names: Sequence[str]) -> type[clu.metrics.Collection]:
   """A collection of averages with the given names; it is part of the train state."""
@@ -131,6 +133,28 @@ def metric_names(
   )
 
 
+def make_probe_step(
+  detector_config: detector_lib.DetectorConfig,
+  groups: Groups,
+  config: ml_collections.ConfigDict,
+) -> Callable[[grad_stats.GradStats, Any, Batch], grad_stats.GradStats]:
+  """Builds `probe_step(stats, params, batch) -> stats`, pure: the gradients of a plain detector.
+
+  Args:
+    detector_config: backbone, precision, feature normalisation.
+    groups: the leaves of plain parameters whose gradients are averaged.
+    config: the run's config; what the task loss needs is read.
+  """
+  task_loss = task.make_task_loss(detector_config, config)
+
+  def probe_step(stats: grad_stats.GradStats, params: Any, batch: Batch) -> grad_stats.GradStats:
+    probed, others = tree.partition(params, groups.rows.__contains__)
+    loss = lambda probed: task_loss(tree.combine(probed, others), batch, stats.count + 1)[0]
+    return grad_stats.update_stats(stats, jax.grad(loss)(probed), decay=None)
+
+  return probe_step
+
+
 def make_eval_step(
   detector_config: detector_lib.DetectorConfig,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
@@ -180,6 +204,25 @@ def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:
     ),
     out_shardings=everywhere,
   )
+
+
+def jit_probe_step(
+  step: Callable, mesh: Mesh, params: Any, probed: Any
+) -> tuple[Callable, grad_stats.GradStats]:
+  """Compiles a probe step; returns it with empty statistics, split over the mesh as `probed` is."""
+  leaves = sharding.frozen_sharding(probed, mesh)
+  placement = grad_stats.GradStats(count=sharding.replicated(mesh), mean=leaves, square=leaves)
+  jitted = jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(
+      placement,
+      sharding.frozen_sharding(params, mesh),
+      sharding.batch_sharding(mesh),
+    ),
+    out_shardings=placement,
+  )
+  return jitted, jax.jit(grad_stats.init_stats, out_shardings=placement)(probed)
 
 
 def jit_eval_step(step: Callable, mesh: Mesh, params: Any) -> Callable:

@@ -14,7 +14,18 @@ from absl import logging
 from masm_jax import checkpoint as checkpoint_lib
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import optim, peers, reporting, sharding, state, steps, stopping, telemetry, tree
+from masm_jax import (
+  optim,
+  peers,
+  reporting,
+  selection,
+  sharding,
+  state,
+  steps,
+  stopping,
+  telemetry,
+  tree,
+)
 from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
@@ -68,20 +79,21 @@ def train(
     config.seed,
     self_blending=config.data.augment == presets.SBI,
   )
-  batches = pipeline.train_iterator(
+  make_batches = functools.partial(
+    pipeline.train_iterator,
     sets.train,
     batch_size=config.train.batch_size,
     image_size=backbone.config.image_size,
     sampler=sampler,
     augment=config.data.augment,
     seed=config.seed,
-    num_steps=total_steps,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     num_workers=config.data.num_workers,
     num_threads=config.data.num_threads,
     max_replaced_share=config.data.max_replaced_share,
   )
+  batches = make_batches(num_steps=total_steps)
 
   # ---- Model ---------------------------------------------------------------------------------
   params, base_hash = detector_lib.load_params(
@@ -91,6 +103,16 @@ def train(
     config,
     cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
     on_progress=reporting.decomposition_progress(is_lead),
+  )
+  method, selected = selection.choose_layers(
+    method,
+    params,
+    config=config,
+    detector_config=detector_config,
+    mesh=mesh,
+    make_batches=functools.partial(make_batches, num_steps=config.mask.probe_batches),
+    workdir=workdir,
+    hashes={'base_weights': base_hash, 'train_manifest': sets.train.sha256},
   )
   trainable, frozen = method.init(params, jax.random.key(config.seed))
   del params
@@ -148,7 +170,7 @@ def train(
   )
   train_state, batches, best = checkpoints.restore(train_state, batches)
   start = int(train_state.step)
-  report = reporting.RunReport(workdir, enabled=is_lead, groups=groups)
+  report = reporting.RunReport(workdir, enabled=is_lead, groups=groups, selected=selected)
   report.begin(
     config=config,
     hashes=sets.hashes() | {'base_weights': base_hash},
@@ -172,7 +194,7 @@ def train(
   ):
     for step in range(start + 1, total_steps + 1):
       batch = next(batches)
-      inputs = {name: batch[name] for name in ('image', 'label', 'method')}
+      inputs = {name: batch[name] for name in steps.INPUTS}
       placed = sharding.place_batch(inputs, mesh)
       train_state = train_step(train_state, frozen, placed)
       if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:

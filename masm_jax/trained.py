@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from masm_jax import checkpoint, sharding, steps, tree
+from masm_jax import checkpoint, selection, sharding, steps, tree
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax.errors import UserError
@@ -99,7 +99,7 @@ def load_adapted(
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
     cache = config.subspace.cache_dir or str(workdir / 'decomposition')
-    method = make_method(config, cache_dir=cache)
+    method = selection.stored_layers(make_method(config, cache_dir=cache), params, workdir)
     initial, frozen = method.init(params, jax.random.key(config.seed))
     del params
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))

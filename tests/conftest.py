@@ -20,7 +20,7 @@ from absl import flags
 from configs import common
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import optim, sharding, state, steps
+from masm_jax import optim, selection, sharding, state, steps
 from masm_jax.backbones import ViTConfig
 from masm_jax.masking.layer_mask import MaskConfig
 from masm_jax.methods import make_method
@@ -99,12 +99,12 @@ class TinyRun:
   def __init__(self, method, mesh=None, **fields):
     self.config = self.make_config(method, **fields)
     self.detector_config = detector_lib.DetectorConfig(TINY, self.config.head.normalize_features)
-    self.method = make_method(self.config)
     rng = np.random.default_rng(0)  # No bias is 0 and no scale 1, as in a network that was trained.
     self.params = jax.tree.map(
       lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32),
       detector_lib.init_params(self.detector_config, jax.random.key(0)),
     )
+    self.method = selection.assume_deepest(make_method(self.config), self.params, self.config)
     self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
     mask_config = MaskConfig(**self.config.mask.to_dict())
     self.groups = self.method.groups(self.trainable) if mask_config.kind != 'none' else None

@@ -123,7 +123,7 @@ def test_values_of_the_config(tmp_path):
   args = demo_args(write_set(tmp_path / 'set'), tmp_path)
   line = the_error(run_main(*args, '--config.mask.kind=x', '--config.train.duration=soon'))
   assert "mask.kind = 'x'" in line and "train.duration = 'soon'" in line
-  assert "method = 'magic': choose one of masm, effort," in the_error(
+  assert "method = 'magic': choose one of masm, fmsd, effort," in the_error(
     run_main(*args, '--config.method=magic')
   )
   assert 'unknown backbone' in the_error(run_main(*args, '--config.backbone.name=vgg'))

@@ -2,7 +2,7 @@
 
 `method.md` section 5. [paper v1: layers are masked by the learning state of each subspace] [paper
 v3: bias-variance characteristics of layer-wise gradients] [kin: BVG-LS, ACCV 2024, bias-variance
-ratios of layer-wise gradients] [ours: the exponential averages and their bias correction]
+ratios of layer-wise gradients] [ours: the averages, exponential in training and plain in a probe]
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from masm_jax.masking.groups import Groups
 
 @flax.struct.dataclass
 class GradStats:
-  """Exponential averages of a gradient and of its square.
+  """Running averages of a gradient and of its square.
 
   Attributes:
     count: int32 [], number of gradients seen, t.
@@ -40,14 +40,16 @@ def init_stats(params: Mapping[str, Any]) -> GradStats:
   )
 
 
-def update_stats(stats: GradStats, grads: Mapping[str, Any], decay: float) -> GradStats:
+def update_stats(stats: GradStats, grads: Mapping[str, Any], decay: float | None) -> GradStats:
   """`m <- a m + (1-a) g` and `s <- a s + (1-a) g^2`, with a = decay.
 
   Args:
     stats: the statistics so far.
     grads: gradient of the task loss alone (no regularizer), shaped like `stats.mean`.
-    decay: a, in [0, 1).
+    decay: a, in [0, 1); None averages all gradients alike, `a = t / (t + 1)` after t of them.
   """
+  if decay is None:
+    decay = stats.count.astype(jnp.float32) / (stats.count + 1).astype(jnp.float32)
   mean = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, stats.mean, grads)
   square = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g * g, stats.square, grads)
   return GradStats(count=stats.count + 1, mean=mean, square=square)
@@ -59,12 +61,13 @@ def group_scores(
   params: Mapping[str, Any],
   *,
   kind: str,
-  decay: float,
+  decay: float | None,
   eps: float,
 ) -> jax.Array:
   """Scores every group by the gradients it has seen.
 
-  With the bias-corrected `m^ = m / (1 - a^t)` and `s^ = s / (1 - a^t)`, summed over a group:
+  With the bias-corrected `m^ = m / (1 - a^t)` and `s^ = s / (1 - a^t)` (plain averages have no
+  such bias), summed over a group:
 
   - `bvr`: `sum m^^2 / max(sum (s^ - m^^2), eps)`, the bias-variance ratio [kin: BVG-LS].
   - `gsnr`: the same ratio per element, averaged over the group.
@@ -82,10 +85,11 @@ def group_scores(
   Returns:
     float32 `[L, K]`.
   """
-  count = jnp.maximum(stats.count, 1).astype(jnp.float32)
-  correction = 1.0 / (1.0 - jnp.asarray(decay, jnp.float32) ** count)
-  mean = jax.tree.map(lambda m: m * correction, stats.mean)
-  square = jax.tree.map(lambda s: s * correction, stats.square)
+  mean, square = stats.mean, stats.square
+  if decay is not None:
+    count = jnp.maximum(stats.count, 1).astype(jnp.float32)
+    correction = 1.0 / (1.0 - jnp.asarray(decay, jnp.float32) ** count)
+    mean, square = jax.tree.map(lambda x: x * correction, (mean, square))
   variance = jax.tree.map(lambda m, s: s - m * m, mean, square)
   if kind == 'bvr':
     bias = groups.reduce(jax.tree.map(jnp.square, mean))

@@ -1,37 +1,42 @@
-"""Groups: the (block, subspace) pairs that a layer mask switches on and off."""
+"""Groups: the sets of parameters that a layer mask switches on and off together."""
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from masm_jax import tree
 
+Granularity = Literal['block', 'block_subspace', 'kernel_subspace']
+
+EMBEDDINGS = 'embeddings'  # The layer of everything before the first block.
+
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-  """Maps the leaves of a trainable tree to the rows of a mask `[L, K]`.
+  """Maps the leaves of a parameter tree to the entries of a mask `[L, K]`.
 
-  A leaf in row l has a leading axis of K subspaces, and its slice k belongs to the group (l, k):
-  all decomposed kernels of one block share a row. Leaves without a row (the head) are never masked.
+  With K > 1, a leaf in row l has a leading axis of K subspaces, and its slice k belongs to the
+  group (l, k). With K = 1 the whole leaf belongs to (l, 0), whatever its axes are. Leaves without a
+  row (the head) are never masked.
 
   Attributes:
     rows: leaf path -> row l.
     names: the name of each row, L of them.
-    num_subspaces: K.
+    num_columns: K.
   """
 
   rows: Mapping[str, int]
   names: tuple[str, ...]
-  num_subspaces: int
+  num_columns: int
 
   @property
   def shape(self) -> tuple[int, int]:
     """`(L, K)`."""
-    return len(self.names), self.num_subspaces
+    return len(self.names), self.num_columns
 
   def select(self, params: Mapping[str, Any]) -> dict:
     """The leaves of `params` that belong to a group."""
@@ -40,19 +45,21 @@ class Groups:
   def expand(self, mask: jax.Array, params: Mapping[str, Any]) -> dict:
     """Bool arrays that broadcast over the leaves of `params`: True where a parameter may move."""
 
-    def leaf_mask(path: str, leaf: jax.Array) -> jax.Array:
+    def leaf_mask(keys: tuple, leaf: jax.Array) -> jax.Array:
+      path = jax.tree_util.keystr(keys, simple=True, separator='/')
       if path not in self.rows:
         return jnp.ones((1,) * leaf.ndim, bool)
       return mask[self.rows[path]].reshape(-1, *(1,) * (leaf.ndim - 1))
 
-    return tree.map_with_path(leaf_mask, params)
+    # Not `tree.map_with_path`: optax probes an optimizer with a tree that is no dict.
+    return jax.tree_util.tree_map_with_path(leaf_mask, params)
 
   def reduce(self, params: Mapping[str, Any]) -> jax.Array:
-    """Sums each group's leaves: `{path: [K, ...]}` -> `[L, K]`; leaves without a row are not."""
-    sums = [jnp.zeros(self.num_subspaces, jnp.float32) for _ in self.names]
+    """Sums each group's leaves: `{path: leaf}` -> `[L, K]`; leaves without a row are left out."""
+    sums = [jnp.zeros(self.num_columns, jnp.float32) for _ in self.names]
     for path, leaf in tree.flatten(params).items():
       if path in self.rows:
-        sums[self.rows[path]] += leaf.sum(axis=tuple(range(1, leaf.ndim)))
+        sums[self.rows[path]] += leaf.reshape(self.num_columns, -1).sum(axis=1)
     return jnp.stack(sums)
 
   def sizes(self, params: Mapping[str, Any]) -> jax.Array:
@@ -60,27 +67,59 @@ class Groups:
     sums = [0] * len(self.names)
     for path, leaf in tree.flatten(params).items():
       if path in self.rows:
-        sums[self.rows[path]] += leaf.size // self.num_subspaces
-    return jnp.asarray([[n] * self.num_subspaces for n in sums], jnp.float32)
+        sums[self.rows[path]] += leaf.size // self.num_columns
+    return jnp.asarray([[n] * self.num_columns for n in sums], jnp.float32)
 
 
-def block_groups(paths: list[str], num_subspaces: int) -> Groups:
-  """Groups of (block l, subspace k) for leaves whose paths hold a `block_NN`.
+def subspace_groups(paths: Iterable[str], num_subspaces: int, granularity: Granularity) -> Groups:
+  """Groups of artifact factors, whose leaves `[K, ...]` lie in `backbone/block_NN/LAYER/`.
 
   Args:
-    paths: paths of the leaves `[K, ...]` that a mask may switch.
+    paths: paths of the leaves that a mask may switch.
     num_subspaces: K.
+    granularity: what is switched as one: a `block` with all its subspaces (a mask `[L, 1]`), one
+      subspace of all kernels of a block (`block_subspace`, `[L, K]`) or one subspace of one kernel
+      (`kernel_subspace`, a row per kernel).
 
   Raises:
     ValueError: a path lies in no block.
   """
-  block_of = {}
+  row_of = {}
   for path in paths:
-    found = re.search(r'block_\d+', path)
-    if not found:
+    if not (found := re.search(r'block_\d+', path)):
       raise ValueError(f'{path} lies in no block, so that no layer mask can switch it')
-    block_of[path] = found.group()
-  names = tuple(sorted(set(block_of.values())))
-  return Groups(
-    {path: names.index(block) for path, block in block_of.items()}, names, num_subspaces
-  )
+    row_of[path] = found.group()
+    if granularity == 'kernel_subspace':
+      row_of[path] = path[found.start() :].rpartition('/')[0]
+  return _grouped(row_of, 1 if granularity == 'block' else num_subspaces)
+
+
+def layer_groups(paths: Iterable[str], granularity: Granularity) -> Groups:
+  """Groups of plain leaves: each layer of the backbone is one, a mask `[L, 1]`.
+
+  A layer is a block; all before the first block is a layer too, and the last LayerNorm belongs to
+  the last block. With `kernel_subspace` each module is a layer: a dense layer with its bias, a
+  LayerNorm. [ours]
+
+  Args:
+    paths: paths of all leaves of `backbone/` that a mask may switch.
+    granularity: see `subspace_groups`; leaves that are not decomposed have one column.
+  """
+  paths = list(paths)
+  blocks = sorted({block for path in paths for block in re.findall(r'block_\d+', path)})
+  row_of = {}
+  for path in paths:
+    within = path.removeprefix('backbone/')
+    if not within.startswith(('block_', 'ln_post/')):
+      row_of[path] = EMBEDDINGS
+    elif granularity == 'kernel_subspace':
+      row_of[path] = within.rpartition('/')[0]
+    else:
+      row_of[path] = within.partition('/')[0] if within.startswith('block_') else blocks[-1]
+  return _grouped(row_of, 1)
+
+
+def _grouped(row_of: Mapping[str, str], num_columns: int) -> Groups:
+  """Rows in the order of depth, then of names."""
+  names = tuple(sorted(set(row_of.values()), key=lambda name: (name != EMBEDDINGS, name)))
+  return Groups({path: names.index(row) for path, row in row_of.items()}, names, num_columns)

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import ml_collections
 
 from masm_jax.errors import UserError
-from masm_jax.methods import bitfit, effort, full, gend, linear, ln, lora, masm
-from masm_jax.methods.base import Method, OnProgress
+from masm_jax.methods import bitfit, bvg_ls, effort, fmsd, full, gend, linear, ln, lora, masm
+from masm_jax.methods.base import ChoosesLayers, Method, OnProgress
 
 # Each builds its method from (config, cache_dir, on_progress); see `make_method`.
 METHODS: dict[str, Callable[[ml_collections.ConfigDict, str, OnProgress], Method]] = {
   'masm': masm.make,
+  'fmsd': fmsd.make,
   'effort': effort.make,
   'effort_published': effort.make_published,
   'gend': gend.make,
@@ -19,6 +20,7 @@ METHODS: dict[str, Callable[[ml_collections.ConfigDict, str, OnProgress], Method
   'bitfit': bitfit.make,
   'lora': lora.make,
   'full': full.make,
+  'bvg_ls': bvg_ls.make,
 }
 
 
@@ -37,4 +39,12 @@ def make_method(
   """
   if config.method not in METHODS:
     raise UserError(f'method = {config.method!r}: choose one of {", ".join(METHODS)}')
-  return METHODS[config.method](config, cache_dir, on_progress)
+  method = METHODS[config.method](config, cache_dir, on_progress)
+  wrong = 'dynamic' if isinstance(method, ChoosesLayers) else 'oneshot'
+  if config.mask.kind == wrong:
+    when = {'dynamic': 'once, before training', 'oneshot': 'during training, if at all'}[wrong]
+    raise UserError(
+      f'mask.kind = {wrong} is not for method = {config.method}, whose layers are chosen {when}: '
+      f'start from configs/{config.method}.py or configs/ffpp.py:method={config.method}'
+    )
+  return method

@@ -4,8 +4,8 @@ Training, evaluation, checkpoints and export know a method by the members of `Me
 other file asks which method it has.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -42,6 +42,17 @@ class Method(Protocol):
 
   def groups(self, trainable: Params) -> Groups | None:
     """Which leaves a layer mask switches, or None where the method has nothing to mask."""
+
+
+@runtime_checkable
+class ChoosesLayers(Method, Protocol):
+  """A method that chooses its layers before `init`; `selection.choose_layers` does it."""
+
+  def candidates(self, params: Params) -> Groups:
+    """The leaves of plain parameters whose gradients are measured, each layer a row of `[L, 1]`."""
+
+  def with_layers(self, params: Params, layers: Iterable[str]) -> Self:
+    """The same method, which adapts these rows of `candidates(params)` and no others."""
 
 
 def check_definition(config: ml_collections.ConfigDict, fields: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 
 from masm_jax import tree
-from masm_jax.masking.groups import Groups, block_groups
+from masm_jax.masking.groups import Granularity, Groups, subspace_groups
 from masm_jax.methods import regularizers, subspace
 from masm_jax.methods.base import OnProgress
 from masm_jax.methods.decompose import TARGETS, SubspaceConfig
@@ -29,6 +29,7 @@ class Masm:
 
   subspace: SubspaceConfig
   regularizer: RegularizerConfig
+  granularity: Granularity = 'block_subspace'
   on_progress: OnProgress = None
   name: str = 'masm'
 
@@ -53,19 +54,27 @@ class Masm:
     return subspace.merge_params(trainable, frozen)
 
   def groups(self, trainable: Params) -> Groups:
-    """(block, subspace) pairs."""
+    """(block, subspace) pairs, or what `granularity` says."""
     paths = [path for path in tree.flatten(trainable) if not path.startswith('head/')]
-    return block_groups(paths, self.subspace.num_subspaces)
+    return subspace_groups(paths, self.subspace.num_subspaces, self.granularity)
 
 
 def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Masm:
-  """MASM as `config.subspace` and `config.regularizer` describe it; see `make_method`."""
-  fields = config.subspace.to_dict()
-  targets = fields.pop('targets')
-  fields |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
-  return Masm(
-    subspace=SubspaceConfig(**fields),
-    regularizer=RegularizerConfig(**config.regularizer.to_dict()),
-    on_progress=on_progress,
-    name=config.method,
-  )
+  """MASM as `config.subspace`, `config.regularizer` and `config.mask` say; see `make_method`."""
+  return Masm(**fields(config, cache_dir, on_progress))
+
+
+def fields(
+  config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress
+) -> dict[str, Any]:
+  """The fields of a `Masm` that a config describes."""
+  subspaces = config.subspace.to_dict()
+  targets = subspaces.pop('targets')
+  subspaces |= {'targets': TARGETS.get(targets, (targets,)), 'cache_dir': cache_dir}
+  return {
+    'subspace': SubspaceConfig(**subspaces),
+    'regularizer': RegularizerConfig(**config.regularizer.to_dict()),
+    'granularity': config.mask.granularity,
+    'on_progress': on_progress,
+    'name': config.method,
+  }

@@ -61,16 +61,70 @@ def _matmul_f32_bwd(
 matmul_f32.defvjp(_matmul_f32_fwd, _matmul_f32_bwd)
 
 
-def factored_is_cheaper(num_tokens: int, d_in: int, d_out: int, num_components: int) -> bool:
-  """Whether two skinny products cost less than rebuilding W, in a training step.
+@jax.custom_vjp
+def matmul_rebuilt(x: jax.Array, kernel_sem: jax.Array, us: jax.Array, v: jax.Array) -> jax.Array:
+  """`x @ (kernel_sem + us @ v)`: the weight is rebuilt, its gradient never is.
 
-  Operations beyond those of a frozen dense layer, forward and backward, with m = K*q components:
-  six skinny products of `2 * num_tokens * m` operations per input or output unit, against W's
-  reconstruction, its gradient `x^T g`, and the factors' gradients from that.
+  The backward pass needs four skinny products where the factored form needs six, and rebuilding
+  costs as much for one token as for all: the fewest operations for many tokens. [ours]
+
+  Args:
+    x: [..., d_in], of the compute dtype.
+    kernel_sem: float32 [d_in, d_out], frozen.
+    us: `U * S`, float32 [d_in, m].
+    v: float32 [m, d_out].
+
+  Returns:
+    float32 [..., d_out]. The sum of both parts is rounded to x's dtype as any dense kernel is.
   """
-  factored = 6 * num_tokens * (d_in + d_out) * num_components
-  materialized = 2 * num_tokens * d_in * d_out + 6 * d_in * d_out * num_components
-  return factored <= materialized
+  return matmul_f32(x, _rebuild(kernel_sem, us, v, x.dtype))
+
+
+def _rebuild(kernel_sem: jax.Array, us: jax.Array, v: jax.Array, dtype: Any) -> jax.Array:
+  return (kernel_sem.astype(jnp.float32) + jnp.matmul(us, v)).astype(dtype)
+
+
+def _matmul_rebuilt_fwd(x: jax.Array, *kernel: jax.Array) -> tuple[jax.Array, tuple]:
+  return matmul_rebuilt(x, *kernel), (x, *kernel)
+
+
+def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+  x, kernel_sem, us, v = residuals
+  dtype = x.dtype
+  g = g.astype(dtype)
+  tokens = tuple(range(x.ndim - 1))
+  over_tokens = ((tokens, tokens), ((), ()))
+  over_outputs = (((g.ndim - 1,), (1,)), ((), ()))
+  dx = lax.dot_general(g, _rebuild(kernel_sem, us, v, dtype), over_outputs)
+  g_inner = lax.dot_general(g, v.astype(dtype), over_outputs)  # [..., m]
+  d_us = lax.dot_general(x, g_inner, over_tokens, preferred_element_type=jnp.float32)
+  inner = matmul_f32(x, us.astype(dtype)).astype(dtype)  # [..., m]
+  dv = lax.dot_general(inner, g, over_tokens, preferred_element_type=jnp.float32)
+  # Nothing reads the frozen kernel's gradient, and XLA drops it.
+  d_sem = lax.dot_general(x, g, over_tokens, preferred_element_type=jnp.float32)
+  return dx, d_sem, d_us, dv
+
+
+matmul_rebuilt.defvjp(_matmul_rebuilt_fwd, _matmul_rebuilt_bwd)
+
+
+def extra_operations(num_tokens: int, d_in: int, d_out: int, num_components: int) -> dict[str, int]:
+  """What each form of the layer costs in a training step, beyond a frozen dense layer. [ours]
+
+  With m = K*q components: `factored` adds six skinny products of `num_tokens * m` multiplications
+  per input or output unit; `rebuilt` (`matmul_rebuilt`) four, and W's reconstruction; `dense` W's
+  reconstruction, its gradient `x^T g`, and the factors' gradients from that.
+
+  Returns:
+    Operations by form, a multiplication and its addition counting two.
+  """
+  skinny = 2 * num_tokens * (d_in + d_out) * num_components  # A pair: into m components and out.
+  rebuild = 2 * d_in * d_out * num_components
+  return {
+    'factored': 3 * skinny,
+    'rebuilt': 2 * skinny + rebuild,
+    'dense': 2 * num_tokens * d_in * d_out + 3 * rebuild,
+  }
 
 
 class SubspaceDense(layers.Dense):
@@ -80,8 +134,8 @@ class SubspaceDense(layers.Dense):
   `bias [d_out]` it computes the adapted layer; with a plain `kernel` it is `layers.Dense`.
 
   Attributes:
-    forward: `factored`, `materialized` (rebuild W first) or `auto` (whichever costs fewer
-      operations for the shapes at hand, decided at trace time).
+    forward: `factored` (never build W), `materialized` (build W first) or `auto`: whichever costs
+      fewer operations for the shapes at hand, decided at trace time.
   """
 
   forward: str = 'auto'
@@ -99,21 +153,24 @@ class SubspaceDense(layers.Dense):
     s = s.reshape(num_components).astype(jnp.float32)
     v = v.reshape(num_components, self.features)
 
-    factored = self.forward == 'factored' or (
-      self.forward == 'auto'
-      and factored_is_cheaper(x.size // d_in, d_in, self.features, num_components)
-    )
+    costs = extra_operations(x.size // d_in, d_in, self.features, num_components)
+    if self.forward != 'auto':
+      costs = {
+        form: n for form, n in costs.items() if (form == 'factored') == (self.forward == 'factored')
+      }
+    form = min(costs, key=costs.get)
     x = x.astype(self.dtype)
-    if factored:
+    if form == 'factored':
       inner = matmul_f32(x, u.astype(self.dtype))
       inner *= s.reshape((1,) * (x.ndim - 1) + s.shape)
       # The artifact part is a hundredth of the output: it is added before the rounding to bfloat16.
       y = matmul_f32(x, kernel_sem.astype(self.dtype)) + matmul_f32(
         inner.astype(self.dtype), v.astype(self.dtype)
       )
+    elif form == 'rebuilt':
+      y = matmul_rebuilt(x, kernel_sem, u * s[None], v)
     else:
-      kernel = kernel_sem.astype(jnp.float32) + jnp.matmul(u * s[None], v)
-      y = matmul_f32(x, kernel.astype(self.dtype))
+      y = matmul_f32(x, _rebuild(kernel_sem, u * s[None], v, self.dtype))
     if self.has_variable('params', 'bias'):
       bias = leaf('bias').astype(jnp.float32)
       y += bias.reshape((1,) * (y.ndim - 1) + bias.shape)

@@ -1,35 +1,28 @@
-"""Pictures of a run: ROC curves, and which (block, subspace) groups were trained when.
-
-Figures are drawn without pyplot, so nothing depends on a display or on global state, and equal
-input gives equal PNG bytes under one matplotlib version.
-"""
+"""Pictures of a run: ROC curves, and which (block, subspace) groups were trained when."""
 
 import os
 import pathlib
-import textwrap
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import cm, colors, ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike
 
-from masm_jax.errors import UserError
 from masm_jax.evaluation import metrics
+from masm_jax.tools.canvas import new_figure, num_lines, save_figure
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; line styles carry on behind it.
 _PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 _LINE_STYLES = ('-', '--', ':', '-.')
-_GREY = '#6b6b6b'
 _MASK_COLOURS = colors.LinearSegmentedColormap.from_list('mask', ('#e9ecef', '#0b4f8a'))
 _SUBSPACES_PER_ROW = 4
 _MAX_COLUMNS = 120  # Masks side by side in a panel; more would be narrower than two pixels.
 _MASK_TITLE = 'Trained groups over time (dark: updated, light: held)'
-_DPI = 130
 
 
 def roc_figure(
@@ -51,9 +44,9 @@ def roc_figure(
   Raises:
     UserError: if scores are not probabilities, or the file cannot be written.
   """
-  figure = _figure(5.6, 5.9 + 0.2 * _num_lines(note, 5.6))
+  figure = new_figure(5.6, 5.9 + 0.2 * num_lines(note, 5.6))
   _draw_roc(figure.add_subplot(), curves, title)
-  return _save(figure, path, note)
+  return save_figure(figure, path, note)
 
 
 def mask_figure(
@@ -64,6 +57,7 @@ def mask_figure(
   *,
   title: str = _MASK_TITLE,
   end_step: int | None = None,
+  names: Sequence[str] = (),
 ) -> pathlib.Path:
   """Draws the layer mask over time, a panel per subspace, and every group's share of the steps.
 
@@ -74,6 +68,7 @@ def mask_figure(
     note: small print below.
     title: above the panels.
     end_step: when the last mask ended; by default it counts as long as the one before it.
+    names: [L], of the rows, where they are not just the blocks.
 
   Returns:
     `path`.
@@ -84,9 +79,9 @@ def mask_figure(
   """
   history, edges = _checked_history(history, steps, end_step)
   width, height = _mask_size(history)
-  figure = _figure(width, height + 0.2 * _num_lines(note, width))
-  _draw_masks(figure, history, edges, title)
-  return _save(figure, path, note)
+  figure = new_figure(width, height + 0.2 * num_lines(note, width))
+  _draw_masks(figure, history, edges, title, names)
+  return save_figure(figure, path, note)
 
 
 def demo_figure(
@@ -125,7 +120,7 @@ def demo_figure(
   mask_width, mask_height = _mask_size(history)
   width = max(3.5 * columns, mask_width, 7.0)
   roc_height = 1.08 * rows * width / columns
-  figure = _figure(width, roc_height + mask_height + 0.2 * _num_lines(note, width) + 0.4)
+  figure = new_figure(width, roc_height + mask_height + 0.2 * num_lines(note, width) + 0.4)
   if title:
     figure.suptitle(title, fontsize=13, fontweight='bold')
   upper, lower = figure.subfigures(2, 1, height_ratios=(roc_height, mask_height))
@@ -135,7 +130,7 @@ def demo_figure(
   for axes in list(panels)[len(curves) :]:
     axes.set_axis_off()
   _draw_masks(lower, history, edges, _MASK_TITLE)
-  return _save(figure, path, note)
+  return save_figure(figure, path, note)
 
 
 def mask_image(mask: ArrayLike, cell_px: int = 12) -> np.ndarray:
@@ -188,7 +183,11 @@ def _draw_roc(axes: Axes, curves: Curves, title: str) -> None:
 
 
 def _draw_masks(
-  figure: Figure | SubFigure, history: np.ndarray, edges: np.ndarray, title: str
+  figure: Figure | SubFigure,
+  history: np.ndarray,
+  edges: np.ndarray,
+  title: str,
+  names: Sequence[str] = (),
 ) -> None:
   _, num_blocks, num_subspaces = history.shape
   columns, rows = _mask_grid(num_subspaces)
@@ -204,16 +203,20 @@ def _draw_masks(
     axes.pcolormesh(
       shown_edges, block_edges, shown[:, :, subspace].T, cmap=_MASK_COLOURS, vmin=0, vmax=1
     )
-    axes.set_title(f'subspace {subspace}', fontsize=9)
+    axes.set_title(f'subspace {subspace}' if num_subspaces > 1 else 'layers', fontsize=9)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
-    _block_axis(axes, num_blocks, labelled=column == 0)
+    _block_axis(axes, num_blocks, labelled=column == 0, names=names)
     if subspace + columns >= num_subspaces:
       axes.set_xlabel('step', fontsize=9)
-  _draw_duty(figure, figure.add_subplot(grid[:, columns]), history, edges)
+  _draw_duty(figure, figure.add_subplot(grid[:, columns]), history, edges, names)
 
 
 def _draw_duty(
-  figure: Figure | SubFigure, axes: Axes, history: np.ndarray, edges: np.ndarray
+  figure: Figure | SubFigure,
+  axes: Axes,
+  history: np.ndarray,
+  edges: np.ndarray,
+  names: Sequence[str],
 ) -> None:
   """Share of the steps in which each group was trained, as a map [L, K]."""
   _, num_blocks, num_subspaces = history.shape
@@ -244,16 +247,21 @@ def _draw_duty(
   axes.set_xlabel('subspace', fontsize=9)
   axes.xaxis.set_major_locator(ticker.MultipleLocator(1 if num_subspaces <= 12 else 4))
   axes.set_xlim(-0.5, num_subspaces - 0.5)
-  _block_axis(axes, num_blocks, labelled=False)
+  _block_axis(axes, num_blocks, labelled=False, names=names)
   if not readable:
     bar = figure.colorbar(cm.ScalarMappable(colors.Normalize(0, 100), _MASK_COLOURS), ax=axes)
     bar.set_ticks((0, 50, 100))
     bar.ax.tick_params(labelsize=8)
 
 
-def _block_axis(axes: Axes, num_blocks: int, *, labelled: bool) -> None:
+def _block_axis(axes: Axes, num_blocks: int, *, labelled: bool, names: Sequence[str] = ()) -> None:
   """Block 0, the nearest to the pixels, on top, as in the code and the parameter overview."""
   axes.set_ylim(num_blocks - 0.5, -0.5)
+  if any(not re.fullmatch(r'block_\d+', name) for name in names):  # Kernels, embeddings.
+    shown = range(0, num_blocks, -(-num_blocks // 24))
+    axes.set_yticks(shown, [names[i] for i in shown] if labelled else [], fontsize=6)
+    axes.tick_params(axis='x', labelsize=8)
+    return
   axes.yaxis.set_major_locator(ticker.MultipleLocator(1 if num_blocks <= 12 else 4))
   axes.tick_params(labelsize=8)
   if labelled:
@@ -301,37 +309,3 @@ def _mask_size(history: np.ndarray) -> tuple[float, float]:
   columns, rows = _mask_grid(num_subspaces)
   panel_height = float(np.clip(0.16 * num_blocks, 1.1, 4.0))
   return 2.1 * columns + _duty_width(num_subspaces) + 1.2, rows * (panel_height + 0.45) + 0.8
-
-
-def _figure(width: float, height: float) -> Figure:
-  figure = Figure(figsize=(width, height), dpi=_DPI, layout='constrained', facecolor='white')
-  figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _num_lines(note: str, width: float) -> int:
-  return len(_wrap(note, width))
-
-
-def _wrap(note: str, width: float) -> list[str]:
-  per_line = int(15 * width)  # Characters of the small print per inch, with some room.
-  return [line for part in note.splitlines() for line in textwrap.wrap(part, per_line)]
-
-
-def _save(figure: Figure, path: str | os.PathLike, note: str) -> pathlib.Path:
-  width, height = figure.get_size_inches()
-  if lines := _wrap(note, width):
-    figure.text(0.01, 0.06 / height, '\n'.join(lines), fontsize=8, color=_GREY, va='bottom')
-    reserved = (0.2 * len(lines) + 0.06) / height
-    figure.get_layout_engine().set(rect=(0, reserved, 1, 1 - reserved))
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in the file.
-    figure.savefig(partial, format='png', metadata={'Software': None})
-    os.replace(partial, path)
-  except OSError as error:
-    raise UserError(f'cannot write the picture {path}: {error.strerror}') from error
-  return path

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from masm_jax.masking import grad_stats
-from masm_jax.masking.groups import Groups, block_groups
+from masm_jax.masking.groups import Groups, layer_groups, subspace_groups
 
 GROUPS = Groups(
   {'block_00/q/U': 0, 'block_00/q/S': 0, 'block_01/q/U': 1}, ('block_00', 'block_01'), 2
@@ -74,18 +74,89 @@ def test_the_first_gradient_has_no_variance_and_the_floor_holds():
   np.testing.assert_allclose(scores, np.array(bias) / 1e3, rtol=1e-5)
 
 
-def test_block_groups_share_a_row_per_block():
-  paths = [
-    'backbone/block_01/attn/q/U',
-    'backbone/block_00/mlp/fc1/S',
-    'backbone/block_01/mlp/fc2/V',
-  ]
-  groups = block_groups(paths, 3)
-  assert groups.names == ('block_00', 'block_01')
-  assert groups.shape == (2, 3)
-  assert dict(groups.rows) == {paths[0]: 1, paths[1]: 0, paths[2]: 1}
+PATHS = (
+  'backbone/block_01/attn/q/U',
+  'backbone/block_00/mlp/fc1/S',
+  'backbone/block_01/mlp/fc2/V',
+)
+
+
+@pytest.mark.parametrize(
+  ('granularity', 'names', 'columns', 'rows'),
+  [
+    ('block_subspace', ('block_00', 'block_01'), 3, (1, 0, 1)),
+    ('block', ('block_00', 'block_01'), 1, (1, 0, 1)),
+    (
+      'kernel_subspace',
+      ('block_00/mlp/fc1', 'block_01/attn/q', 'block_01/mlp/fc2'),
+      3,
+      (1, 0, 2),
+    ),
+  ],
+)
+def test_what_is_a_group_of_artifact_factors(granularity, names, columns, rows):
+  groups = subspace_groups(PATHS, 3, granularity)
+  assert groups.names == names
+  assert groups.shape == (len(names), columns)
+  assert dict(groups.rows) == dict(zip(PATHS, rows, strict=True))
   with pytest.raises(ValueError, match='lies in no block'):
-    block_groups(['head/kernel'], 3)
+    subspace_groups(['head/kernel'], 3, granularity)
+
+
+def test_plain_leaves_are_grouped_by_layer():
+  owner = {
+    'backbone/cls_token': 'embeddings',
+    'backbone/ln_pre/scale': 'embeddings',
+    'backbone/patch_embed/kernel': 'embeddings',
+    'backbone/block_00/ln_1/bias': 'block_00',
+    'backbone/block_01/attn/q/kernel': 'block_01',
+    'backbone/ln_post/scale': 'block_01',
+  }
+  groups = layer_groups(owner, 'block')
+  assert groups.names == ('embeddings', 'block_00', 'block_01') and groups.shape == (3, 1)
+  assert {path: groups.names[row] for path, row in groups.rows.items()} == owner
+  groups = layer_groups(owner, 'kernel_subspace')
+  assert groups.names == (
+    'embeddings',
+    'block_00/ln_1',
+    'block_01/attn/q',
+    'ln_post',
+  )
+
+
+def test_a_group_of_one_column_is_the_whole_leaf():
+  params = to_float32(random_tree(np.random.default_rng(3)))
+  groups = Groups(GROUPS.rows, GROUPS.names, 1)
+  columns = GROUPS.reduce(params)
+  np.testing.assert_allclose(groups.reduce(params), columns.sum(axis=1, keepdims=True), rtol=1e-5)
+  np.testing.assert_array_equal(groups.sizes(params), [[36], [24]])
+  expanded = groups.expand(jnp.array([[True], [False]]), params)
+  assert expanded['block_00']['q']['U'].shape == (1, 1, 1)
+  assert bool(expanded['block_00']['q']['S'].all()) and not expanded['block_01']['q']['U'].any()
+
+
+@pytest.mark.parametrize('kind', ['bvr', 'gsnr', 'grad_norm', 'rgn'])
+def test_plain_averages_equal_a_float64_replay(kind):
+  """As a probe takes them: all gradients count alike, and nothing needs a correction."""
+  rng = np.random.default_rng(4)
+  params, history = random_tree(rng), [random_tree(rng) for _ in range(5)]
+  stats = grad_stats.init_stats(to_float32(params))
+  for grads in history:
+    stats = grad_stats.update_stats(stats, to_float32(grads), None)
+  scores = grad_stats.group_scores(
+    stats, GROUPS, to_float32(params), kind=kind, decay=None, eps=1e-12
+  )
+  for row in range(2):
+    for k in range(2):
+      grads = np.stack([flat_group(g, row, k) for g in history])
+      norm = np.sqrt(np.sum(np.mean(grads**2, axis=0)))
+      expected = {
+        'bvr': np.sum(grads.mean(axis=0) ** 2) / np.sum(grads.var(axis=0)),
+        'gsnr': np.mean(grads.mean(axis=0) ** 2 / grads.var(axis=0)),
+        'grad_norm': norm,
+        'rgn': norm / np.linalg.norm(flat_group(params, row, k)),
+      }[kind]
+      np.testing.assert_allclose(scores[row, k], expected, rtol=5e-3 if kind == 'gsnr' else 2e-5)
 
 
 def test_expand_and_reduce():

@@ -33,6 +33,30 @@ def test_ties_go_to_the_lower_index_and_one_always_stays():
   np.testing.assert_array_equal(mask.sum(axis=0), [1, 1])
 
 
+def test_a_count_stands_in_for_the_share():
+  mask = layer_mask.select_top(SCORES, keep=0.5, select='global', keep_count=1)
+  np.testing.assert_array_equal(mask, [[0, 1], [0, 0], [0, 0], [0, 0]])
+  mask = layer_mask.select_top(SCORES, keep=0.5, select='per_layer', keep_count=9)
+  assert bool(mask.all())
+
+
+@pytest.mark.parametrize(
+  ('kind', 'expected'),
+  [
+    ('oneshot', [1, 0, 0, 1]),
+    ('dynamic', [1, 0, 0, 1]),
+    ('inverse', [0, 1, 1, 0]),
+    ('all', [1, 1, 1, 1]),
+    ('none', [1, 1, 1, 1]),
+  ],
+)
+def test_what_each_kind_makes_of_scores(kind, expected):
+  scores = jnp.array([[5.0], [1.0], [2.0], [3.0]])
+  config = layer_mask.MaskConfig(kind=kind, granularity='block')
+  mask = layer_mask.draw(scores, config=config, seed=0, step=0)
+  np.testing.assert_array_equal(mask[:, 0], expected)
+
+
 @pytest.mark.parametrize(
   ('keep', 'num_layers', 'expected'),
   [(0.5, 5, 3), (0.1, 10, 1), (0.3, 10, 3), (1.0, 7, 7), (2 / 3, 3, 2)],
@@ -94,6 +118,7 @@ def run(kind, num_steps, seed=0, **fields):
 def test_dynamic_keeps_the_steady_groups_and_inverse_the_noisy_ones():
   masks, last = run('dynamic', 12)
   assert masks[0].all()  # Warm-up: everything is on.
+  np.testing.assert_array_equal(last.steps_on, np.sum(masks, axis=0))
   np.testing.assert_array_equal(masks[-1], [[1, 0], [0, 1]])
   assert last.scores[0, 0] > last.scores[1, 0] and last.scores[1, 1] > last.scores[0, 1]
   masks, _ = run('inverse', 12)

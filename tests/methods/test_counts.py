@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs import ffpp
-from masm_jax import backbones, tree
+from masm_jax import backbones, selection, tree
 from masm_jax import detector as detector_lib
 from masm_jax.methods import METHODS, make_method
 
@@ -21,7 +21,8 @@ def shapes(preset):
 
 def count(preset, name):
   """Trainable parameters as `configs/ffpp.py:method=...` sets the method up."""
-  method = make_method(ffpp.get_config(f'method={name}'))
+  config = ffpp.get_config(f'method={name}')
+  method = selection.assume_deepest(make_method(config), shapes(preset), config)
   trainable, frozen = jax.eval_shape(method.init, shapes(preset), jax.random.key(0))
   merged = jax.eval_shape(method.merge, trainable, frozen)
   assert {path: leaf.shape for path, leaf in tree.flatten(merged).items()} == {
@@ -37,6 +38,7 @@ def expected(preset, depth, width, has_ln_pre, has_patch_bias):
   attention = 4 * (width + width)  # Sum of d_in + d_out over the kernels of a block.
   mlp = 2 * (width + 4 * width)
   head = HEAD[width]
+  full = backbones.num_params(backbones.get_preset(preset).config) + head
   return {
     'linear': head,
     'ln': num_norms * 2 * width + head,
@@ -45,8 +47,10 @@ def expected(preset, depth, width, has_ln_pre, has_patch_bias):
     'effort': depth * (attention + 4) + head,
     'effort_published': depth * (attention + 4) + head,
     'masm': depth * (attention + mlp + 6) * 4 * 8 + head,
+    'fmsd': depth // 2 * (attention + mlp + 6) * 4 * 8 + head,
     'lora': depth * attention * 8 + head,
-    'full': backbones.num_params(backbones.get_preset(preset).config) + head,
+    'full': full,
+    'bvg_ls': full,
   }
 
 
@@ -83,5 +87,7 @@ def test_the_figures_of_the_specification():
     'bitfit': 272_384,  # 24 blocks x (9 x 1024 of dense layers + 2 x 1024) + 2 x 1024
     'lora': 1_572_864,  # 24 blocks x 4 kernels x rank 8 x (1024 + 1024)
     'masm': 14_160_384,  # 24 blocks x 32 components x (4 x 2049 + 2 x 5121)
+    'fmsd': 7_080_192,  # The same for 12 blocks.
     'full': 303_179_776,
+    'bvg_ls': 303_179_776,
   }

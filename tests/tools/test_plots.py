@@ -16,13 +16,13 @@ ON, OFF = (11, 79, 138), (233, 236, 239)
 def figures(monkeypatch):
   """Every figure that is saved, to look into."""
   saved = []
-  save = plots._save
+  save = plots.save_figure
 
   def recorded(figure, path, note):
     saved.append(figure)
     return save(figure, path, note)
 
-  monkeypatch.setattr(plots, '_save', recorded)
+  monkeypatch.setattr(plots, 'save_figure', recorded)
   return saved
 
 
@@ -116,7 +116,18 @@ def test_long_histories_are_averaged_without_a_change_of_duty(tmp_path, figures)
 def test_any_shape_is_drawn(tmp_path, figures, shape):
   plots.mask_figure(np.ones(shape), np.arange(shape[0]), tmp_path / 'm.png')
   titles = [axes.get_title() for axes in figures[0].axes]
-  assert titles[: shape[2] + 1] == [*(f'subspace {k}' for k in range(shape[2])), 'on, % of steps']
+  panels = [f'subspace {k}' for k in range(shape[2])] if shape[2] > 1 else ['layers']
+  assert titles[: shape[2] + 1] == [*panels, 'on, % of steps']
+
+
+def test_rows_that_are_not_just_blocks_are_named(tmp_path, figures):
+  names = ('embeddings', 'block_00', 'block_01')
+  plots.mask_figure(np.ones((2, 3, 1)), [1, 5], tmp_path / 'm.png', names=names)
+  panel, duty = figures[0].axes[:2]
+  assert [label.get_text() for label in panel.get_yticklabels()] == [*names]
+  assert not any(label.get_text() for label in duty.get_yticklabels())
+  plots.mask_figure(np.ones((2, 3, 1)), [1, 5], tmp_path / 'm.png', names=(*names[1:], 'block_02'))
+  assert figures[1].axes[0].get_ylabel() == 'block'
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,23 @@
+r"""BVG-LS (ACCV 2024) on FaceForensics++ c23. [ours: the learning rate, what a layer is]
+
+python -m masm_jax.main --config=configs/bvg_ls.py --workdir=runs/bvg_ls \
+    --config.backbone.weights=weights/clip_l14.safetensors
+"""
+
+from configs import ffpp
+
+
+def preset(config):
+  """Sets what the method is, and the recipe that goes with it."""
+  config.mask.kind = 'dynamic'
+  config.mask.granularity = 'block'
+  config.mask.score = 'bvr'
+  config.mask.select = 'global'
+  config.mask.keep_count = 1
+  config.mask.warmup_steps = 2
+  config.mask.refresh_steps = 1
+  config.optim.learning_rate = 1e-5
+
+
+def get_config(arg=None):
+  return ffpp.get_config(f'method=bvg_ls,{arg or ""}')
