@@ -1,7 +1,7 @@
 """One evaluation: a trained run and a suite of data sets -> a folder of scores and figures."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ def evaluate(
   *,
   step: str = 'best',
   weights: str = '',
+  devices: Sequence[jax.Device] | None = None,
 ) -> None:
   """Scores every set of a suite, and writes `out/results.json`.
 
@@ -34,13 +35,14 @@ def evaluate(
     out: the evaluation's folder; one that was stopped goes on.
     step: which checkpoint: best, last, or a number.
     weights: the base weights' file; '' for that of the run's config.
+    devices: which ones compute; all of all processes by default.
 
   Raises:
     UserError: bad input, or a folder that holds another evaluation.
   """
   config_lib.validate_suite(suite)
   is_lead = jax.process_index() == 0
-  mesh = sharding.make_mesh(suite.fsdp)
+  mesh = sharding.make_mesh(suite.fsdp, devices)
   sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')
   run = trained.load_run(workdir, mesh, step=step, weights=weights)
 

@@ -1,6 +1,5 @@
 """Whole evaluations: over devices and processes, killed and started again, with leaks, refused."""
 
-import importlib.util
 import os
 import pathlib
 import shutil
@@ -15,6 +14,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import cross_eval, demo
 from masm_jax import telemetry
 from masm_jax.cross_evaluation import evaluate
 from masm_jax.data import manifest as manifest_lib
@@ -25,18 +25,6 @@ from masm_jax.train import train
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SETS = ('known', 'poisson', 'regenerate')
-
-
-def load_config(name, arg=None):
-  sys.path.insert(0, str(REPOSITORY))  # Configs import each other as `configs.NAME`.
-  try:
-    path = REPOSITORY / 'configs' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(f'configs_{name}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
-  finally:
-    sys.path.remove(str(REPOSITORY))
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +40,7 @@ def portraits(tmp_path_factory):
 def run(portraits, tmp_path_factory):
   """A linear probe after four steps, trained on one set and tested on three."""
   workdir = tmp_path_factory.mktemp('run') / 'linear'
-  config = load_config('demo', 'method=linear')
+  config = demo.get_config('method=linear')
   for spec in (config.data.train, config.data.val, *config.data.tests.values()):
     spec.manifest = str(portraits)
   config.data.tests.checkerboard.manifest = ''
@@ -67,7 +55,7 @@ def run(portraits, tmp_path_factory):
 
 
 def make_suite(**fields):
-  suite = load_config('cross_eval', 'protocol=run')
+  suite = cross_eval.get_config('protocol=run')
   suite.update_from_flattened_dict({'batch_size': 16, 'bootstrap.draws': 30, **fields})
   return suite
 
@@ -323,16 +311,16 @@ def test_the_commands_errors_are_one_line(run, tmp_path):
 
 
 def test_the_published_protocols_name_their_sets():
-  named = load_config('cross_eval', 'protocol=cross_dataset').sets
+  named = cross_eval.get_config('protocol=cross_dataset').sets
   assert len(named) == 19 and named.cdfv2.manifest == 'data/cdfv2/manifest.parquet'
-  within = load_config('cross_eval', 'protocol=within').sets
+  within = cross_eval.get_config('protocol=within').sets
   assert within.ffpp_NT.methods == ('NT',) and 'ffpp_c40' in within
-  assert 'df40_efs' in load_config('cross_eval', 'protocol=cross_manipulation').sets
-  chosen = load_config('cross_eval', 'sets=cdfv2+dfdc,robustness=gend')
+  assert 'df40_efs' in cross_eval.get_config('protocol=cross_manipulation').sets
+  chosen = cross_eval.get_config('sets=cdfv2+dfdc,robustness=gend')
   assert list(chosen.sets) == ['cdfv2', 'dfdc']
   assert 'gend_jpeg' in chosen.robustness.perturbations
   with pytest.raises(ValueError, match='no protocol'):
-    load_config('cross_eval', 'protocol=x')
+    cross_eval.get_config('protocol=x')
 
 
 def test_read_results_refuses_a_training_run(run):

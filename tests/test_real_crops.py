@@ -8,10 +8,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from configs import cross_eval
 from masm_jax import telemetry
+from masm_jax.cross_evaluation import evaluate
+from masm_jax.evaluation import results as results_lib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 WEIGHTS = 'weights/vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors'
@@ -35,8 +39,10 @@ def manifests(shared_data, tmp_path_factory):
   return made
 
 
-def test_masm_overfits_twenty_real_crops(shared_data, manifests, tmp_path):
-  crops, workdir = shared_data / 'real_crops', tmp_path / 'run'
+@pytest.fixture(scope='module')
+def masm_run(shared_data, manifests, tmp_path_factory):
+  """MASM after 30 steps on twenty real crops: its directory, and what it printed as errors."""
+  crops, workdir = shared_data / 'real_crops', tmp_path_factory.mktemp('masm') / 'run'
   fields = {
     'backbone.weights': shared_data / WEIGHTS,
     'data.train.manifest': manifests['FF'], 'data.train.root': crops,
@@ -55,6 +61,11 @@ def test_masm_overfits_twenty_real_crops(shared_data, manifests, tmp_path):
     env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
+  return workdir, result.stderr
+
+
+def test_masm_overfits_twenty_real_crops(masm_run):
+  workdir, stderr = masm_run
   losses = [
     line['train/loss_task']
     for line in telemetry.read_lines(workdir / 'metrics.jsonl')
@@ -68,4 +79,32 @@ def test_masm_overfits_twenty_real_crops(shared_data, manifests, tmp_path):
   assert 0.0 <= results['celebdf_v2']['frame']['auroc'] <= 1.0
   masks = telemetry.read_lines(workdir / 'masks.jsonl')
   assert [np.array(line['mask']).shape for line in masks] == [(12, 4)] * 3
-  assert 'validation shares 5 videos or source videos with the training set' in result.stderr
+  assert 'validation shares 5 videos or source videos with the training set' in stderr
+
+
+def test_a_suite_on_real_crops_does_not_depend_on_the_devices(masm_run, tmp_path):
+  """One device and eight; two processes are in `test_evaluate.py`, on the synthetic set."""
+  suite = cross_eval.get_config('protocol=run')
+  suite.update_from_flattened_dict(
+    {'batch_size': 16, 'bootstrap.draws': 100, 'features_per_set': 0}
+  )
+  found = []
+  for devices in (jax.devices()[:1], jax.devices()):
+    out = tmp_path / str(len(devices))
+    evaluate(masm_run[0], suite, out, devices=devices)
+    found.append(results_lib.read_results(out))
+  one, eight = found
+  assert one['protocol']['sets'] == eight['protocol']['sets']
+  assert one['protocol']['sets']['celebdf_v2']['frames'] == 12
+  assert one['warnings'] == eight['warnings']
+  assert 'leak_files' in {warning['kind'] for warning in one['warnings']}  # val is train here.
+  assert not any('leak' in w['kind'] for w in one['warnings'] if w['set'] == 'celebdf_v2')
+  assert len(one['masks']) == 3
+  for name in ('val', 'celebdf_v2'):
+    for level in ('frame', 'video'):
+      first, second = (results['sets'][name][level]['metrics'] for results in found)
+      for metric, figure in first.items():
+        for key, value in figure.items():
+          np.testing.assert_allclose(
+            float(value), float(second[metric][key]), rtol=0, atol=1e-6, err_msg=metric
+          )

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from masm_jax.data import transforms
+from masm_jax.data import loader
 from masm_jax.data.manifest import Manifest
 
 THUMBNAIL_PX = 160
@@ -61,16 +61,8 @@ def worst_mistakes(table: pd.DataFrame, threshold: float, count: int) -> np.ndar
   return np.concatenate(found).astype(np.int64)
 
 
-def thumbnail(path: str) -> bytes:
-  """A JPEG of at most 160 px on its longer side.
-
-  Args:
-    path: of the image file.
-
-  Raises:
-    DecodeError: see `transforms.decode`.
-  """
-  image = transforms.decode(path)
+def thumbnail(image: np.ndarray) -> bytes:
+  """A JPEG of at most 160 px on its longer side, of an image uint8 RGB [H, W, 3]."""
   scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
   size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
   if scale < 1:
@@ -99,8 +91,8 @@ def with_thumbnails(
   table: pd.DataFrame, manifest: Manifest, threshold: float, count: int
 ) -> pd.DataFrame:
   """Adds the column `thumbnail`: JPEG bytes of the worst mistakes, None elsewhere."""
-  files = dict(zip(manifest.table['path'], manifest.paths, strict=True))
+  records = {path: record for record, path in enumerate(manifest.table['path'])}
   column = np.array([None] * len(table), object)
   for i in worst_mistakes(table, threshold, count):
-    column[i] = thumbnail(files[table['path'].iloc[i]])
+    column[i] = thumbnail(loader.decode(manifest.images, records[table['path'].iloc[i]]))
   return table.assign(thumbnail=column)
