@@ -114,6 +114,22 @@ SWEEPS = {
     'about': 'Within what groups are ranked.',
     'rows': _values('mask.select', 'per_subspace', 'global', 'per_layer'),
   },
+  'granularity': {
+    'about': (
+      'What a group is: a block with all its subspaces, a (block, subspace) pair, or one subspace of '
+      'one kernel.'
+    ),
+    'rows': _values('mask.granularity', 'block', 'block_subspace', 'kernel_subspace'),
+  },
+  'oneshot': {
+    'about': (
+      'FMSD: layers chosen once by a probe, and its controls. oneshot keeps the highest scores, '
+      'inverse the lowest, random ranks by chance, all decomposes every layer.'
+    ),
+    'rows': {
+      kind: {'method': 'fmsd', 'mask.kind': kind} for kind in ('oneshot', 'inverse', 'random', 'all')
+    },
+  },
   'keep': {
     'about': 'Share of the groups that stay on.',
     'rows': _values('mask.keep', 0.25, 0.5, 0.75, 1.0, name='keep='),
@@ -131,6 +147,7 @@ SWEEPS = {
     'rows': _values(
       'method',
       'masm',
+      'fmsd',
       'effort',
       'effort_published',
       'gend',
@@ -139,6 +156,7 @@ SWEEPS = {
       'bitfit',
       'lora',
       'full',
+      'bvg_ls',
     ),
   },
 }

@@ -29,7 +29,7 @@ from masm_jax.errors import UserError  # noqa: E402
 def main() -> int:
   """Runs the sweep; the exit status: 0, 1 if a run failed, 2 for bad input, 128 + signal."""
   options, fields = parse(sys.argv[1:])
-  from masm_jax.sweep import job_files, local, plan, table
+  from masm_jax.sweep import cost, job_files, local, plan, table
 
   sweeps = plan.load_sweeps(options.sweeps)
   if options.list or not options.sweep:
@@ -53,6 +53,8 @@ def main() -> int:
   jobs = options.jobs or (default_jobs() if options.only is None else 1)
   try:
     failures = [] if options.table else local.run_all(runs, jobs=jobs, say=say)
+    if options.only is None and len(failures) < len(runs):
+      cost.count_costs(sweep, say=say)
   except local.Stopped as stopped:
     say(f'stopped by signal {stopped.signal_number}; the same command goes on from here')
     return 128 + stopped.signal_number

@@ -89,7 +89,7 @@ ALLOWED = {
   },
   'evaluate': {'cross_evaluation', 'main'},
   'report': {'evaluation'},
-  'sweep': {'config', 'evaluation', 'main', 'telemetry'},
+  'sweep': {'config', 'costs', 'evaluation', 'main', 'telemetry'},
   'compare': {'evaluation', 'telemetry'},
   'analysis': {
     'data',

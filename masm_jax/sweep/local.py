@@ -120,6 +120,18 @@ def start_process(
   return process
 
 
+def run_alone(function: Callable[..., None], args: tuple) -> int:
+  """Runs `function(*args)` in a process of its own; its exit status.
+
+  Raises:
+    Stopped: as `run_all`.
+  """
+  process = start_process(function, args)
+  with _stoppable(lambda: [process]):
+    process.join()
+  return process.exitcode
+
+
 def core_shares(jobs: int) -> list[set[int] | None]:
   """The cores of each of `jobs` runs side by side; None where they need not be divided."""
   if jobs == 1 or not hasattr(os, 'sched_getaffinity'):

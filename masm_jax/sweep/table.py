@@ -8,7 +8,6 @@ runs share: it stands in `speed.json`, and beside the rest only in `report.md`.
 import io
 import math
 import os
-import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import scipy.stats
 from masm_jax import telemetry
 from masm_jax.errors import UserError
 from masm_jax.evaluation import scores
+from masm_jax.sweep.cost import read_cost
 from masm_jax.sweep.plan import Progress, Run, Sweep
 from masm_jax.telemetry import json_files
 from masm_jax.telemetry.writer import PERF_FILE
@@ -27,7 +27,6 @@ from masm_jax.telemetry.writer import PERF_FILE
 CONFIDENCE = 0.95
 METRICS = ('auroc', 'ap', 'eer')
 CHECKPOINTS = ('best', 'last')
-COST_FILE = 'cost.json'
 _TITLES = {'auroc': 'AUROC', 'ap': 'average precision', 'eer': 'EER'}
 
 
@@ -128,17 +127,6 @@ def _speed(run: Run) -> float | None:
   lines = telemetry.read_lines(path) if path.is_file() else []
   rates = [line['train/images_per_second'] for line in lines if 'train/images_per_second' in line]
   return statistics.median(rates[len(rates) // 2 :]) if rates else None
-
-
-def cost_path(sweep: Sweep, row: str) -> pathlib.Path:
-  """Where the operations of a row's train step are noted."""
-  return sweep.workdir / 'runs' / row / COST_FILE
-
-
-def read_cost(sweep: Sweep, row: str) -> dict[str, Any] | None:
-  """What `cost_path` holds, None if nothing."""
-  path = cost_path(sweep, row)
-  return telemetry.read_json(path) if path.is_file() else None
 
 
 def to_markdown(
