@@ -116,8 +116,8 @@ SWEEPS = {
   },
   'granularity': {
     'about': (
-      'What a group is: a block with all its subspaces, a (block, subspace) pair, or one subspace of '
-      'one kernel.'
+      'What a group is: a block with all its subspaces, a (block, subspace) pair, or one subspace '
+      'of one kernel.'
     ),
     'rows': _values('mask.granularity', 'block', 'block_subspace', 'kernel_subspace'),
   },
@@ -127,7 +127,8 @@ SWEEPS = {
       'inverse the lowest, random ranks by chance, all decomposes every layer.'
     ),
     'rows': {
-      kind: {'method': 'fmsd', 'mask.kind': kind} for kind in ('oneshot', 'inverse', 'random', 'all')
+      kind: {'method': 'fmsd', 'mask.kind': kind}
+      for kind in ('oneshot', 'inverse', 'random', 'all')
     },
   },
   'keep': {
