@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 
+from masm_jax.data.importers.names import identity_scope
 from masm_jax.data.manifest import Manifest
 
 _SHOWN = 3
@@ -46,7 +47,8 @@ def find_leaks(train: Manifest, test: Manifest) -> list[Leak]:
 
   Files are compared by their SHA-256, where it is known. Videos are compared by `video_id` and
   `source_video_id`, each with each: the source of a training fake must not be a test video.
-  Identities belong to their data set: the same name in another one is another person.
+  Identities belong to their data set, or to the family of data sets that was made from the same
+  videos (`names.identity_scope`): elsewhere the same name is another person.
 
   Args:
     train: what was learned from.
@@ -82,8 +84,9 @@ def _identities(table: pd.DataFrame) -> pd.DataFrame:
   videos = table[['dataset', 'identities', 'video_id']].drop_duplicates()
   videos = videos.assign(name=videos['identities'].str.split(';')).explode('name')
   videos = videos[videos['name'].fillna('') != '']
-  names = videos['dataset'] + ':' + videos['name']
-  return _keys(names, names, videos['video_id'])
+  scopes = {dataset: identity_scope(dataset) for dataset in videos['dataset'].unique()}
+  keys = videos['dataset'].map(scopes) + ':' + videos['name']
+  return _keys(keys, videos['dataset'] + ':' + videos['name'], videos['video_id'])
 
 
 def _keys(key: pd.Series, shown: pd.Series, video_id: pd.Series) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Makes single training examples: position -> record -> decode -> augment -> resize."""
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -72,7 +73,7 @@ class Loader:
       landmarks = None if self.landmarks is None else self._landmarks(record)
       image = self_blending.self_blended(image, rng, is_fake=bool(is_fake), landmarks=landmarks)
       if is_fake:
-        label, method = FAKE, self.methods.max() + 1
+        label, method = FAKE, self._own_method
     else:
       rng = np.random.default_rng((self.seed, _STREAM, position))
       image = transforms.augment(image, self.augment, rng)
@@ -83,6 +84,11 @@ class Loader:
       'record': np.int64(record),
       'replaced': np.bool_(record != asked),
     }
+
+  @functools.cached_property
+  def _own_method(self) -> int:
+    """The number of self-blending among the methods."""
+    return int(self.methods.max()) + 1
 
   def _landmarks(self, record: int) -> np.ndarray | None:
     try:
