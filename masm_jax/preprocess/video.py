@@ -138,7 +138,12 @@ def image_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
   return sorted(found, key=lambda path: (names.frame_number(path.stem), path.name))
 
 
-def _open(path: str | os.PathLike) -> av.container.InputContainer:
+def open_video(path: str | os.PathLike) -> av.container.InputContainer:
+  """Opens a video by FFmpeg: this one file, and nothing that it may name.
+
+  Raises:
+    av.FFmpegError: it is no video.
+  """
   # The prefix keeps a colon in a name from being taken for a protocol.
   return av.open(f'file:{os.fspath(path)}', options=_OPTIONS, metadata_errors='ignore')
 
@@ -148,7 +153,7 @@ def _declared_frames(path: str | os.PathLike) -> int:
   try:
     if not os.stat(path).st_size:
       raise UnreadableError('empty file')
-    with _open(path) as container:
+    with open_video(path) as container:
       if not container.streams.video:
         raise UnreadableError('no video stream')
       stream = container.streams.video[0]
@@ -157,7 +162,7 @@ def _declared_frames(path: str | os.PathLike) -> int:
         raise UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
       return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
   except av.FFmpegError as error:
-    raise UnreadableError(_reason(error)) from error
+    raise UnreadableError(reason_of(error)) from error
   except OSError as error:
     raise UnreadableError(error.strerror or str(error)) from error
 
@@ -172,7 +177,7 @@ def _decode(
   target = next(targets, None)
   count, last = 0, None
   try:
-    with _open(path) as container:
+    with open_video(path) as container:
       stream = container.streams.video[0]
       stream.codec_context.thread_count = 1  # The processes share the cores already.
       packets = container.demux(stream)
@@ -180,7 +185,7 @@ def _decode(
         try:
           decoded = packet.decode()
         except av.FFmpegError as error:  # What follows a damaged packet may be sound again.
-          problems.append(_reason(error))
+          problems.append(reason_of(error))
           continue
         for frame in decoded:
           if frame.is_corrupt:
@@ -193,13 +198,13 @@ def _decode(
               target = next(targets, None)
           count += 1
   except av.FFmpegError as error:
-    problems.append(_reason(error))
+    problems.append(reason_of(error))
   # Headers count frames that an edit list hides: one short at the end is the last frame there is.
   if target is not None and next(targets, None) is None and last and last not in frames:
     frames.append(last)
   return frames, count, tuple(dict.fromkeys(problems))
 
 
-def _reason(error: av.FFmpegError) -> str:
+def reason_of(error: av.FFmpegError) -> str:
   """FFmpeg's own words, without its number and the path."""
   return error.strerror or type(error).__name__

@@ -66,11 +66,7 @@ def _report(args: argparse.Namespace) -> int:
     raise UserError(f'cannot write {out}: {error.strerror}') from error
   print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
   for warning in (warning for run in loaded for warning in run.results.get('warnings', [])):
-    print(
-      f'warning: {warning["set"]}: {warning["text"]}'
-      if warning['set']
-      else f'warning: {warning["text"]}'
-    )
+    print(f'warning: {warning["text"]}')
   return 0
 
 

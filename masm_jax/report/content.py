@@ -91,6 +91,10 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
   if len(auroc) > 1:
     tiles.append((number(auroc[worst][0]), f'lowest: {svg.label(worst)}'))
     tiles.append((number(auroc[best][0]), f'highest: {svg.label(best)}'))
+  above = [name for name, (_, low, _) in auroc.items() if low > _CHANCE]
+  if above:
+    where = 'on every test set' if len(above) == len(auroc) else f'on {_listed(above)}'
+    verdict['sentences'].append(f'Better than chance {where}.')
   chance = [name for name, (_, low, high) in auroc.items() if low <= _CHANCE <= high]
   below = [name for name, (_, _, high) in auroc.items() if high < _CHANCE]
   if chance:
@@ -99,15 +103,13 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
     )
   if below:
     verdict['sentences'].append(f'Worse than chance: {_listed(below)}.')
-  if not chance and not below and all(math.isfinite(low) for _, low, _ in auroc.values()):
-    verdict['sentences'].append('Better than chance on every test set.')
   if fpr and tpr:
     alarm = max(fpr, key=lambda name: fpr[name][0])
     miss = min(tpr, key=lambda name: tpr[name][0])
     verdict['sentences'].append(
-      f'At the threshold that validation fixed, up to {_percent(fpr[alarm][0])} of real videos are'
-      f' called fake (on {svg.label(alarm)}), and down to {_percent(tpr[miss][0])} of fakes are'
-      f' found (on {svg.label(miss)}).'
+      f'At the threshold that validation fixed, {_percent(fpr[alarm][0])} of real videos are called'
+      f' fake on {svg.label(alarm)} (the most), and {_percent(tpr[miss][0])} of fakes are found on'
+      f' {svg.label(miss)} (the fewest).'
     )
   if ece:
     off = max(ece, key=lambda name: ece[name][0])

@@ -20,6 +20,7 @@ from masm_jax.report import svg
 
 _CURVE_STEP = 1 / 400  # Of the axis: points that are closer than this are left out of a curve.
 _BINS = 36
+_NARROW = 0.35
 _DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
 _LOGIT_TICKS = (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999)
 
@@ -112,7 +113,9 @@ def det(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
 def histogram(name: str, curve: Scores, *, key: str) -> Markup:
   """Scores of real and of fake examples, as shares of their class, over the log-odds of fake."""
   logits = np.clip(scipy.special.logit(curve.scores), -12, 12)
-  low, high = (np.quantile(logits, [0.002, 0.998]) if len(logits) else (-1, 1)) + np.array([-1, 1])
+  low, high = np.quantile(logits, [0.002, 0.998]) if len(logits) else (-1.0, 1.0)
+  margin = max(0.06 * (high - low), 0.01)
+  low, high = low - margin, high + margin
   edges = np.linspace(low, high, _BINS + 1)
   with svg.panel() as (figure, axes):
     for label, what, colour in ((0, 'real', svg.REAL), (1, 'fake', svg.FAKE)):
@@ -155,11 +158,18 @@ def reliability(
       y = [float(part['fake_share']) for part in bins]
       style = line_style(series, level)
       axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend), **style)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect='equal')
+    means = [float(part['mean_score']) for _, _, bins in diagrams.values() for part in bins]
+    span = (min(means), max(means)) if means else (0.0, 1.0)
+    narrow = span[1] - span[0] < _NARROW  # Scores that hardly differ: their axis is enlarged.
+    margin = max(0.1 * (span[1] - span[0]), 0.01)
+    axes.set_xlim((span[0] - margin, span[1] + margin) if narrow else (-0.02, 1.02))
+    axes.set(ylim=(-0.02, 1.02), aspect='auto' if narrow else 'equal')
     axes.set(xlabel='mean score of the bin', ylabel='share of fakes in the bin')
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis in (axes.yaxis,) if narrow else (axes.xaxis, axes.yaxis):
       axis.set_major_locator(ticker.FixedLocator((0, 0.25, 0.5, 0.75, 1)))
       axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+    if narrow:
+      axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.grid(True)
     _legend(axes, 'upper left')
     return svg.to_svg(figure, key, f'Reliability diagram of {name}')

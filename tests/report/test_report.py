@@ -112,10 +112,11 @@ def test_the_verdict_names_chance_and_the_worst_sets(evaluation, tmp_path):
     ('0.910', 'highest: ffpp'),
   ]
   assert verdict['sentences'] == [
+    'Better than chance on ffpp.',
     'Not told from chance (the interval holds 0.5): celebdf_v2.',
     'Worse than chance: reals_only.',
-    'At the threshold that validation fixed, up to 31% of real videos are called fake (on'
-    ' celebdf_v2), and down to 40% of fakes are found (on celebdf_v2).',
+    'At the threshold that validation fixed, 31% of real videos are called fake on'
+    ' celebdf_v2 (the most), and 40% of fakes are found on celebdf_v2 (the fewest).',
     'Scores differ from the observed share of fakes by 0.110 at worst (expected calibration error,'
     ' on celebdf_v2).',
   ]
