@@ -232,8 +232,12 @@ def test_eight_devices_see_the_same_batches_and_begin_alike(
 
 
 def test_two_processes_compute_what_one_does(portraits, cache, tmp_path):
-  """Through the local launcher: each process has its own device and half of every batch."""
-  fields = {'train.duration': '2 steps', 'log.every_steps': 1}
+  """Through the local launcher: each process has its own device and half of every batch.
+
+  With the losses over pairs of examples, which must be pairs of the whole batch.
+  """
+  fields = {'train.duration': '2 steps', 'log.every_steps': 1, 'head.normalize_features': True}
+  fields |= {'loss.alignment': 0.1, 'loss.uniformity': 0.5, 'lsda.weight': 0.5}
   alone = run(portraits, cache, tmp_path / 'alone', **fields)
   assert alone.returncode == 0, alone.stderr
   flags = command(portraits, cache, tmp_path / 'two', **fields)[3:]
@@ -243,7 +247,8 @@ def test_two_processes_compute_what_one_does(portraits, cache, tmp_path):
   )  # fmt: skip
   assert two.returncode == 0, two.stderr
   lines = [telemetry.read_lines(tmp_path / name / 'metrics.jsonl') for name in ('alone', 'two')]
-  for name in ('train/loss', 'train/grad_norm', 'train/orthogonality'):
+  parts = ('loss', 'grad_norm', 'orthogonality', 'alignment', 'uniformity', 'lsda')
+  for name in (f'train/{part}' for part in parts):
     np.testing.assert_allclose(lines[0][0][name], lines[1][0][name], rtol=1e-5, atol=1e-7)
   results = [
     telemetry.read_json(tmp_path / name / 'results.json')['last']['sets']['known']['frame']
