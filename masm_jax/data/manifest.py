@@ -126,7 +126,8 @@ def load_manifest(
   """
   if not storage.is_remote(path):
     path = pathlib.Path(path)
-  if storage.is_file(storage.join(path, _SHARDED_MARK)):
+  is_table = storage.suffix(path) in _READERS
+  if not is_table and storage.is_file(storage.join(path, _SHARDED_MARK)):
     return _load_sharded(path)
   root = storage.parent(path) if root is None else storage.as_root(root)
   if not storage.is_file(path):
@@ -220,14 +221,13 @@ def _manifest(
 
 
 def _read(path: storage.Path) -> pd.DataFrame:
-  readers = {'.csv': _read_csv, '.parquet': _read_parquet}
-  if storage.suffix(path) not in readers:
+  if storage.suffix(path) not in _READERS:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
   try:
     content = storage.read_bytes(path)
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-  return readers[storage.suffix(path)](path, content)
+  return _READERS[storage.suffix(path)](path, content)
 
 
 def _read_csv(path: storage.Path, content: bytes) -> pd.DataFrame:
@@ -255,6 +255,9 @@ def _read_parquet(path: storage.Path, content: bytes) -> pd.DataFrame:
   except (pa.ArrowException, OSError) as error:
     first_line = str(error).partition('\n')[0]
     raise UserError(f'{path}: not a Parquet file that can be read: {first_line}') from error
+
+
+_READERS = {'.csv': _read_csv, '.parquet': _read_parquet}
 
 
 def _file_facts(path: str) -> tuple[str, int, int]:
