@@ -98,10 +98,10 @@ class Cropper:
         raise video.UnreadableError('; '.join(reasons))
       files, frames = self._encode(clip, choices, sizes)
     except video.UnreadableError as error:
-      return self._record(raw, 'unreadable', [str(error)]), {}
+      return make_record(self._input, raw, 'unreadable', [str(error)]), {}
     except Exception as error:  # FFmpeg and OpenCV raise many types on damaged files.
       text = ' '.join(str(error).split())
-      return self._record(raw, 'unreadable', [f'{type(error).__name__}: {text}']), {}
+      return make_record(self._input, raw, 'unreadable', [f'{type(error).__name__}: {text}']), {}
     reasons = [*clip.problems, *reasons]
     wanted = 1 if raw.kind == 'image' else self._settings.num_frames
     if not frames:
@@ -111,7 +111,7 @@ class Cropper:
       reasons = [f'{clip.num_available} frames, {wanted} were asked for', *reasons]
     else:
       outcome = 'ok'
-    return self._record(raw, outcome, reasons, clip.num_available, frames), files
+    return make_record(self._input, raw, outcome, reasons, clip.num_available, frames), files
 
   def _read(self, raw: RawVideo) -> video.Clip:
     path = self._input / raw.path
@@ -131,7 +131,7 @@ class Cropper:
       try:
         image = frame.rgb()
       except video.UnreadableError as error:
-        reasons.append(f'frame {frame.index}: {error}')
+        reasons.append(f'frame {frame.index}: {error}' if raw.kind == 'frames' else str(error))
         detections.append([])
         continue
       sizes[t] = image.shape[:2]
@@ -211,16 +211,6 @@ class Cropper:
         'face_box': [round(float(value), 1) for value in choice.face.box],
       })  # fmt: skip
     return files, rows
-
-  def _record(
-    self,
-    raw: RawVideo,
-    outcome: str,
-    reasons: list[str],
-    num_available: int = 0,
-    frames: list[dict[str, Any]] | None = None,
-  ) -> dict[str, Any]:
-    return make_record(self._input, raw, outcome, reasons, num_available, frames)
 
 
 def make_record(

@@ -15,7 +15,7 @@ class RawVideo:
   Attributes:
     path: relative to the input folder, with forward slashes.
     kind: what stands there.
-    dataset, split, method, compression, label: as in the manifest.
+    dataset, split, label, method, compression: as in the manifest.
     name: unique within dataset, method and compression; may have slashes.
     source: `video_id` of the real video that a fake was made from; '' where nothing tells.
     identities: who is seen, the one whose video it is first.
@@ -26,10 +26,10 @@ class RawVideo:
   kind: Literal['video', 'frames', 'image']
   dataset: str
   split: str
-  method: str
-  compression: str
   label: int
+  method: str
   name: str
+  compression: str = ''
   source: str = ''
   identities: tuple[str, ...] = ()
   mask: str = ''

@@ -3,19 +3,25 @@
 import fcntl
 import json
 import os
+import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from masm_jax.data.manifest import load_manifest
-from masm_jax.preprocess import crops
+from masm_jax.preprocess import crops, pool
 from masm_jax.preprocess.__main__ import main
 from masm_jax.preprocess.faces import make_detector
 from masm_jax.preprocess.templates import landmark_targets
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ EXPECTED = {
   'raw/NT/frames_of_one': ('ok', 3, 'frame 2: not an image'),
   'raw/fake/cut': ('unreadable', 0, 'Invalid data found when processing input'),
   'raw/real/a': ('ok', 4, ''),
-  'raw/real/broken': ('unreadable', 0, 'frame 0: not an image'),
+  'raw/real/broken': ('unreadable', 0, 'not an image'),
   'raw/real/face': ('ok', 1, ''),
   'raw/real/noise': ('no_face', 0, 'no face in 4 frames'),
 }
@@ -249,6 +255,80 @@ def test_the_mask_decides_whose_face_it_is(tmp_path, astronaut, write_clip, sett
     record = json.loads((tmp_path / 'out/crops/raw' / name / 'a/.outcome.json').read_text())
     boxes[name] = {crop['face_box'][0] for crop in record['crops']}
   assert max(boxes['fake']) < 192 < min(boxes['real'])
+
+
+def _save(path, image, mode='RGB', **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(image).convert(mode).save(path, **options)
+
+
+def test_images_of_every_kind(tmp_path, portrait, settings):
+  root = tmp_path / 'raw' / 'real'
+  for name, mode in (('grey', 'L'), ('rgba', 'RGBA'), ('palette', 'P')):
+    _save(root / f'{name}.png', portrait, mode)
+  _save(root / 'cmyk.jpg', portrait, 'CMYK')
+  exif = Image.Exif()
+  exif[274] = 6  # To be turned by a quarter, clockwise.
+  _save(root / 'rotated.jpg', np.ascontiguousarray(np.rot90(portrait)), exif=exif)
+  flipped = Image.fromarray(portrait[::-1])
+  _save(root / 'animated.webp', portrait, save_all=True, append_images=[flipped])
+  grey16 = portrait.mean(axis=2).astype(np.uint16) << 8
+  Image.fromarray(grey16).save(root / 'sixteen_bits.png')
+  _save(root / 'one_pixel.png', portrait[:1, :1])
+  Image.new('1', (10_000, 10_000)).save(root / 'huge.png')
+  (root / 'cut.png').write_bytes((root / 'grey.png').read_bytes()[:-200])
+  detector = ('--yunet', settings.model) if settings.model else ('--detector', 'haar')
+  command = ['--input', tmp_path / 'raw', '--output', tmp_path / 'out', '--layout', 'folder']
+  command += ['--split', 'test', '--processes', 0, '--size', 64, *detector]
+  assert main([str(word) for word in command]) == 0
+  found = {line['video_id'].rpartition('/')[2]: line for line in lines(tmp_path / 'out')}
+  sound = {'grey', 'rgba', 'palette', 'cmyk', 'rotated', 'animated', 'sixteen_bits'}
+  assert {name for name, line in found.items() if line['outcome'] == 'ok'} == sound
+  others = {name: (line['outcome'], '; '.join(line['reasons'])) for name, line in found.items()}
+  assert others['one_pixel'] == ('no_face', 'no face in 1 frames')
+  assert others['huge'][0] == 'unreadable' and 'pixels' in others['huge'][1]
+  assert others['cut'][0] == 'unreadable' and len(found) == 10
+  crop = lambda name: cv2.imread(str(tmp_path / f'out/crops/raw/real/{name}/000000.png'), 0)
+  for name in sound:
+    assert np.corrcoef(crop(name).ravel(), crop('rgba').ravel())[0, 1] > 0.7, name
+
+
+def test_a_video_that_kills_its_readers(run, raw, tmp_path, monkeypatch):
+  def results(tasks, *args, **options):
+    for task in tasks:
+      done = crops.Cropper(*args[1])(task) if task.name != 'a' else pool.Died('signal SIGSEGV')
+      yield task, done
+
+  monkeypatch.setattr(pool, 'run', results)
+  assert run() == 0
+  (line,) = [line for line in lines(tmp_path / 'out') if line['video_id'] == 'raw/real/a']
+  assert line['outcome'] == 'unreadable'
+  assert line['reasons'] == ['the process that read it died twice (signal SIGSEGV)']
+  monkeypatch.undo()
+  before = (tmp_path / 'out' / 'manifest.parquet').read_bytes()
+  assert run() == 0  # It is not tried again and again.
+  assert (tmp_path / 'out' / 'manifest.parquet').read_bytes() == before
+
+
+def test_ctrl_c(tmp_path, clips):
+  for i in range(200):
+    path = tmp_path / 'raw' / 'real' / f'{i:03d}.mp4'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clips['ok'], path)
+  output = tmp_path / 'out'
+  command = ['--input', tmp_path / 'raw', '--output', output, '--layout', 'folder', '--split']
+  command += ['test', '--detector', 'haar', '--processes', '1']
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'masm_jax.preprocess', *map(str, command)], text=True,
+    cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+  )  # fmt: skip
+  while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
+    time.sleep(0.01)
+  os.killpg(process.pid, signal.SIGINT)  # As a terminal does it: to all of them.
+  _, told = process.communicate(timeout=30)
+  assert process.returncode == 130
+  assert told.endswith('interrupted; what is done stays, and the same command goes on\n')
+  assert 'Traceback' not in told
 
 
 def test_workers_never_load_jax(tmp_path):

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from masm_jax.data.columns import REAL, SPLITS
 from masm_jax.data.importers import names
@@ -62,6 +62,21 @@ class Found:
   def stem(self) -> str:
     """The last part of the name."""
     return self.name.rpartition('/')[2]
+
+  def video(
+    self, dataset: str, split: str, label: int, method: str, *, name: str = '', **more: Any
+  ) -> RawVideo:
+    """The `RawVideo` of it, under its own name if there is no other; real ones have one method."""
+    return RawVideo(
+      path=self.path,
+      kind=self.kind,
+      dataset=dataset,
+      split=split,
+      label=label,
+      method='real' if label == REAL else method,
+      name=name or self.name,
+      **more,
+    )
 
 
 def find(root: pathlib.Path, top: str) -> list[Found]:
@@ -155,11 +170,6 @@ def need_split(split: str, example: str, why: str) -> str:
   if not split:
     raise UserError(f'{example}: {why}; add --split {"|".join(SPLITS)} for such videos')
   return split
-
-
-def real_method(label: int, method: str) -> str:
-  """The manifest's method: 'real' for real videos."""
-  return 'real' if label == REAL else method
 
 
 def _child(folder: pathlib.Path, name: str) -> pathlib.Path | None:

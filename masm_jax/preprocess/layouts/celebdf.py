@@ -74,16 +74,12 @@ def _video(item: base.Found, folder: str, label: int, split: str, dataset: str) 
   if label == FAKE and not people and (match := _TALKING.fullmatch(item.stem)):
     people, target = [match['target']], f'{match["target"]}_{match["number"]}'
   parts = item.name.split('/')
-  method = parts[-2] if len(parts) > 1 else folder
-  return RawVideo(
-    item.path,
-    item.kind,
+  return item.video(
     dataset,
     split,
-    base.real_method(label, method),
-    '',
     label,
-    f'{folder}/{item.name}' if label == REAL else item.stem,
+    parts[-2] if len(parts) > 1 else folder,
+    name=f'{folder}/{item.name}' if label == REAL else item.stem,
     source=video_id(dataset, 'real', f'Celeb-real/{target}') if target else '',
     identities=tuple(people),
   )

@@ -53,15 +53,13 @@ def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
         continue
       label = _label(row, item.path)
       original = str(row.get('original') or '').removesuffix('.mp4')
-      videos[item.path] = RawVideo(
-        item.path,
-        item.kind,
+      split = _split(item.path, row)
+      videos[item.path] = item.video(
         dataset,
-        _split(item.path, row) or base.need_split(options.split, item.path, 'nothing says which'),
-        base.real_method(label, 'fake'),
-        '',
+        split or base.need_split(options.split, item.path, 'nothing says which split it is'),
         label,
-        item.stem,
+        'fake',
+        name=item.stem,
         source=video_id(dataset, 'real', original) if label == FAKE and original else '',
       )
   # A folder's metadata may also lie further up, with those of other folders.
@@ -93,16 +91,14 @@ def dfdc_preview(root: pathlib.Path, options: Options) -> list[RawVideo]:
       label = _label(row, item.path)
       split = str(row.get('set') or row.get('split') or '')
       people = [str(row.get(key) or '') for key in ('target_id', 'swapped_id')]
+      if split not in SPLITS:
+        split = base.need_split(options.split, item.path, f'{path} does not say its set')
       videos.append(
-        RawVideo(
-          item.path,
-          item.kind,
+        item.video(
           dataset,
-          split if split in SPLITS else base.need_split(options.split, item.path, 'no set in it'),
-          base.real_method(label, top),
-          '',
+          split,
           label,
-          item.name,
+          top,
           source=_preview_source(dataset, item.name, listed) if label == FAKE else '',
           identities=tuple(dict.fromkeys(filter(None, people))),
         )

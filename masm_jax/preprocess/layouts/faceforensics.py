@@ -62,15 +62,12 @@ def faceforensics(root: pathlib.Path, options: Options) -> list[RawVideo]:
     )
     target = names.target_video(item.stem) if label == FAKE else ''
     videos.append(
-      RawVideo(
-        item.path,
-        item.kind,
+      item.video(
         dataset,
         split,
-        method,
-        compression,
         label,
-        item.name,
+        method,
+        compression=compression,
         source=video_id(dataset, 'real', target, compression) if target else '',
         identities=tuple(names.identities(item.stem)),
         mask=_mask(root, group, item.name, options) if label == FAKE else '',
@@ -112,19 +109,10 @@ def deeperforensics(root: pathlib.Path, options: Options) -> list[RawVideo]:
 
   def add(item: Found, split: str | None, label: int, method: str, source: str) -> None:
     why = 'lists/splits does not name it' if splits else f'no list in {root}/lists/splits (--lists)'
+    split = split or base.need_split(options.split, item.path, why)
+    people = tuple(item.stem.split('_'))
     videos.append(
-      RawVideo(
-        item.path,
-        item.kind,
-        dataset,
-        split or base.need_split(options.split, item.path, why),
-        method,
-        '',
-        label,
-        item.stem,
-        source=source,
-        identities=tuple(item.stem.split('_')),
-      )
+      item.video(dataset, split, label, method, name=item.stem, source=source, identities=people)
     )
 
   own = {item.stem for item, _ in originals}
@@ -178,16 +166,15 @@ def _dfd(root: pathlib.Path, options: Options, dataset: str) -> list[RawVideo]:
       people = tuple(who.split('_'))
       # Fake `01_02__talking__YVGY8LOK`: actor 01's video of that scene with the face of 02.
       original = f'{people[0]}__{scene.rpartition("__")[0]}' if label == FAKE and scene else ''
+      split = base.need_split(options.split, item.path, 'DeepFakeDetection has no official split')
       videos.append(
-        RawVideo(
-          item.path,
-          item.kind,
+        item.video(
           dataset,
-          base.need_split(options.split, item.path, 'DeepFakeDetection has no official split'),
-          method,
-          compression,
+          split,
           label,
-          item.stem,
+          method,
+          name=item.stem,
+          compression=compression,
           source=video_id(dataset, 'real', original, compression) if original else '',
           identities=people if all(part.isdigit() for part in people) else (),
           mask=_mask(root, group, item.name, options) if label == FAKE else '',

@@ -26,7 +26,6 @@ def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
     tops = [
       (base.need_split(options.split, str(root), '--label names no split'), options.label, root)
     ]
-  divided = len({split for split, _, _ in tops}) > 1 or not options.split
   videos = []
   for split, label, top in tops:
     for item in base.find(root, top.relative_to(root).as_posix()):
@@ -34,15 +33,12 @@ def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
       has_method = label == FAKE and bool(rest)
       name = rest if has_method else item.name
       videos.append(
-        RawVideo(
-          item.path,
-          item.kind,
+        item.video(
           dataset,
           split,
-          base.real_method(label, method if has_method else 'fake'),
-          '',
           label,
-          f'{split}/{name}' if divided else name,
+          method if has_method else 'fake',
+          name=f'{split}/{name}' if not options.split else name,
           mask=_mirrored_mask(item, options),
         )
       )
@@ -64,20 +60,9 @@ def uadfv(root: pathlib.Path, options: Options) -> list[RawVideo]:
       for item in base.find(root, there):
         split = base.need_split(options.split, item.path, 'UADFV has no official split')
         number = item.stem.removesuffix('_fake')
-        videos.append(
-          RawVideo(
-            item.path,
-            item.kind,
-            dataset,
-            split,
-            base.real_method(label, 'fake'),
-            '',
-            label,
-            item.name,
-            source=video_id(dataset, 'real', number) if label == FAKE else '',
-            mask=_mirrored_mask(item, options),
-          )
-        )
+        source = video_id(dataset, 'real', number) if label == FAKE else ''
+        mask = _mirrored_mask(item, options)
+        videos.append(item.video(dataset, split, label, 'fake', source=source, mask=mask))
   if not videos:
     raise UserError(f'{root}: no videos in real and fake, as UADFV has them')
   return videos
@@ -96,9 +81,7 @@ def wilddeepfake(root: pathlib.Path, options: Options) -> list[RawVideo]:
     label = REAL if kind == 'real' else FAKE
     packed |= any((root / top).glob('*.tar*'))
     for item in base.find(root, top):
-      method = base.real_method(label, 'fake')
-      name = f'{split}/{item.name}'
-      videos.append(RawVideo(item.path, item.kind, dataset, split, method, '', label, name))
+      videos.append(item.video(dataset, split, label, 'fake', name=f'{split}/{item.name}'))
   if not videos:
     raise UserError(
       f'{root}: '
@@ -130,11 +113,8 @@ def ffiw(root: pathlib.Path, options: Options) -> list[RawVideo]:
           if label == FAKE:
             mask = re.sub(r'^target/', 'target_mask/', item.path, flags=re.IGNORECASE)
             mask = mask if ((options.masks or root) / mask).exists() else ''
-          method = base.real_method(label, 'fake')
           name = f'{split}/{item.name}'
-          videos.append(
-            RawVideo(item.path, item.kind, dataset, split, method, '', label, name, mask=mask)
-          )
+          videos.append(item.video(dataset, split, label, 'fake', name=name, mask=mask))
   if not videos:
     raise UserError(
       f'{root}: no videos in {{source,target}}/{{{",".join(SPLITS)}}}, as FFIW has them'
