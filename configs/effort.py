@@ -18,6 +18,7 @@ def preset(config):
   config.mask.kind = 'none'
   config.regularizer.orthogonality = 0.0
   config.regularizer.spectral = 0.0
+  config.data.augment = 'effort'
 
 
 def get_config(arg=None):
