@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from masm_jax import checkpoint, selection, sharding, steps, tree
+from masm_jax import checkpoint, selection, sharding, steps, telemetry, tree
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax.errors import UserError
@@ -136,9 +136,12 @@ def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collecti
   try:
     config_lib.validate(config)
   except UserError as error:
+    record = workdir / 'run.json'
+    git = telemetry.read_json(record).get('git') if record.is_file() else None
+    commit = f', commit {git["commit"][:12]}' if git else ''
     raise UserError(
-      f'{workdir} holds the config of another version of this program ({error}): evaluate it with'
-      ' that version'
+      f'{workdir} was trained by another version of this program{commit}; evaluate it with that'
+      f' one. This version says: {error}'
     ) from error
   return config
 

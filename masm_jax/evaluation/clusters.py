@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
+from masm_jax.data.importers import names
 from masm_jax.errors import UserError
 
 UNITS = ('auto', 'video', 'identity')
@@ -46,9 +47,9 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
   """Clusters of the videos of a score table; they do not depend on the order of its rows.
 
   'identity' joins videos that show an identity in common, directly or through others (an identity
-  belongs to its data set); a video without identities stays alone. 'auto' does so where every
-  video's identities are known and at least 10 clusters come out, none of more than half of the
-  videos; otherwise it takes videos.
+  belongs to its data set, or to its family of data sets); a video without identities stays alone.
+  'auto' does so where every video's identities are known and at least 10 clusters come out, none of
+  more than half of the videos; otherwise it takes videos.
 
   Args:
     table: rows with `video_id`, and with `dataset` and `identities` for identities.
@@ -59,11 +60,11 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
   """
   if unit not in UNITS:
     raise UserError(f'unknown bootstrap unit {unit!r}: use one of {", ".join(UNITS)}')
-  names = [name for name in ('dataset', 'identities') if name in table]
-  videos = table[['video_id', *names]].drop_duplicates('video_id').sort_values('video_id')
+  kept = [name for name in ('dataset', 'identities') if name in table]
+  videos = table[['video_id', *kept]].drop_duplicates('video_id').sort_values('video_id')
   singles = pd.Series(np.arange(len(videos)), index=pd.Index(videos['video_id']))
   by_video = Clusters('video', singles, len(videos))
-  known = (videos['identities'] != '') if len(names) == 2 else pd.Series(False, videos.index)
+  known = (videos['identities'] != '') if len(kept) == 2 else pd.Series(False, videos.index)
   if unit == 'identity' and not known.any():
     raise UserError('the bootstrap cannot go by identity: no row has identities; use video or auto')
   if unit == 'video' or not known.any() or (unit == 'auto' and not known.all()):
@@ -84,7 +85,7 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
 def _join(videos: pd.DataFrame) -> np.ndarray:
   """Connected components of videos over identities, int64 [V]."""
   pairs = [
-    (i, f'{dataset}:{identity}')
+    (i, f'{names.identity_scope(dataset)}:{identity}')
     for i, (dataset, identities) in enumerate(
       zip(videos['dataset'], videos['identities'], strict=True)
     )

@@ -59,3 +59,8 @@ def test_wrong_units_are_refused():
     clusters.make_clusters(table(['a']), 'frame')
   with pytest.raises(UserError, match='no row has identities'):
     clusters.make_clusters(table(['', '']), 'identity')
+
+
+def test_data_sets_of_one_family_share_their_people():
+  rows = table(['003', '003', '003'], ['ff++', 'faceshifter', 'celebdf'])
+  assert clusters.make_clusters(rows, 'identity').num == 2
