@@ -141,16 +141,17 @@ def load_params(
     rng: seeds the head (and an untrained backbone).
 
   Returns:
-    Parameters `{'backbone': ..., 'head': ...}`, float32, and the hash that names the base weights.
+    Parameters `{'backbone': ..., 'head': ...}`, float32, on the host, and the hash that
+    names the base weights.
 
   Raises:
     UserError: no weights, or not those of this backbone.
   """
   if weights == RANDOM_WEIGHTS:
     seed = int(jax.random.key_data(rng).astype(jnp.int32).sum())
-    return init_params(config, rng), f'random initialisation, seed {seed}'
+    return jax.device_get(init_params(config, rng)), f'random initialisation, seed {seed}'
   shipped = pathlib.Path(__file__).parent / 'assets' / f'{backbone.name}.safetensors'
   path = weights or (str(shipped) if shipped.is_file() else '')
   loaded = backbones.load_weights(path, backbone, backbone.config.image_size)
-  params = {'backbone': loaded, 'head': init_head(config, rng)}
+  params = {'backbone': loaded, 'head': jax.device_get(init_head(config, rng))}
   return params, backbones.weights_hash(path)

@@ -1,10 +1,13 @@
 """Device mesh, placement rules and batch placement: one path from a laptop to a pod."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from masm_jax import tree
@@ -82,6 +85,28 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
   return {
     name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()
   }
+
+
+def agree(values: Any) -> Any:
+  """The values of process 0 on every process, leaf by leaf, where they are not the same anyway.
+
+  What each process computes for itself, an SVD say, may differ by rounding or in its signs where
+  the machines differ. Sums over processes would then mix different models.
+
+  Args:
+    values: a tree of host arrays, of the same shapes on every process.
+  """
+  if jax.process_count() == 1:
+    return values
+  leaves, structure = jax.tree.flatten(jax.tree.map(np.ascontiguousarray, values))
+  sums = np.array([zlib.crc32(leaf.data) for leaf in leaves], np.uint32)
+  differs = (multihost_utils.process_allgather(sums) != sums).any(axis=0)
+  differs = multihost_utils.process_allgather(differs).any(axis=0)
+  if differs.any():
+    logging.info('%d arrays differ between the processes: those of process 0 hold', differs.sum())
+  for i in np.flatnonzero(differs):
+    leaves[i] = np.asarray(multihost_utils.broadcast_one_to_all(leaves[i]))
+  return jax.tree.unflatten(structure, leaves)
 
 
 def place(values: Any, shardings: Any) -> Any:

@@ -51,3 +51,19 @@ def test_place_puts_values_where_they_belong():
   placed = sharding.place(values, sharding.frozen_sharding(values, mesh))['w']
   assert {shard.data.shape for shard in placed.addressable_shards} == {(256, 1024)}
   np.testing.assert_array_equal(placed, values['w'])
+
+
+def test_nothing_is_put_on_a_device_that_it_does_not_belong_to(tiny_run, monkeypatch):
+  """Training on the last four devices, kernels split over two of them: the others stay empty."""
+  monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
+  before = {id(array) for array in jax.live_arrays()}
+  with jax.numpy_dtype_promotion('standard'):
+    run = tiny_run('masm', sharding.make_mesh(2, devices=jax.devices()[4:]))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(run.trainable))
+    run.params = None
+    run.step()
+  kernel = run.frozen['backbone']['block_00']['attn']['q']['kernel_sem']
+  assert {shard.data.shape for shard in kernel.addressable_shards} == {(24, 12)}
+  ours = [array for array in jax.live_arrays() if id(array) not in before and array.size > 100]
+  assert len(ours) > 50
+  assert {device for array in ours for device in array.devices()} == set(jax.devices()[4:])

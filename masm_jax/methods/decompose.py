@@ -5,6 +5,7 @@ several learnable artifact subspaces] [ours: disjoint artifact subspaces, how co
 to them, the disk cache]
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -24,6 +25,8 @@ import safetensors.numpy
 from masm_jax import tree
 from masm_jax.errors import UserError
 
+Factors = dict[str, np.ndarray]
+OnProgress = Callable[[int, int], None] | None
 Split = Literal['interleaved', 'contiguous']
 
 # Presets of `subspace.targets`: patterns over the kernels' owners, `backbone/block_00/attn/q`.
@@ -174,8 +177,8 @@ def _cache_key(kernels: Mapping[str, jax.Array], config: SubspaceConfig) -> str:
 def decompose(
   kernels: Mapping[str, jax.Array],
   config: SubspaceConfig,
-  on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, jax.Array]]:
+  on_progress: OnProgress = None,
+) -> dict[str, Factors]:
   """Splits many kernels, or reads the same split from the cache.
 
   A run keeps its cache in its own directory: a resumed run then has the very factors it started
@@ -188,51 +191,107 @@ def decompose(
     on_progress: called with (kernels done, kernels in all).
 
   Returns:
-    path -> factors, see `decompose_kernel`.
+    path -> factors, see `decompose_kernel`; on the host, for `sharding.place` to put them where
+    they belong.
 
   Raises:
     UserError: a kernel too small for the subspaces; all kernels are checked first.
   """
   for path, kernel in kernels.items():
     check_ranks(path, kernel.shape, config)
+  is_traced = any(isinstance(kernel, jax.core.Tracer) for kernel in kernels.values())
   cache = None
-  if config.cache_dir:
+  if config.cache_dir and not is_traced:
     cache = pathlib.Path(config.cache_dir) / f'{_cache_key(kernels, config)[:32]}.safetensors'
     if (cached := _read_cache(cache)) is not None:
       return cached
   config = dataclasses.replace(config, cache_dir='', targets=(), forward='auto')  # One compile key.
-  factors = {}
-  for done, (path, kernel) in enumerate(kernels.items(), start=1):
-    factors[path] = decompose_kernel(jnp.asarray(kernel, jnp.float32), config)
-    if on_progress:
-      jax.block_until_ready(factors[path])
-      on_progress(done, len(kernels))
+  if is_traced:
+    return {path: decompose_kernel(kernel, config) for path, kernel in kernels.items()}
+  if jax.default_backend() == 'cpu':
+    factors = _decompose_in_threads(kernels, config, on_progress)
+  else:
+    factors = decompose_by_shape(kernels, config, on_progress)
   if cache is not None:
     _write_cache(cache, factors)
   return factors
 
 
-def _read_cache(path: pathlib.Path) -> dict[str, dict[str, jax.Array]] | None:
+def on_host(values: Any) -> Any:
+  """Arrays as NumPy's; what is traced, where shapes alone are asked for, as it is."""
+  return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), values)
+
+
+def _decompose_in_threads(
+  kernels: Mapping[str, jax.Array], config: SubspaceConfig, on_progress: OnProgress
+) -> dict[str, Factors]:
+  """One kernel per core at a time: LAPACK's SVD hardly uses more than one."""
+
+  def work(kernel: jax.Array) -> Factors:
+    return jax.device_get(decompose_kernel(jnp.asarray(kernel, jnp.float32), config))
+
+  factors = {}
+  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    for done, (path, result) in enumerate(
+      zip(kernels, pool.map(work, kernels.values()), strict=True), start=1
+    ):
+      factors[path] = result
+      if on_progress:
+        on_progress(done, len(kernels))
+  return factors
+
+
+def decompose_by_shape(
+  kernels: Mapping[str, jax.Array], config: SubspaceConfig, on_progress: OnProgress = None
+) -> dict[str, Factors]:
+  """All kernels of a shape in one program: what an accelerator does best.
+
+  Args:
+    kernels: path -> W, float32 [d_in, d_out].
+    config: K, q and the split.
+    on_progress: called with (kernels done, kernels in all).
+
+  Returns:
+    path -> factors, as of `decompose_kernel`, on the host.
+  """
+  paths_of: dict[tuple[int, ...], list[str]] = {}
+  for path, kernel in kernels.items():
+    paths_of.setdefault(kernel.shape, []).append(path)
+  batched = jax.jit(jax.vmap(functools.partial(decompose_kernel, config=config)))
+  factors: dict[str, Factors] = {}
+  for paths in paths_of.values():
+    stacked = np.stack([np.asarray(kernels[path], np.float32) for path in paths])
+    results = jax.device_get(batched(stacked))
+    for i, path in enumerate(paths):
+      factors[path] = {name: value[i] for name, value in results.items()}
+    if on_progress:
+      on_progress(len(factors), len(kernels))
+  return {path: factors[path] for path in kernels}
+
+
+def _read_cache(path: pathlib.Path) -> dict[str, Factors] | None:
   if not path.is_file():
     return None
   try:
     flat = safetensors.numpy.load_file(path)
   except (OSError, safetensors.SafetensorError):
     return None  # Not whole: decompose again and replace it.
-  factors: dict[str, dict[str, jax.Array]] = {}
+  factors: dict[str, Factors] = {}
   for name, value in flat.items():
     owner, _, leaf = name.rpartition('/')
-    factors.setdefault(owner, {})[leaf] = jnp.asarray(value)
+    factors.setdefault(owner, {})[leaf] = value
   return factors
 
 
-def _write_cache(path: pathlib.Path, factors: Mapping[str, Mapping[str, jax.Array]]) -> None:
+def _write_cache(path: pathlib.Path, factors: Mapping[str, Factors]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   flat = {
     f'{owner}/{leaf}': np.ascontiguousarray(value)
     for owner, leaves in factors.items()
     for leaf, value in leaves.items()
   }
-  with tempfile.NamedTemporaryFile(dir=path.parent, prefix='.writing-', delete=False) as temporary:
-    temporary.write(safetensors.numpy.save(flat))
-  os.replace(temporary.name, path)  # Whole or not at all, also among several processes.
+  # Whole or not at all, also among several processes and on a disk that fills up.
+  with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as folder:
+    temporary = pathlib.Path(folder) / path.name
+    safetensors.numpy.save_file(flat, temporary)
+    os.replace(temporary, path)

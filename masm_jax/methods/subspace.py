@@ -205,12 +205,11 @@ def split_params(
   for owner, factors in decompose.decompose(kernels, config, on_progress).items():
     kernel = jnp.asarray(kernels[owner], jnp.float32)
     artifact = {name: factors[name] for name in _ARTIFACT}
-    frozen[f'{owner}/kernel_sem'] = decompose.semantic_kernel(kernel, artifact)
-    frozen[f'{START}/{owner}/energy'] = jnp.sum(jnp.square(kernel))
+    # Back on the host at once: no device ever holds the whole model, unless it is its place.
+    frozen[f'{owner}/kernel_sem'] = decompose.on_host(decompose.semantic_kernel(kernel, artifact))
+    frozen[f'{START}/{owner}/energy'] = decompose.on_host(jnp.sum(jnp.square(kernel)))
     frozen |= {f'{START}/{owner}/{name}': value for name, value in factors.items()}
-    trainable |= {
-      f'{owner}/{name}': jnp.array(value, copy=True) for name, value in artifact.items()
-    }
+    trainable |= {f'{owner}/{name}': value.copy() for name, value in artifact.items()}
   return tree.unflatten(trainable), tree.unflatten(frozen)
 
 
