@@ -117,7 +117,6 @@ def train(
   # All of it lies on the host, and each device is given its own part alone.
   trainable, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
   del params
-  trainable = sharding.place(trainable, sharding.replicated(mesh))
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
 
   # ---- State ---------------------------------------------------------------------------------
@@ -131,13 +130,10 @@ def train(
   )
   optimizer = optim.make_optimizer(config.optim, schedule, groups)
   metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups, config))
-  train_state = jax.jit(
-    lambda leaves: state.init_state(
-      leaves, optimizer=optimizer, groups=groups, metrics=metrics.empty()
-    ),
-    out_shardings=sharding.replicated(mesh),
-    donate_argnums=0,
-  )(trainable)
+  train_state = steps.place_state(
+    trainable, mesh, optimizer=optimizer, groups=groups, metrics=metrics
+  )
+  del trainable
   train_step = steps.jit_train_step(
     steps.make_train_step(
       detector_config=detector_config,

@@ -1,11 +1,13 @@
 """Where arrays lie on a mesh of eight devices."""
 
+import zlib
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from masm_jax import sharding
+from masm_jax import sharding, steps
 from masm_jax.errors import UserError
 
 
@@ -56,14 +58,44 @@ def test_place_puts_values_where_they_belong():
 def test_nothing_is_put_on_a_device_that_it_does_not_belong_to(tiny_run, monkeypatch):
   """Training on the last four devices, kernels split over two of them: the others stay empty."""
   monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
-  before = {id(array) for array in jax.live_arrays()}
+  mesh = sharding.make_mesh(2, devices=jax.devices()[4:])
   with jax.numpy_dtype_promotion('standard'):
-    run = tiny_run('masm', sharding.make_mesh(2, devices=jax.devices()[4:]))
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(run.trainable))
-    run.params = None
-    run.step()
-  kernel = run.frozen['backbone']['block_00']['attn']['q']['kernel_sem']
+    run = tiny_run('masm')
+    params = jax.device_get(run.params)
+    trainable, frozen = run.method.init(params, jax.random.key(0))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((trainable, frozen)))
+    before = {id(array) for array in jax.live_arrays()}
+    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+    state = steps.place_state(
+      trainable, mesh, optimizer=run.optimizer, groups=run.groups, metrics=run.metrics_class
+    )
+  kernel = frozen['backbone']['block_00']['attn']['q']['kernel_sem']
   assert {shard.data.shape for shard in kernel.addressable_shards} == {(24, 12)}
-  ours = [array for array in jax.live_arrays() if id(array) not in before and array.size > 100]
-  assert len(ours) > 50
+  ours = [array for array in jax.live_arrays() if id(array) not in before and array.size > 16]
+  assert len(ours) > len(jax.tree.leaves(state.trainable))
   assert {device for array in ours for device in array.devices()} == set(jax.devices()[4:])
+  jax.tree.map(np.testing.assert_array_equal, state.trainable, trainable)
+
+
+def test_processes_agree_on_the_leaves_that_differ(monkeypatch):
+  """Two processes of which this is the second; what they send each other is written down here."""
+  theirs = {'same': np.arange(3.0), 'sign': np.array([1.0, -2.0]), 'far': np.zeros((), np.float32)}
+  ours = theirs | {'sign': np.array([-1.0, 2.0])}
+  asked = []
+
+  def allgather(value):
+    if value.dtype == bool:
+      return np.stack([value, value])
+    sums = [zlib.crc32(np.ascontiguousarray(theirs[name]).data) for name in sorted(theirs)]
+    return np.stack([np.array(sums, np.uint32), value])
+
+  def broadcast(value):
+    asked.append(value)
+    return theirs['sign']
+
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(sharding.multihost_utils, 'process_allgather', allgather)
+  monkeypatch.setattr(sharding.multihost_utils, 'broadcast_one_to_all', broadcast)
+  agreed = sharding.agree(ours)
+  assert len(asked) == 1
+  jax.tree.map(np.testing.assert_array_equal, agreed, theirs)

@@ -64,7 +64,9 @@ def test_default_weights_give_effort_s_published_loss(shape):
   v = np.concatenate([layer['V_sem'].T, *(v.T for v in layer['V'])], axis=1)
   eye = np.eye(u.shape[1])
   expected = np.sum((u.T @ u - eye) ** 2) + np.sum((v.T @ v - eye) ** 2)
-  np.testing.assert_allclose(regularizers.orthogonality(as_float32(layer)), expected, rtol=2e-5, atol=5e-6)
+  np.testing.assert_allclose(
+    regularizers.orthogonality(as_float32(layer)), expected, rtol=2e-5, atol=5e-6
+  )
 
 
 def test_closed_form_of_the_semantic_overlap_equals_the_definition_and_its_gradient():

@@ -266,3 +266,23 @@ def test_target_presets(preset, count):
   found = decompose.find_targets(make_params(), decompose.TARGETS[preset])
   assert len(found) == count
   assert all(path.startswith('backbone/block_0') for path in found)
+
+
+def test_kernels_decomposed_by_shape_are_those_decomposed_one_by_one():
+  """What accelerators do, in one program per shape, against LAPACK's one after the other."""
+  rng = np.random.default_rng(0)
+  shapes = {'a': (12, 8), 'b': (8, 8), 'c': (12, 8), 'd': (8, 12)}
+  kernels = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+  done = []
+  together = decompose.decompose_by_shape(kernels, CONFIG, lambda *args: done.append(args))
+  assert done == [(2, 4), (3, 4), (4, 4)] and list(together) == list(shapes)
+  alone = decompose.decompose(kernels, CONFIG)
+  assert list(alone) == list(shapes)
+  for name in kernels:
+    assert together[name].keys() == alone[name].keys()
+    np.testing.assert_allclose(together[name]['S'], alone[name]['S'], rtol=1e-5)
+    # Singular vectors up to sign: their products.
+    for factors in (together[name], alone[name]):
+      assert all(isinstance(value, np.ndarray) for value in factors.values())
+    one, other = (decompose.artifact_kernel(factors) for factors in (together[name], alone[name]))
+    np.testing.assert_allclose(one, other, atol=1e-5)
