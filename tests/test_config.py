@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from configs import common as common_config
-from configs import demo, effort_published, ffpp, gend
+from configs import demo, effort_published, ffpp, gend, own
 from masm_jax import config as config_lib
 from masm_jax.errors import UserError
 from masm_jax.methods import make_method
@@ -161,3 +161,13 @@ def test_a_methods_name_alone_does_not_make_it(common, method, message):
   config.method = method
   with pytest.raises(UserError, match=message):
     make_method(config)
+
+
+def test_own_manifest_is_divided_by_its_splits():
+  config = own.get_config('manifest=a/b.parquet,root=a,method=linear,backbone=clip_b16')
+  specs = [config.data.train, config.data.val, config.data.tests.test]
+  assert [(spec.manifest, spec.root, spec.split) for spec in specs] == [
+    ('a/b.parquet', 'a', split) for split in ('train', 'val', 'test')
+  ]
+  assert config.method == 'linear' and config.backbone.name == 'clip_b16'
+  config_lib.validate(config)

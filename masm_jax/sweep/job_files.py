@@ -20,7 +20,7 @@ _SLURM = """\
 #SBATCH --array=0-{last}
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 #SBATCH --output={log}
 set -euo pipefail

@@ -90,7 +90,7 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
     'fields': dict(sweep.fields),
     'seeds': list(sweep.seeds),
     'checkpoint': checkpoint,
-    'interval': f'{CONFIDENCE:.0%} of the mean over seeds, Student t',
+    'interval': f"{CONFIDENCE:.0%} interval of the mean, Student's t",
   }
   if notes:
     document['note'] = ' '.join(sorted(notes))

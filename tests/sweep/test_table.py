@@ -84,7 +84,7 @@ def test_markdown(sweep, monkeypatch):
   cells = [cell.strip() for cell in rows[3].split('|')[1:-1]]
   assert cells == ['contiguous (1 of 2 seeds)', *['0.600'] * 3, '1,234', '-']
   assert 'AUROC, video level, checkpoint chosen on validation data' in text
-  assert '95% of the mean over seeds, Student t' in text and '*Synthetic.*' in text
+  assert "[95% interval of the mean, Student's t]" in text and '*Synthetic.*' in text
   assert "`data.train.methods=('swap', 'upsample')`" in text
   assert len({len(row) for row in rows}) == 1  # Aligned for those who read the source.
 
