@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python -m masm_jax.demo --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

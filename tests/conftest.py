@@ -37,6 +37,15 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
+# Files of whole runs begin first, so that no worker is left with one when the others are done.
+_LONG_FILES = ('test_train.py', 'test_real_crops.py', 'test_local.py', 'test_kill.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Orders files, not the tests within one."""
+  items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+
+
 _SHARED = _REPOSITORY.parent / 'shared' / 'data'
 
 

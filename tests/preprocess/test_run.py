@@ -321,11 +321,16 @@ def test_ctrl_c(tmp_path, clips):
   process = subprocess.Popen(
     [sys.executable, '-m', 'masm_jax.preprocess', *map(str, command)], text=True,
     cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )  # fmt: skip
-  while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
-    time.sleep(0.01)
-  os.killpg(process.pid, signal.SIGINT)  # As a terminal does it: to all of them.
-  _, told = process.communicate(timeout=30)
+  try:
+    while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
+      time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does it: to all of them.
+    _, told = process.communicate(timeout=60)
+  finally:
+    process.kill()
   assert process.returncode == 130
   assert told.endswith('interrupted; what is done stays, and the same command goes on\n')
   assert 'Traceback' not in told
