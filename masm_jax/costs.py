@@ -11,12 +11,15 @@ and without the fused attention of accelerators, which keep less. Compare it bet
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import Mesh
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
@@ -30,6 +33,14 @@ _COMPILER_OPTIONS = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
 }
+
+
+# `%x = (f32[2,3]{1,0}, f32[]) all-reduce(...)`; the asynchronous form counts where it ends.
+_COLLECTIVE = re.compile(
+  r'= (\(?[a-z][^=]*?) '
+  r'(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-done)?\('
+)
+_SHAPE = re.compile(r'([a-z]+\d*)\[([\d,]*)\]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +91,16 @@ def inspect(config: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
-def trace(config: ml_collections.ConfigDict) -> Program:
-  """Traces the training step and the forward pass of a config on one device, without any array.
+def trace(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Program:
+  """Traces the training step and the forward pass of a config, without any array.
+
+  On one device, or on those of `mesh`.
 
   A method that chooses its layers by a probe gets its deepest ones, as many as `config.mask` keeps.
   """
   config_lib.validate(config)
   backbone, detector_config = detector_lib.from_config(config)
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
   rng = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(lambda key: detector_lib.init_params(detector_config, key), rng)
   method = selection.assume_deepest(make_method(config), params, config)
@@ -127,6 +140,21 @@ def trace(config: ml_collections.ConfigDict) -> Program:
     train_step=steps.jit_train_step(train_step, mesh, frozen).trace(train_state, frozen, batch),
     forward=forward.trace(params, batch['image']),
   )
+
+
+def collective_bytes(hlo: str) -> dict[str, int]:
+  """Bytes that one device gets from collective operations, by their kind, from compiled HLO text.
+
+  Args:
+    hlo: `compiled.as_text()`.
+  """
+  totals: dict[str, int] = {}
+  for results, kind in _COLLECTIVE.findall(re.sub(r'/\*.*?\*/', '', hlo)):  # /*index=5*/
+    for dtype, dims in _SHAPE.findall(results):
+      bits = int(re.sub(r'\D', '', dtype) or 8)
+      size = math.prod(int(dim) for dim in dims.split(',') if dim) * max(bits, 8) // 8
+      totals[kind] = totals.get(kind, 0) + size
+  return totals
 
 
 def kernel_rows(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -53,6 +53,10 @@ _HANG_TIMEOUT_S = flags.DEFINE_float(
   'ends, because another stands still; 0 waits for ever.',
 )
 
+_PROFILE = flags.DEFINE_string(
+  'profile', '', 'FIRST:LAST: writes an XLA trace of these steps into WORKDIR/profile.'
+)
+
 # Storage that is full or fails is for the user to mend, like bad input.
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -105,7 +109,10 @@ def main(argv: Sequence[str]) -> int:
   from masm_jax.train import train
 
   signal_number = train(
-    config, workdir, hang_timeout_s=_HANG_TIMEOUT_S.value if _has_peers() else 0.0
+    config,
+    workdir,
+    hang_timeout_s=_HANG_TIMEOUT_S.value if _has_peers() else 0.0,
+    profile=_PROFILE.value,
   )
   return 128 + signal_number if signal_number else 0
 

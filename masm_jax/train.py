@@ -38,7 +38,11 @@ _CPU_AWAIT_STEPS = 5
 
 
 def train(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, *, hang_timeout_s: float = 0.0
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  hang_timeout_s: float = 0.0,
+  profile: str = '',
 ) -> int:
   """Trains, evaluates and writes `workdir/results.json`.
 
@@ -46,6 +50,7 @@ def train(
     config: a full config, see `configs/common.py`.
     workdir: the run's directory; if it holds an unfinished run of this config, that goes on.
     hang_timeout_s: see `peers.Watchdog`.
+    profile: steps to trace, see `telemetry.parse_steps`.
 
   Returns:
     0, or the number of the signal that stopped the run (which is saved then, and can go on).
@@ -54,6 +59,7 @@ def train(
     UserError: bad input, or a loss that is not finite.
   """
   config_lib.validate(config)
+  profiled_steps = telemetry.parse_steps(profile)
   _check_writable(workdir)
   is_lead = jax.process_index() == 0
 
@@ -73,6 +79,8 @@ def train(
     config_lib.duration_steps, batch_size=config.train.batch_size, num_examples=len(sets.train)
   )
   total_steps = in_steps(config.train.duration)
+  if profiled_steps and profiled_steps[-1] > total_steps:
+    raise UserError(f'--profile={profile}: this run has {total_steps} steps')
   sampler = samplers.make_sampler(
     config.data.sampler,
     sets.train.table,
@@ -188,15 +196,18 @@ def train(
   with (
     stopping.StopRequests() as stop,
     peers.Watchdog(hang_timeout_s) as watchdog,
+    telemetry.Profiler(profiled_steps, workdir / 'profile') as profiler,
     contextlib.closing(batches),
     progress,
     report,
   ):
     for step in range(start + 1, total_steps + 1):
-      batch = next(batches)
-      inputs = {name: batch[name] for name in steps.INPUTS}
-      placed = sharding.place_batch(inputs, mesh)
-      train_state = train_step(train_state, frozen, placed)
+      with profiler.step(step):
+        batch = next(batches)
+        inputs = {name: batch[name] for name in steps.INPUTS}
+        placed = sharding.place_batch(inputs, mesh)
+        train_state = train_step(train_state, frozen, placed)
+      profiler.end_step(step, train_state.step)
       if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:
         jax.block_until_ready(train_state.step)
       if groups and layer_mask.is_refresh(step, mask_config):

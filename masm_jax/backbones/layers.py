@@ -4,11 +4,13 @@ Parameters are float32. Matrix products run in the compute dtype; LayerNorm and 
 attention run in float32 whatever it is.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.typing import DTypeLike
 
 # Builds a dense layer from `features`, `dtype` and `name`; a method passes its own.
@@ -113,6 +115,33 @@ class LayerNorm(nn.Module):
     return y * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)
 
 
+@functools.cache
+def has_fused_attention(query: tuple[int, ...], key: tuple[int, ...], dtype: str) -> bool:
+  """Whether cuDNN computes attention of these shapes, gradient included: it is tried, once.
+
+  jax's own default is the unfused form on every backend. What cuDNN takes depends on its version,
+  the GPU, the lengths and the type; where it does not take it, XLA's form is as right and slower.
+
+  Args:
+    query: `(T, heads, head_dim)` of one image.
+    key: the same of the keys and values.
+    dtype: name of the compute dtype; cuDNN takes bfloat16 and float16.
+  """
+  if jax.default_backend() != 'gpu' or dtype not in ('bfloat16', 'float16'):
+    return False
+  operands = [jax.ShapeDtypeStruct((2, *shape), dtype) for shape in (query, key, key)]
+
+  def total(*qkv: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(*qkv, implementation='cudnn').astype(jnp.float32).sum()
+
+  try:
+    jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*operands).compile()
+  except Exception as error:  # Of many types, from the checks in jax to cuDNN's own.
+    logging.warning('no fused attention for %s queries, %s keys: %s', query, key, error)
+    return False
+  return True
+
+
 class Attention(nn.Module):
   """Multi-head self-attention with four separate 2-D kernels: q, k, v, out.
 
@@ -139,10 +168,13 @@ class Attention(nn.Module):
 
     query = heads(x[:, :1] if self.cls_query else x, 'q')
     key, value = heads(x, 'k'), heads(x, 'v')
+    fused = has_fused_attention(query.shape[1:], key.shape[1:], jnp.dtype(self.dtype).name)
     # In bfloat16 it makes its float32 logits by a promotion that the strict mode forbids. (The mode
     # rejects its bfloat16 gradient even so: at lowering, out of reach from here.)
     with jax.numpy_dtype_promotion('standard'):
-      y = jax.nn.dot_product_attention(query, key, value)
+      y = jax.nn.dot_product_attention(
+        query, key, value, implementation='cudnn' if fused else 'xla'
+      )
     y = y.reshape(*y.shape[:2], width)
     return self.dense_cls(features=width, dtype=self.dtype, name='out')(y)
 

@@ -2,15 +2,18 @@
 
 from masm_jax.telemetry.json_files import read_json, read_lines, write_json
 from masm_jax.telemetry.overview import count_parameters, parameter_overview
+from masm_jax.telemetry.profile import Profiler, parse_steps
 from masm_jax.telemetry.progress import Progress
 from masm_jax.telemetry.record import run_record
 from masm_jax.telemetry.writer import MetricWriter
 
 __all__ = [
   'MetricWriter',
+  'Profiler',
   'Progress',
   'count_parameters',
   'parameter_overview',
+  'parse_steps',
   'read_json',
   'read_lines',
   'run_record',

@@ -1,0 +1,160 @@
+"""What a training step of each method costs, compiled and timed, beside PyTorch's.
+
+python -m benchmarks.train_step --json=train_step.json
+python -m benchmarks.train_step --methods masm linear full --backbone=augreg_b16 --batch_size=4
+
+On an accelerator: ViT-L/14, batches of 128, bfloat16; on a CPU: ViT-Ti/16, batches of 8, float32.
+`ops` are the compiled program's operations over those of one forward pass, `MB read` its bytes to
+and from memory, `temp MB` what it needs beside its arguments; XLA counts all three. `MFU` is the
+model's own work (forward passes: 1 for a linear probe, 3 where all is trained, 2 else) over the
+device's peak rate. PyTorch, eager and compiled, takes turns with JAX in the same run; `x eager` and
+`x compiled` are how many times as fast JAX is. One device is used.
+--torch=none does without torch.
+"""
+
+import argparse
+import functools
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import measure
+from configs import common
+from masm_jax import detector as detector_lib
+from masm_jax import optim, selection, sharding, steps, tree
+from masm_jax.masking import layer_mask
+from masm_jax.methods import METHODS, make_method
+
+_PASSES = {'linear': 1, 'full': 3, 'bvg_ls': 3}
+
+
+def make_step(config: Any) -> dict[str, Any]:
+  """A compiled step with all that it takes, on one device and random weights."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  backbone, detector_config = detector_lib.from_config(config)
+  params = jax.device_get(detector_lib.init_params(detector_config, jax.random.key(0)))
+  method = selection.assume_deepest(make_method(config), params, config)
+  trainable, frozen = method.init(params, jax.random.key(0))
+  frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
+  groups = method.groups(trainable) if mask_config.kind != 'none' else None
+  schedule = optim.make_schedule(config.optim, total_steps=1000, warmup_steps=0)
+  optimizer = optim.make_optimizer(config.optim, schedule, groups)
+  names = steps.metric_names(method, trainable, frozen, groups, config)
+  state = steps.place_state(
+    trainable, mesh, optimizer=optimizer, groups=groups, metrics=steps.metrics_class(names)
+  )
+  step = steps.make_train_step(
+    detector_config=detector_config,
+    method=method,
+    optimizer=optimizer,
+    groups=groups,
+    mask_config=mask_config,
+    schedule=schedule,
+    config=config,
+  )
+  batch = random_batch(config.train.batch_size, backbone.config.image_size)
+  placed = sharding.place_batch(batch, mesh)
+  compiled = steps.jit_train_step(step, mesh, frozen).lower(state, frozen, placed).compile()
+  model = detector_lib.Detector(detector_config)
+  forward = jax.jit(lambda p, x: model.apply({'params': p}, x).logits)
+  one_pass = forward.lower(params, batch['image']).compile().cost_analysis()['flops']
+  return {
+    'compiled': compiled, 'state': state, 'frozen': frozen, 'placed': placed, 'batch': batch,
+    'forward_flops': one_pass, 'trainable': tree.param_count(trainable),
+    'vit': backbone.config, 'dtype': np.dtype(detector_config.dtype).name,
+  }  # fmt: skip
+
+
+def random_batch(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
+  """Noise, half of it fake."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(batch_size, dtype=np.int32) % 2
+  return {
+    'image': rng.integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8),
+    'label': labels,
+    'method': labels,
+  }
+
+
+def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
+  """One row of the table."""
+  config = common.get_config()
+  config.update_from_flattened_dict(
+    {'backbone.name': args.backbone, 'train.batch_size': args.batch_size,
+     'deterministic': args.deterministic}
+  )  # fmt: skip
+  common.set_method(config, method)
+  made = make_step(config)
+  compiled, holder = made['compiled'], {'state': made['state']}
+
+  def ours() -> None:
+    holder['state'] = compiled(holder['state'], made['frozen'], made['placed'])
+    jax.block_until_ready(holder['state'].step)
+
+  programs = {'jax': ours}
+  if args.torch != 'none':
+    from benchmarks import torch_reference
+
+    if method in torch_reference.METHODS:
+      make = functools.partial(
+        torch_reference.training_step, method, made['vit'], made['batch'], dtype=made['dtype']
+      )
+      programs['eager'] = make(compiled=False)
+      if args.torch == 'all':
+        programs['compiled'] = make(compiled=True)
+  seconds = measure.in_turn(programs, rounds=args.rounds, repeats=args.repeats)
+  cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+  work = _PASSES.get(method, 2) * made['forward_flops']
+  return {
+    'method': method,
+    'trainable': made['trainable'],
+    'gflop': cost['flops'] / 1e9,
+    'ops': cost['flops'] / made['forward_flops'],
+    'MB read': cost['bytes accessed'] / 1e6,
+    'temp MB': memory.temp_size_in_bytes / 1e6,
+    'ms': seconds['jax'] * 1e3,
+    'images/s': args.batch_size / seconds['jax'],
+    'MFU': measure.utilisation(work, seconds['jax']),
+    'x eager': seconds['eager'] / seconds['jax'] if 'eager' in seconds else None,
+    'x compiled': seconds['compiled'] / seconds['jax'] if 'compiled' in seconds else None,
+    'seconds': seconds,
+  }
+
+
+def main(arguments: list[str]) -> int:
+  """Prints the table and writes the JSON."""
+  on_cpu = jax.default_backend() == 'cpu'
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=sorted(METHODS))
+  parser.add_argument('--backbone', default='augreg_ti16' if on_cpu else 'clip_l14')
+  parser.add_argument('--batch_size', type=int, default=8 if on_cpu else 128)
+  parser.add_argument('--rounds', type=int, default=5, help='turns of each program')
+  parser.add_argument('--repeats', type=int, default=1 if on_cpu else 10, help='steps in a turn')
+  parser.add_argument('--torch', choices=('all', 'eager', 'none'), default='all')
+  parser.add_argument(
+    '--deterministic', action='store_true', help='with the flags that training has by default'
+  )
+  parser.add_argument('--json', default='', help='where the figures go')
+  args = parser.parse_args(arguments)
+  rows = []
+  for method in args.methods:
+    rows.append(bench(method, args))
+    print(f'{method}: {rows[-1]["images/s"]:.1f} images/s', file=sys.stderr, flush=True)
+  columns = {
+    'method': '', 'trainable': ',', 'gflop': ',.1f', 'ops': '.3f', 'MB read': ',.0f',
+    'temp MB': ',.0f', 'ms': ',.1f', 'images/s': ',.1f', 'MFU': '.1%', 'x eager': '.2f',
+    'x compiled': '.2f',
+  }  # fmt: skip
+  print(f'{args.backbone}, batches of {args.batch_size}, {measure.machine()["device"]}')
+  print(measure.table(rows, columns))
+  measure.write(args.json, {'machine': measure.machine(), 'options': vars(args), 'rows': rows})
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

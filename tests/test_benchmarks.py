@@ -1,0 +1,100 @@
+"""The benchmarks count what they say, and their PyTorch reference trains what masm_jax trains."""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import jax
+import pytest
+
+from masm_jax import tree
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+measure = importlib.import_module('benchmarks.measure')
+train_step = importlib.import_module('benchmarks.train_step')
+
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
+
+def test_programs_take_turns():
+  calls = []
+  seconds = measure.in_turn(
+    {name: lambda name=name: calls.append(name) for name in 'ab'}, rounds=3, repeats=2
+  )
+  assert ''.join(calls) == 'ab' + 'aabb' * 3
+  assert set(seconds) == {'a', 'b'} and all(value >= 0 for value in seconds.values())
+
+
+def test_utilisation_is_of_the_peak_rate(monkeypatch):
+  assert measure.utilisation(1e12, 1.0) is None  # A CPU has no rate that is known.
+  monkeypatch.setattr(measure, '_PEAK_RATES', {jax.devices()[0].device_kind: 4e12})
+  assert measure.utilisation(1e12, 0.5) == 0.5
+
+
+def test_a_table():
+  rows = [{'method': 'a', 'ms': 1234.56, 'MFU': None}, {'method': 'long', 'ms': 2.0, 'MFU': 0.5}]
+  assert measure.table(rows, {'method': '', 'ms': ',.1f', 'MFU': '.0%'}) == (
+    'method       ms  MFU\n'
+    'a       1,234.6    -\n'
+    'long        2.0  50%'
+  )  # fmt: skip
+
+
+def test_a_row_of_the_train_step(tmp_path, capsys):
+  path = tmp_path / 'figures.json'
+  train_step.main(
+    ['--methods', 'linear', '--backbone=demo_vit', '--batch_size=2', '--rounds=1', '--torch=none',
+     f'--json={path}']
+  )  # fmt: skip
+  assert 'demo_vit, batches of 2' in capsys.readouterr().out
+  (row,) = json.loads(path.read_text())['rows']
+  assert row['trainable'] == 96 * 2 + 2
+  assert 0.9 < row['ops'] < 1.1  # A linear probe costs a forward pass.
+  assert row['images/s'] == pytest.approx(2000 / row['ms'])
+
+
+@pytest.mark.parametrize('method', ['masm', 'linear', 'full'])
+def test_the_reference_trains_what_masm_jax_trains(method, tiny_run, monkeypatch):
+  torch = pytest.importorskip('torch')
+  reference = importlib.import_module('benchmarks.torch_reference')
+  run = tiny_run(method)
+  kept = []
+  adam = torch.optim.Adam
+  monkeypatch.setattr(torch.optim, 'Adam', lambda p, **k: kept.append(p) or adam(p, **k))
+  step = reference.training_step(
+    method, run.detector_config.backbone, run.batch(), dtype='float32', compiled=False,
+    num_subspaces=2, rank=2,
+  )  # fmt: skip
+  (trained,) = kept
+  assert sum(parameter.numel() for parameter in trained) == tree.param_count(run.trainable)
+  before = [parameter.detach().clone() for parameter in trained]
+  step()
+  assert all((a != b).any() for a, b in zip(before, trained, strict=True))
+
+
+def test_the_reference_scores_images(tiny_run, monkeypatch):
+  pytest.importorskip('torch')
+  reference = importlib.import_module('benchmarks.torch_reference')
+  run = tiny_run('linear')
+  logits = []
+  call = reference.Detector.forward
+  monkeypatch.setattr(
+    reference.Detector, 'forward', lambda self, x: logits.append(call(self, x)) or logits[-1]
+  )
+  images = run.batch()['image']
+  reference.inference(run.detector_config.backbone, images, dtype='float32', compiled=False)()
+  assert logits[0].shape == (8, 2) and not logits[0].requires_grad
+
+
+def test_every_method_merges_into_a_plain_detector(tmp_path, capsys):
+  inference = importlib.import_module('benchmarks.inference')
+  path = tmp_path / 'figures.json'
+  inference.main(
+    ['--methods', 'masm', 'lora', '--backbone=demo_vit', '--batch_size=2', '--rounds=1',
+     '--torch=none', f'--json={path}']
+  )  # fmt: skip
+  figures = json.loads(path.read_text())
+  assert [row['program'] for row in figures['rows']] == ['jax']
+  assert set(figures['merge_seconds']) == {'masm', 'lora'}
+  assert 'merge ms' in capsys.readouterr().out
