@@ -129,6 +129,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'data.augment = sbi makes a fake of each real face, which stands beside it: set '
       'data.sampler = paired'
     )
+  if config.data.sampler == 'paired' and config.train.batch_size % 2:
+    problems.append(
+      f'train.batch_size = {config.train.batch_size}: data.sampler = paired needs an even one, or '
+      'pairs stand in two batches'
+    )
   if config.data.val.split == 'test':
     problems.append(
       'data.val.split = test: checkpoints are chosen on validation data, never on a test set'

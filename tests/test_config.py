@@ -74,6 +74,13 @@ def test_a_config_of_something_else_is_refused():
     config_lib.validate(ml_collections.ConfigDict({'seed': 0}).lock())
 
 
+def test_pairs_need_batches_that_hold_them(common):
+  config = common.get_config()
+  config.train.batch_size, config.data.sampler = 7, 'paired'
+  with pytest.raises(UserError, match=r'train.batch_size = 7: data.sampler = paired needs an even'):
+    config_lib.validate(config)
+
+
 def test_reserved_names_of_test_sets(common):
   config = common.get_config()
   with config.unlocked():

@@ -111,7 +111,10 @@ def canonical_table(
 
 
 def _text(values: pd.Series) -> np.ndarray:
-  return np.array(['' if pd.isna(value) else str(value) for value in values], object)
+  # A list, which Parquet can hold, is text as well: asked of it, `isna` answers for each item.
+  unknown = values.isna()
+  texts = (str(v.tolist() if isinstance(v, np.ndarray) else v) for v in values)
+  return np.array(['' if no else text for no, text in zip(unknown, texts, strict=True)], object)
 
 
 def _integers(

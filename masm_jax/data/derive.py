@@ -31,7 +31,7 @@ def split_by_identity(manifest: Manifest, shares: Mapping[str, float], seed: int
   _needs_files(manifest)
   if not shares or not set(shares) <= set(SPLITS) or min(shares.values()) <= 0:
     raise UserError(f'shares are positive numbers for some of {", ".join(SPLITS)}')
-  if abs(sum(shares.values()) - 1) > 1e-6:
+  if not abs(sum(shares.values()) - 1) <= 1e-6:  # Nor is it with a NaN among them.
     raise UserError(f'the shares add up to {sum(shares.values()):g}, not to 1')
   table = manifest.table
   group = linked_groups(table)

@@ -65,6 +65,8 @@ class FaceCrops(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     table = self.manifest.table
+    if 'image' in table:
+      raise UserError("rename the manifest's column `image`: a TFDS set has the images under it")
     columns = {name: _feature(table[name]) for name in table.columns}
     features = {'image': tfds.features.Image(doc='The file, as it was.'), **columns}
     return tfds.core.DatasetInfo(

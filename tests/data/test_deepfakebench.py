@@ -235,6 +235,7 @@ def test_df40(tmp_path, key, dataset):
     ('{', 'not a JSON file'),
     ('[]', 'one object with one key'),
     ('{"a": {}, "b": {}}', 'one object with one key'),
+    pytest.param('[' * 100_000, 'not a JSON file', id='nested too deep'),
     ('{"Y": {}}', "top key 'Y' is not the name of the file"),
     ('{"X": []}', 'X.json: X: an object is expected here, not list'),
     ('{"X": {"a_fake": {"dev": {}}}}', 'X/a_fake/dev: the splits are train, val, test'),

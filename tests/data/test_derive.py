@@ -91,7 +91,8 @@ def test_every_split_gets_something_while_there_are_groups(manifest):
   two = manifest.take((manifest.table['note'] < '020').to_numpy())
   with pytest.raises(UserError, match=r'40 videos form 2 groups .* too few for 3 splits'):
     split_by_identity(two, shares, 0)
-  for bad in ({}, {'train': 0.5}, {'train': 1.5, 'val': -0.5}, {'dev': 1.0}):
+  nan = {'train': float('nan'), 'val': 0.5}
+  for bad in ({}, {'train': 0.5}, {'train': 1.5, 'val': -0.5}, {'dev': 1.0}, nan):
     with pytest.raises(UserError, match='shares'):
       split_by_identity(manifest, bad, 0)
 

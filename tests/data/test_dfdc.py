@@ -63,6 +63,8 @@ def test_csv(crops, column, classes):
   [
     ('m.json', '[1]', 'an object of videos'),
     ('m.json', '{', 'neither JSON nor CSV'),
+    pytest.param('m.json', '[' * 100_000, 'neither JSON nor CSV', id='nested too deep'),
+    ('m.json', '{"zzz.mp4": {"label": "FAKE", "split": "val", "original": 5}}', 'none of the 1'),
     ('m.json', '{"aaa.mp4": {"label": "MAYBE"}}', r"entry 1 \(aaa.mp4\): label 'MAYBE' is neither"),
     ('m.json', '{"aaa.mp4": {"label": "REAL"}}', 'no split in the metadata; add --split'),
     ('m.json', '{"zzz.mp4": {"label": "REAL", "split": "val"}}', 'none of the 1 videos has a fold'),

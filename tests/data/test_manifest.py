@@ -193,6 +193,13 @@ def test_file_that_is_no_manifest(tmp_path, name, content, message):
     load_manifest(tmp_path / name)
 
 
+def test_further_columns_of_lists_are_kept_as_text(rows, tmp_path):
+  table = build_manifest(rows, tmp_path).table
+  boxes = [np.array([i, 2]) if i else None for i in range(len(table))]
+  table.assign(box=boxes).to_parquet(tmp_path / 'm.parquet')
+  assert load_manifest(tmp_path / 'm.parquet').table['box'].tolist()[:2] == ['', '[1, 2]']
+
+
 def test_absent_manifest_and_root(rows, tmp_path):
   with pytest.raises(UserError, match='no manifest at'):
     load_manifest(tmp_path / 'm.parquet')

@@ -175,6 +175,11 @@ def test_what_cannot_be(files, folder, tmp_path, capsys):
   assert main(['sample', str(folder), '--output', str(tmp_path / 'm.csv'), '--frames', '1']) == 2
   assert 'is a TFDS set: change the manifest' in capsys.readouterr().err
   assert main(['check', str(folder)]) == 0
+  # It would stand in the place of the pictures.
+  files.table.assign(image='x').to_csv(files.root / 'image.csv')
+  arguments = ['tfds', str(files.root / 'image.csv'), '--output', str(tmp_path), '--name', 'image']
+  assert main(arguments) == 2
+  assert 'rename the manifest' in capsys.readouterr().err
   (tmp_path / 'dataset_info.json').write_text('{}')
   with pytest.raises(UserError, match=r'without manifest.parquet'):
     load_manifest(tmp_path)

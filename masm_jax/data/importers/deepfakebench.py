@@ -209,7 +209,7 @@ def _top(file: storage.Path) -> tuple[str, Any]:
     content = json.loads(storage.read_bytes(file))
   except OSError as error:
     raise UserError(f'cannot read {file}: {error.strerror or error}') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{file}: not a JSON file: {error}') from error
   if not isinstance(content, dict) or len(content) != 1:
     raise UserError(f'{file}: holds one object with one key, the name of the data set')

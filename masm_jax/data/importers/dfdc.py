@@ -59,7 +59,7 @@ def import_dfdc(
       video_split = split or facts.get('split')
       if video_split not in SPLITS:
         raise UserError(f'{place}: no split in the metadata; add --split {"|".join(SPLITS)}')
-      stem, original = _stem(video), _stem(facts.get('original') or '')
+      stem, original = _stem(video), _stem(str(facts.get('original') or ''))
       found = folders.get(stem, [])
       if len(found) > 1:
         raise UserError(f'{place}: two folders have its name, {found[0]} and {found[1]}')
@@ -105,7 +105,7 @@ def _read(file: str | os.PathLike) -> list[tuple[str, dict[str, Any]]]:
     lines = list(table)
   except OSError as error:
     raise UserError(f'cannot read {file}: {error.strerror or error}') from error
-  except (ValueError, csv.Error) as error:
+  except (ValueError, RecursionError, csv.Error) as error:
     raise UserError(f'{file}: neither JSON nor CSV in UTF-8: {error}') from error
   column = next((name for name in _NAME_COLUMNS if name in (table.fieldnames or [])), None)
   if column is None or 'label' not in table.fieldnames:
