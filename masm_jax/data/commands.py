@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable
@@ -40,14 +39,14 @@ def import_(args: argparse.Namespace) -> int:
 def _from_folder(args: argparse.Namespace) -> Manifest:
   if len(args.input) != 1:
     raise UserError('the folder format takes one --input folder')
-  folder, output = pathlib.Path(args.input[0]), pathlib.Path(args.output)
-  is_below = pathlib.Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(output.parent))
-  root = pathlib.Path(args.root or (output.parent if is_below else folder))
+  folder, home = args.input[0], storage.parent(args.output)
+  is_below = storage.relative(folder, home).split('/')[0] != '..'
+  root = args.root or (home if is_below else folder)
   return import_folder(folder, root=root, split=args.split, dataset=args.dataset)
 
 
 def _from_gend_lists(args: argparse.Namespace) -> Manifest:
-  root = pathlib.Path(args.root or pathlib.Path(args.input[0]).parent)
+  root = args.root or storage.parent(args.input[0])
   lists: dict[str, list[str]] = {}
   for path in args.input:
     lists.setdefault(args.split or split_of_list(path), []).append(path)
@@ -55,7 +54,7 @@ def _from_gend_lists(args: argparse.Namespace) -> Manifest:
 
 
 def _from_dfdc(args: argparse.Namespace) -> Manifest:
-  root = args.root or pathlib.Path(args.input[0]).parent
+  root = args.root or storage.parent(args.input[0])
   return import_dfdc(args.input, root, split=args.split, dataset=args.dataset or 'DFDC')
 
 

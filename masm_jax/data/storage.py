@@ -10,6 +10,7 @@ import pathlib
 import posixpath
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -37,6 +38,21 @@ def join(root: Path, relative: str) -> str:
 def parent(path: Path) -> pathlib.Path | str:
   """The folder that a file lies in."""
   return as_root(os.fspath(path).rpartition('/')[0] if is_remote(path) else os.path.dirname(path))
+
+
+def absolute(path: Path) -> str:
+  """The whole path, without `.` and `..` in it."""
+  if not is_remote(path):
+    return os.path.abspath(path)
+  scheme, _, rest = os.fspath(path).partition('://')
+  return f'{scheme}://{posixpath.normpath(rest)}'
+
+
+def relative(path: Path, root: Path) -> str:
+  """The path as seen from a folder, with forward slashes; it begins with `..` if it leaves it."""
+  if is_remote(path) != is_remote(root):
+    return '..'
+  return pathlib.PurePath(os.path.relpath(absolute(path), absolute(root))).as_posix()
 
 
 def suffix(path: Path) -> str:
@@ -103,15 +119,38 @@ def is_folder(path: Path) -> bool:
 
 def file_names(folder: Path) -> set[str]:
   """Names of the files directly in a folder; empty if it cannot be listed."""
-  try:
-    if not is_remote(folder):
-      with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_file()}
-    file_system, inner = _file_system(folder)
-    entries = file_system.ls(inner, detail=True)
-  except OSError:
-    return set()
-  return {posixpath.basename(entry['name']) for entry in entries if entry['type'] == 'file'}
+  return _names(folder, folders=False)
+
+
+def folder_names(folder: Path) -> set[str]:
+  """Names of the folders directly in a folder; empty if it cannot be listed."""
+  return _names(folder, folders=True)
+
+
+def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+  """All folders from `top` down: the path from there ('' for itself), and the names of the files.
+
+  Sorted, without hidden folders; links are followed, but never in circles.
+  """
+  if is_remote(top):
+    pending = ['']
+    while pending:
+      below = pending.pop()
+      folder = join(top, below) if below else top
+      yield below, sorted(file_names(folder))
+      shown = sorted(name for name in folder_names(folder) if name[0] != '.')
+      pending += [posixpath.join(below, name) for name in reversed(shown)]
+    return
+  seen = set()
+  for folder, subfolders, files in os.walk(top, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen:
+      subfolders.clear()
+      continue
+    seen.add(real)
+    subfolders[:] = sorted(name for name in subfolders if name[0] != '.')
+    below = pathlib.PurePath(folder).relative_to(top).as_posix()
+    yield '' if below == '.' else below, sorted(files)
 
 
 def local_folder(folder: Path) -> pathlib.Path:
@@ -169,6 +208,20 @@ def cache_folder() -> pathlib.Path:
   """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return pathlib.Path(base) / 'masm_jax'
+
+
+def _names(folder: Path, *, folders: bool) -> set[str]:
+  try:
+    if not is_remote(folder):
+      with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if (entry.is_dir() if folders else entry.is_file())}
+    file_system, inner = _file_system(folder)
+    entries = file_system.ls(inner, detail=True)
+  except OSError:
+    return set()
+  kind = 'directory' if folders else 'file'
+  names = {posixpath.basename(e['name'].rstrip('/')) for e in entries if e['type'] == kind}
+  return names - {''}
 
 
 def _version(entry: dict[str, Any]) -> str:

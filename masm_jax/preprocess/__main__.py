@@ -52,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('--input', required=True, type=pathlib.Path, metavar='RAW', help="the data set's folder")
+  add('--input', required=True, type=_local, metavar='RAW', help="the data set's folder")
   add('--layout', required=True, help='how it lies there, see below')
-  add('--output', required=True, type=pathlib.Path, metavar='DIR', help='new, or of an earlier run')
+  add('--output', required=True, type=_local, metavar='DIR', help='new, or of an earlier run')
   add('--dataset', default='', help="the data set's name in the manifest; default: the layout's")
   add('--split', default='', choices=('train', 'val', 'test'), help='of videos that no list places')
   add('--label', choices=('real', 'fake'), help='folder layout: all videos are that')
@@ -132,6 +132,15 @@ def _run(args: argparse.Namespace) -> int:
   path = args.output / run.MANIFEST
   print(f'wrote {path}: {len(report.manifest)} crops, sha256 {report.manifest.sha256[:12]}')
   return 0
+
+
+def _local(text: str) -> pathlib.Path:
+  if '://' in text:
+    raise argparse.ArgumentTypeError(
+      f'{text}: videos are read, and crops written, on this machine; '
+      '`python -m masm_jax.data tfds` puts crops into remote storage'
+    )
+  return pathlib.Path(text)
 
 
 def _say_start(total: int, done: int) -> None:

@@ -1,12 +1,16 @@
 import os
 
+import fsspec
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from masm_jax.data.__main__ import main
 from masm_jax.data.importers import names
 from masm_jax.data.importers.folder import import_folder
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
+from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 
 
@@ -227,3 +231,41 @@ def test_folder_errors(tmp_path):
     import_folder(tmp_path / 'empty', split='train')
   with pytest.raises(UserError, match='leaves the root'):
     import_folder(tmp_path / 'flat', split='train', root=tmp_path / 'both')
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    'folder --input {} --split train',
+    'gend --input {}/train.txt --root {}',
+    'dfdc --input {}/metadata.json --split train',
+  ],
+)
+def test_remote_folders_give_what_local_ones_do(tmp_path, arguments):
+  local = tmp_path / 'set'
+  _images(local, 'real/000/0.png', 'fake/DF/000_003/7.png', 'fake/.hidden/1.png', 'fake/lone.png')
+  lines = f'{local}/real/000/0.png\nfake/DF/000_003/7.png\n'
+  (local / 'metadata.json').write_text('{"000.mp4": {"label": "REAL"}}')
+  (local / 'train.txt').write_text(lines)
+  memory = fsspec.filesystem('memory')
+  for path in local.rglob('*.*'):
+    if path.is_file():
+      memory.pipe(f'/raw/set/{path.relative_to(local)}', path.read_bytes())
+  memory.pipe('/raw/set/train.txt', lines.replace(str(local), 'memory://raw/set').encode())
+  tables = []
+  for root in (str(local), 'memory://raw/set'):
+    words = arguments.replace('{}', root).split()
+    assert main(['import', '--format', *words, '--output', f'{root}/m.parquet']) == 0
+    tables.append(load_manifest(f'{root}/m.parquet').table)
+  pd.testing.assert_frame_equal(*tables)
+  assert 0 < len(tables[0]) < 4
+  memory.store.clear()
+
+
+def test_links_in_circles_and_to_nowhere(tmp_path):
+  _images(tmp_path, 'real/v/0.png', 'fake/v/0.png')
+  (tmp_path / 'fake/v/again').symlink_to(tmp_path / 'fake')
+  assert len(import_folder(tmp_path, split='train')) == 2
+  (tmp_path / 'fake/v/1.png').symlink_to(tmp_path / 'gone.png')
+  with pytest.raises(UserError, match=r'missing file .*fake/v/1.png'):
+    import_folder(tmp_path, split='train')

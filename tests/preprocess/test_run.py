@@ -218,6 +218,12 @@ def test_bad_options(run, options, message, capsys):
   assert error.startswith('error: ') and message in error and error.count('\n') == 1
 
 
+def test_remote_folders_are_refused(run, capsys):
+  with pytest.raises(SystemExit, match='2'):
+    run('--output', 'gs://bucket/crops')
+  assert 'gs://bucket/crops: videos are read, and crops written, on this' in capsys.readouterr().err
+
+
 def test_a_folder_with_other_files_is_left_alone(run, tmp_path, capsys):
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'thesis.txt').touch()

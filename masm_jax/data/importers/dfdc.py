@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import posixpath
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +46,8 @@ def import_dfdc(
   Raises:
     UserError: metadata that cannot be read, no crops at all, or as `build_manifest`.
   """
-  root = pathlib.Path(root)
-  if not root.is_dir():
+  root = storage.as_root(root)
+  if not storage.is_folder(root):
     raise UserError(f'no folder {root}')
   folders = _image_folders(root)
   rows, without = [], []
@@ -62,23 +63,24 @@ def import_dfdc(
       stem, original = _stem(video), _stem(str(facts.get('original') or ''))
       found = folders.get(stem, [])
       if len(found) > 1:
-        raise UserError(f'{place}: two folders have its name, {found[0]} and {found[1]}')
+        raise UserError(f'{place}: two folders have its name, {found[0][0]} and {found[1][0]}')
       if not found:
         without.append(video)
         continue
       source = stem if label == REAL else original
       method = 'real' if label == REAL else 'fake'
-      for path in _images(root / found[0]):
+      folder, images = found[0]
+      for name in images:
         rows.append(
           {
-            'path': path.relative_to(root).as_posix(),
+            'path': posixpath.join(folder, name),
             'label': label,
             'dataset': dataset,
             'split': video_split,
             'method': method,
             'video_id': f'{dataset}/{method}/{stem}',
             'source_video_id': f'{dataset}/real/{source}' if source else '',
-            'frame': names.frame_number(path.stem),
+            'frame': names.frame_number(_stem(name)),
           }
         )
   if not rows:
@@ -118,16 +120,11 @@ def _stem(video: str) -> str:
   return pathlib.PurePosixPath(video.replace('\\', '/')).stem
 
 
-def _image_folders(root: pathlib.Path) -> dict[str, list[str]]:
-  """Folders that hold images, by name: their paths relative to the root."""
-  found: dict[str, list[str]] = {}
-  for folder, subfolders, files in os.walk(root, followlinks=True):
-    subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-    if any(names.is_image(name) for name in files):
-      found.setdefault(os.path.basename(folder), []).append(os.path.relpath(folder, root))
+def _image_folders(root: storage.Path) -> dict[str, list[tuple[str, list[str]]]]:
+  """Folders that hold images, by name: their paths from the root, and the images in each."""
+  found: dict[str, list[tuple[str, list[str]]]] = {}
+  for below, files in storage.walk(root):
+    images = [name for name in files if names.is_image(name)]
+    if below and images:
+      found.setdefault(posixpath.basename(below), []).append((below, images))
   return found
-
-
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  entries = sorted(folder.iterdir())
-  return [path for path in entries if names.is_image(path.name)]

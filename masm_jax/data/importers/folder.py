@@ -1,10 +1,11 @@
 """Plain folders: `root/{real,fake}/...` or `root/<split>/{real,fake}/...`."""
 
 import logging
-import os
-import pathlib
+import posixpath
+from collections.abc import Iterable
 from typing import Any
 
+from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers import names
 from masm_jax.data.manifest import Manifest, build_manifest
@@ -17,9 +18,9 @@ _logger = logging.getLogger(__name__)
 
 
 def import_folder(
-  folder: str | os.PathLike,
+  folder: storage.Path,
   *,
-  root: str | os.PathLike | None = None,
+  root: storage.Path | None = None,
   split: str | None = None,
   dataset: str | None = None,
 ) -> Manifest:
@@ -41,32 +42,35 @@ def import_folder(
     UserError: if the folder has neither layout, a split is given or missing against it, or as
       `build_manifest`.
   """
-  folder = pathlib.Path(folder)
-  root = folder if root is None else pathlib.Path(root)
-  dataset = dataset or pathlib.Path(os.path.abspath(folder)).name
-  if not folder.is_dir():
+  folder = storage.as_root(folder)
+  root = folder if root is None else storage.as_root(root)
+  dataset = dataset or posixpath.basename(storage.absolute(folder))
+  if not storage.is_folder(folder):
     raise UserError(f'no folder {folder}')
-  rows = []
-  for split_name, label, top in label_folders(folder, split):
-    for path in _images(top):
-      rows.append(_row(path, folder, root, top, label, split_name, dataset))
+  start = storage.relative(folder, root)
+  rows = [
+    _row(path, start, top, label, split_name, dataset)
+    for split_name, label, top in label_folders(folder, split)
+    for path in _images(folder, top)
+  ]
   if not rows:
     raise UserError(f'{folder}: no image in its real and fake folders')
   return build_manifest(rows, root)
 
 
-def label_folders(folder: pathlib.Path, split: str | None) -> list[tuple[str, int, pathlib.Path]]:
-  """The (split, label, folder) of each `real` and `fake` folder.
+def label_folders(folder: storage.Path, split: str | None) -> list[tuple[str, int, str]]:
+  """The (split, label, path from `folder`) of each `real` and `fake` folder.
 
   Raises:
     UserError: there are none, or a split is given or missing against the layout.
   """
-  flat = _children(folder, _LABELS)
-  divided = _children(folder, _SPLITS)
+  inside = storage.folder_names(folder)
+  flat = _known(inside, _LABELS)
+  divided = _known(inside, _SPLITS)
   if bool(flat) == bool(divided):
     raise UserError(
       f'{folder}: needs either real/ and fake/, or train/, val/, test/ with those inside; it has '
-      + (', '.join(sorted(entry.name for entry in folder.iterdir())[:8]) or 'nothing')
+      + (', '.join(sorted(inside | storage.file_names(folder))[:8]) or 'nothing')
     )
   if flat:
     if split is None:
@@ -74,51 +78,40 @@ def label_folders(folder: pathlib.Path, split: str | None) -> list[tuple[str, in
     return [(split, label, path) for label, path in flat]
   if split is not None:
     raise UserError(f'{folder} is divided into splits already; leave --split out')
-  return [(name, label, path) for name, top in divided for label, path in _children(top, _LABELS)]
+  return [
+    (split_name, label, f'{top}/{name}')
+    for split_name, top in divided
+    for label, name in _known(storage.folder_names(storage.join(folder, top)), _LABELS)
+  ]
 
 
-def _children(folder: pathlib.Path, known: dict[str, Any]) -> list[tuple[Any, pathlib.Path]]:
-  entries = sorted(folder.iterdir())
-  return [(known[e.name.lower()], e) for e in entries if e.is_dir() and e.name.lower() in known]
+def _known(folders: Iterable[str], known: dict[str, Any]) -> list[tuple[Any, str]]:
+  return [(known[name.lower()], name) for name in sorted(folders) if name.lower() in known]
 
 
-def _images(top: pathlib.Path) -> list[pathlib.Path]:
-  """Images below a folder, following links but never in circles."""
-  found, left_out, seen = [], 0, set()
-  for folder, subfolders, files in os.walk(top, followlinks=True):
-    real = os.path.realpath(folder)
-    if real in seen:
-      subfolders.clear()
-      continue
-    seen.add(real)
-    subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-    for name in sorted(files):
-      is_image = names.is_image(name)
-      found += [pathlib.Path(folder, name)] if is_image else []
-      left_out += not is_image
+def _images(folder: storage.Path, top: str) -> list[str]:
+  """Images below `folder/top`, as paths from there."""
+  found, left_out = [], 0
+  for below, files in storage.walk(storage.join(folder, top)):
+    images = [name for name in files if names.is_image(name)]
+    found += [posixpath.join(below, name) for name in images]
+    left_out += len(files) - len(images)
   if left_out:
-    _logger.warning('%s: left out %d files that are no images by their name', top, left_out)
+    place = storage.join(folder, top)
+    _logger.warning('%s: left out %d files that are no images by their name', place, left_out)
   return found
 
 
-def _row(
-  path: pathlib.Path,
-  folder: pathlib.Path,
-  root: pathlib.Path,
-  top: pathlib.Path,
-  label: int,
-  split: str,
-  dataset: str,
-) -> dict[str, Any]:
-  below = path.relative_to(top).parts
-  video = path if len(below) == 1 else path.parent
-  method = below[0] if len(below) > 2 else 'fake'
+def _row(path: str, start: str, top: str, label: int, split: str, dataset: str) -> dict[str, Any]:
+  folders, name = posixpath.split(path)
+  method = folders.split('/')[0] if '/' in folders else 'fake'
+  video = posixpath.join(top, folders or name)
   return {
-    'path': pathlib.PurePath(os.path.relpath(path, root)).as_posix(),
+    'path': posixpath.normpath(posixpath.join(start, top, path)),
     'label': label,
     'dataset': dataset,
     'split': split,
     'method': 'real' if label == REAL else method,
-    'video_id': f'{dataset}/{video.relative_to(folder).as_posix()}',
-    'frame': 0 if len(below) == 1 else names.frame_number(path.stem),
+    'video_id': f'{dataset}/{video}',
+    'frame': names.frame_number(posixpath.splitext(name)[0]) if folders else 0,
   }

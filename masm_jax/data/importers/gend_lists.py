@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers import names
 from masm_jax.data.manifest import Manifest, build_manifest
@@ -50,7 +51,7 @@ def import_gend_lists(
   Raises:
     UserError: if a list cannot be read, a line has too few parts, or as `build_manifest`.
   """
-  root = pathlib.Path(root)
+  root = storage.as_root(root)
   rows = [
     _row(line, split, root, f'{path}:{number}')
     for split, paths in lists.items()
@@ -77,34 +78,35 @@ def import_gend_lists(
 
 def _lines(path: str | os.PathLike) -> list[tuple[int, str]]:
   try:
-    text = pathlib.Path(path).read_text(encoding='utf-8-sig')
+    text = storage.read_bytes(path).decode('utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
-    reason = error.strerror if isinstance(error, OSError) else 'not UTF-8 text'
+    reason = 'not UTF-8 text'
+    if isinstance(error, OSError):
+      reason = error.strerror or str(error)
     raise UserError(f'cannot read the list {path}: {reason}') from error
   numbered = enumerate((line.strip() for line in text.splitlines()), 1)
   return [(number, line) for number, line in numbered if line and not line.startswith('#')]
 
 
-def _row(line: str, split: str, root: pathlib.Path, place: str) -> dict[str, Any]:
+def _row(line: str, split: str, root: storage.Path, place: str) -> dict[str, Any]:
   line = line.replace('\\', '/')
   # Parts above the root count too: with the root at `FF`, lines begin at `real/000/...`.
-  absolute = pathlib.Path(os.path.abspath(root / line))
-  try:
-    path = absolute.relative_to(os.path.abspath(root))
-  except ValueError:
-    raise UserError(f'{place}: {line} leaves the root {root}; choose another with --root') from None
-  parts = absolute.parts[1:]
+  absolute = storage.absolute(line if storage.is_remote(line) else storage.join(root, line))
+  path = storage.relative(absolute, root)
+  if path.split('/')[0] == '..':
+    raise UserError(f'{place}: {line} leaves the root {root}; choose another with --root')
+  parts = absolute.rpartition('://')[2].strip('/').split('/')
   if len(parts) < _DEPTH:
     raise UserError(f'{place}: {line} is not .../dataset/source/video/frame')
-  dataset, source, video, _ = parts[-_DEPTH:]
+  dataset, source, video, name = parts[-_DEPTH:]
   is_real = 'real' in source.lower()
   return {
-    'path': path.as_posix(),
+    'path': path,
     'label': REAL if is_real else FAKE,
     'dataset': dataset,
     'split': split,
     'method': 'real' if is_real else source,
     'video_id': f'{dataset}/{source}/{video}',
-    'frame': names.frame_number(absolute.stem),
+    'frame': names.frame_number(pathlib.PurePosixPath(name).stem),
     'identities': ';'.join(names.identities(video)),
   }

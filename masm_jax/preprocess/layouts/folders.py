@@ -24,11 +24,11 @@ def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
     tops = label_folders(root, options.split or None)
   else:
     tops = [
-      (base.need_split(options.split, str(root), '--label names no split'), options.label, root)
+      (base.need_split(options.split, str(root), '--label names no split'), options.label, '.')
     ]
   videos = []
   for split, label, top in tops:
-    for item in base.find(root, top.relative_to(root).as_posix()):
+    for item in base.find(root, top):
       method, _, rest = item.name.partition('/')
       has_method = label == FAKE and bool(rest)
       name = rest if has_method else item.name
