@@ -15,6 +15,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from masm_jax.data import storage
 from masm_jax.errors import UserError
 from masm_jax.preprocess import tracks, video
 from masm_jax.preprocess.faces import Detector, Face, make_detector
@@ -266,12 +267,14 @@ def commit(
 
 
 def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
-  """The record of a video that is done; None if it is not."""
+  """The record of a video that is done; None if it is not, or if some of it is gone since."""
+  folder = video_folder(output, raw)
   try:
-    content = (video_folder(output, raw) / RECORD).read_bytes()
-  except OSError:
+    record = json.loads((folder / RECORD).read_bytes())
+    crops = {crop['file'] for crop in record['crops']}
+  except (OSError, ValueError, TypeError, KeyError):
     return None
-  return json.loads(content)
+  return record if crops <= storage.file_names(folder) else None
 
 
 def video_folder(output: pathlib.Path, raw: RawVideo) -> pathlib.Path:

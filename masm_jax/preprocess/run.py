@@ -69,7 +69,11 @@ def preprocess(
   Raises:
     UserError: input that cannot be used, an output folder made with other settings or in use.
   """
-  videos = list_videos(input_folder, layout, options)
+  # The crops of an earlier run, where they lie among the videos, are none of them.
+  own = storage.relative(output, input_folder) + '/'
+  videos = [
+    video for video in list_videos(input_folder, layout, options) if not video.path.startswith(own)
+  ]
   dataset = options.dataset or layout
   _make_folder(output)
   with _locked(output):

@@ -1,4 +1,4 @@
-"""SIGKILL at ten random moments: nothing lost, nothing done twice, no half-written crop."""
+"""SIGKILL at ten random moments: nothing lost, nothing done twice, no half-written crop; and Ctrl-C."""
 
 import hashlib
 import json
@@ -102,3 +102,29 @@ def _members(session):
     if int(process_session) == session and state != 'Z':
       members.append(stat.parent.name)
   return members
+
+
+def test_ctrl_c(tmp_path, clips):
+  for i in range(200):
+    path = tmp_path / 'raw' / 'real' / f'{i:03d}.mp4'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clips['ok'], path)
+  output = tmp_path / 'out'
+  command = ['--input', tmp_path / 'raw', '--output', output, '--layout', 'folder', '--split']
+  command += ['test', '--detector', 'haar', '--processes', '1']
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'masm_jax.preprocess', *map(str, command)], text=True,
+    cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+  )  # fmt: skip
+  try:
+    while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
+      time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does it: to all of them.
+    _, told = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == 130
+  assert told.endswith('interrupted; what is done stays, and the same command goes on\n')
+  assert 'Traceback' not in told

@@ -5,10 +5,8 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -141,6 +139,22 @@ def test_a_file_that_has_changed_is_done_again(run, raw, tmp_path, clips):
   assert found['raw/DF/zero'] == ('ok', 4) and found['raw/real/a'] == ('too_short', 2)
   assert len(list((tmp_path / 'out/crops/raw/real/a').glob('*.png'))) == 2
   assert kept.stat().st_mtime_ns == made
+
+
+def test_what_is_gone_or_damaged_is_made_again(run, tmp_path):
+  assert run() == 0
+  out = tmp_path / 'out'
+  before = (out / 'manifest.parquet').read_bytes()
+  (out / 'crops/raw/real/a/.outcome.json').write_text('{')
+  sorted((out / 'crops/raw/DF/two words').glob('*.png'))[0].unlink()
+  assert run() == 0
+  assert (out / 'manifest.parquet').read_bytes() == before
+
+
+def test_crops_among_the_videos_are_none_of_them(run, raw, tmp_path):
+  for _ in range(2):
+    assert run('--output', raw / 'real' / 'crops') == 0
+    assert len(lines(raw / 'real' / 'crops')) == 9
 
 
 def test_new_videos_join(run, raw, tmp_path, clips):
@@ -314,32 +328,6 @@ def test_a_video_that_kills_its_readers(run, raw, tmp_path, monkeypatch):
   before = (tmp_path / 'out' / 'manifest.parquet').read_bytes()
   assert run() == 0  # It is not tried again and again.
   assert (tmp_path / 'out' / 'manifest.parquet').read_bytes() == before
-
-
-def test_ctrl_c(tmp_path, clips):
-  for i in range(200):
-    path = tmp_path / 'raw' / 'real' / f'{i:03d}.mp4'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(clips['ok'], path)
-  output = tmp_path / 'out'
-  command = ['--input', tmp_path / 'raw', '--output', output, '--layout', 'folder', '--split']
-  command += ['test', '--detector', 'haar', '--processes', '1']
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'masm_jax.preprocess', *map(str, command)], text=True,
-    cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-  )  # fmt: skip
-  try:
-    while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
-      time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # As a terminal does it: to all of them.
-    _, told = process.communicate(timeout=60)
-  finally:
-    process.kill()
-  assert process.returncode == 130
-  assert told.endswith('interrupted; what is done stays, and the same command goes on\n')
-  assert 'Traceback' not in told
 
 
 def test_workers_never_load_jax(tmp_path):
