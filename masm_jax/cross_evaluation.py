@@ -66,7 +66,7 @@ def evaluate(
       ' present one'
     )
     warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
-  tests = {name: load(f'sets.{name}', spec, allow_empty=True) for name, spec in specs.items()}
+  tests = {name: _test_set(load, name, spec) for name, spec in specs.items()}
 
   # ---- Scores and figures ----------------------------------------------------------------------
   compiled = [
@@ -95,6 +95,16 @@ def evaluate(
   document = _document(workdir, run, suite, made)
   telemetry.write_json(out / 'results.json', document)
   _print(document, out)
+
+
+def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDict) -> Manifest:
+  try:
+    return load(f'sets.{name}', spec, allow_empty=True)
+  except UserError as error:
+    raise UserError(
+      f'set {name}: {error} (give its manifest with --suite.sets.{name}.manifest, or choose the'
+      ' sets that you have with --suite=configs/cross_eval.py:sets=NAME+NAME)'
+    ) from error
 
 
 def _training_set(

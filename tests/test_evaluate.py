@@ -283,6 +283,12 @@ def test_bad_suites_are_refused_before_anything_is_scored(run, tmp_path, fields,
   assert not (tmp_path / 'out').exists()
 
 
+def test_a_set_that_is_not_there_is_named_with_the_way_out(run, portraits, tmp_path):
+  suite = own_suite(portraits, clean={}, mine={'manifest': 'nowhere.csv'})
+  with pytest.raises(UserError, match=r'set mine: no manifest at nowhere.csv.*sets=NAME'):
+    evaluate(run, suite, tmp_path / 'out')
+
+
 def test_thresholds_are_not_chosen_on_rows_marked_test(run, portraits, tmp_path):
   suite = own_suite(portraits, clean={})
   suite.val.manifest, suite.val.split = str(portraits), ''

@@ -25,7 +25,7 @@ _VIDEO_COLUMNS = ('method', 'dataset', 'split', 'compression', 'source_video_id'
 
 
 def binary_metrics(
-  labels: ArrayLike, scores: ArrayLike, *, threshold: float | None = None, name: str = ''
+  labels: ArrayLike, scores: ArrayLike, *, threshold: float | None = None, name: str | None = ''
 ) -> dict[str, float]:
   """All figures of one set of examples.
 
@@ -40,7 +40,7 @@ def binary_metrics(
       precisely as they are known: float32 probabilities above about 1 - 6e-8 are all tied at 1.
     threshold: adds the operating point `...@threshold`, and `threshold` itself; all nan where it
       is nan. Fix it on validation data (its `eer_threshold`), never on the set that is measured.
-    name: of the set, for warnings.
+    name: of the set, for warnings; None where the caller gives them itself.
 
   Returns:
     `auroc`, `ap`, `eer`, `eer_threshold`, `tpr@fpr=F` (the highest TPR of any threshold whose FPR
@@ -51,10 +51,11 @@ def binary_metrics(
   Raises:
     UserError: if lengths differ, a label is not 0 or 1, or a score is not a probability.
   """
-  labels, scores = _checked(labels, scores, name)
+  labels, scores = _checked(labels, scores, name or '')
   num_fake = int(labels.sum())
   num_real = len(labels) - num_fake
-  _warn_one_class(num_real, num_fake, name)
+  if name is not None:
+    _warn_one_class(num_real, num_fake, name)
   eer, eer_threshold = _equal_error_rate(labels, scores)
   result = {
     'auroc': _auroc(labels, scores),

@@ -74,14 +74,13 @@ def summarize(
   if clusters.note:
     warn('unit', clusters.note)
   _check_classes(table, clusters, warn)
-  result: dict[str, Any] = _levels(table, clusters, settings, name, with_bins=True)
+  result: dict[str, Any] = _levels(table, clusters, settings, with_bins=True)
   if with_groups:
     result['groups'] = {}
     for column in settings.groups:
       if parts := _parts(table, column, settings.max_groups, warn):
         result['groups'][column] = {
-          value: _levels(rows, clusters, settings, f'{name}, {column} {value}', with_bins=False)
-          for value, rows in parts.items()
+          value: _levels(rows, clusters, settings, with_bins=False) for value, rows in parts.items()
         }
   return result, {'unit': clusters.unit, 'clusters': clusters.num}, warnings
 
@@ -124,7 +123,7 @@ def _parts(
 
 
 def _levels(
-  table: pd.DataFrame, clusters: Clusters, settings: Settings, name: str, *, with_bins: bool
+  table: pd.DataFrame, clusters: Clusters, settings: Settings, *, with_bins: bool
 ) -> dict[str, Any]:
   """`{'frame': figures, 'video': figures}` of some rows."""
   rescaled = None
@@ -134,7 +133,7 @@ def _levels(
   for level in scores.LEVELS:
     rows = _rows(table, level, settings)
     threshold = settings.thresholds.get(level, math.nan)
-    figures = level_figures(rows, clusters, settings, threshold, f'{name} ({level}s)')
+    figures = level_figures(rows, clusters, settings, threshold)
     if with_bins:
       figures['reliability'] = calibration.reliability_bins(rows['label'], rows['score'])
       if rescaled is not None:
@@ -148,7 +147,7 @@ def _rows(table: pd.DataFrame, level: str, settings: Settings) -> pd.DataFrame:
 
 
 def level_figures(
-  rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float, name: str = ''
+  rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float
 ) -> dict[str, Any]:
   """Figures of frames or videos, with intervals.
 
@@ -157,13 +156,12 @@ def level_figures(
     clusters: what is drawn together.
     settings: of the bootstrap.
     threshold: of the level, from validation; nan for none.
-    name: for warnings.
 
   Returns:
     `num`, `num_real`, `num_fake`, `eer_threshold`, and `metrics`: name -> `{value, low, high}`.
   """
   labels, values = rows['label'].to_numpy(), rows['score'].to_numpy()
-  point = metrics.binary_metrics(labels, values, threshold=threshold, name=name)
+  point = metrics.binary_metrics(labels, values, threshold=threshold, name=None)
   draws = draw_figures(rows, clusters, settings, threshold)
   counts = {key: point[key] for key in ('num', 'num_real', 'num_fake', 'eer_threshold')}
   return counts | {'metrics': _intervals(point, draws, settings)}
@@ -202,7 +200,7 @@ def _intervals(
 def _calibrated(rows: pd.DataFrame, clusters: Clusters, settings: Settings) -> dict[str, Any]:
   """Figures of the rescaled probabilities that differ from the others."""
   labels, values = rows['label'].to_numpy(), rows['score'].to_numpy()
-  point = metrics.binary_metrics(labels, values)
+  point = metrics.binary_metrics(labels, values, name=None)
   draws = draw_figures(rows, clusters, settings, math.nan)
   return {
     'metrics': _intervals(point, draws, settings, CALIBRATED),
