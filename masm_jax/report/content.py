@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from masm_jax.report import panels, pictures, sections, svg
+from masm_jax.report import model_panels, panels, pictures, sections, svg
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, interval, set_names
 from masm_jax.report.words import HEADLINES, cell, number
 
@@ -158,7 +158,13 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
 
 
 def _inside(run: Run) -> dict[str, Any]:
-  return {'name': svg.clean(run.name), 'masks': pictures.masks(run), 'subspaces': []}
+  analysis = run.results.get('subspaces') or {}
+  return {
+    'name': svg.clean(run.name),
+    'masks': pictures.masks(run),
+    'subspaces': model_panels.draw(run),
+    'note': svg.clean((analysis.get('semantics') or {}).get('note', '')),
+  }
 
 
 def _protocol(run: Run) -> dict[str, Any]:

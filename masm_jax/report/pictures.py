@@ -71,21 +71,26 @@ def masks(run: Run) -> list[Markup]:
   edges = np.array([*steps, end], np.float64)
   rows = [str(name) for name in lines[-1].get('rows', range(history.shape[1]))]
   panels = [
-    _mask_panel(run, history[:, :, k], edges, rows, k)
+    _mask_panel(run, history[:, :, k], edges, rows, k, history.shape[2])
     for k in range(min(history.shape[2], _MAX_SUBSPACES))
   ]
   return [*panels, _duty_panel(run, history, edges, rows)]
 
 
 def _mask_panel(
-  run: Run, history: np.ndarray, edges: np.ndarray, rows: Sequence[str], subspace: int
+  run: Run,
+  history: np.ndarray,
+  edges: np.ndarray,
+  rows: Sequence[str],
+  subspace: int,
+  num_subspaces: int,
 ) -> Markup:
   """One subspace: blocks downwards, steps to the right; [T, L] over [T + 1] edges."""
   with svg.panel(310, 190) as (figure, axes):
     shares = _resampled(history, edges)
-    _image(axes, shares.T, (edges[0], edges[-1]))
+    draw_shares(axes, shares.T, (edges[0], edges[-1]))
     _name_rows(axes, rows)
-    axes.set(title=f'subspace {subspace}', xlabel='step')
+    axes.set(title=f'subspace {subspace}' if num_subspaces > 1 else 'groups', xlabel='step')
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     text = f'Mask of subspace {subspace} of {run.name}: which blocks were trained at which step'
     return svg.to_svg(figure, f'mask-{run.series}-{subspace}', text)
@@ -96,7 +101,7 @@ def _duty_panel(run: Run, history: np.ndarray, edges: np.ndarray, rows: Sequence
   duty = np.average(history, axis=0, weights=np.diff(edges))
   num_rows, num_subspaces = duty.shape
   with svg.panel(310, 190 if num_rows <= 12 else 330) as (figure, axes):
-    _image(axes, duty, (-0.5, num_subspaces - 0.5))
+    draw_shares(axes, duty, (-0.5, num_subspaces - 0.5))
     _name_rows(axes, rows)
     if num_rows <= 24 and num_subspaces <= 8:
       for (row, column), share in np.ndenumerate(duty):
@@ -110,11 +115,11 @@ def _duty_panel(run: Run, history: np.ndarray, edges: np.ndarray, rows: Sequence
     return svg.to_svg(figure, f'duty-{run.series}', text)
 
 
-def _image(axes: Axes, shares: np.ndarray, extent_x: tuple[float, float]) -> None:
+def draw_shares(axes: Axes, shares: np.ndarray, extent_x: tuple[float, float]) -> None:
   """Shares in [0, 1] as squares, [rows, columns], row 0 on top; the page shows through."""
   rgba = np.empty((*shares.shape, 4))
   rgba[..., :3] = colors.to_rgb(_MASK_COLOUR)
-  rgba[..., 3] = 0.06 + 0.94 * shares
+  rgba[..., 3] = np.where(np.isfinite(shares), 0.06 + 0.94 * shares, 0.0)
   extent = (*extent_x, len(shares) - 0.5, -0.5)
   axes.imshow(rgba, aspect='auto', interpolation='none', extent=extent)
   axes.spines[:].set_visible(False)

@@ -253,5 +253,29 @@ def _document(parts, method, seed, threshold, rng):
     ]
     if method == 'masm'
     else None,
-    'subspaces': None,
+    'subspaces': _analysis(rng) if method == 'masm' else None,
+  }
+
+
+def _analysis(rng):
+  """What `masm_jax.analysis` leaves, of two blocks and two subspaces."""
+  side = lambda: {
+    'angles_deg': rng.uniform(0, 9, (2, 3)).tolist(),
+    'overlap': [[1.0, 0.25], [0.25, 1.0]],
+    'semantic_share': [0.5, 'nan'],
+  }
+  owners = [f'backbone/block_{i:02d}/attn/{kind}' for i in range(2) for kind in ('q', 'v')]
+  probe = lambda value: {
+    'accuracy': value, 'low': value - 0.1, 'high': value + 0.05, 'chance': 0.2
+  }  # fmt: skip
+  return {
+    'run': {},
+    'subspaces': {'kernels': {owner: {'U': side(), 'V': side()} for owner in owners}},
+    'spectra': {
+      'kernels': {
+        owner: {'change': 0.01 * (i + 1), 'principal_kept': {'U': 0.9, 'V': 1.0}}
+        for i, owner in enumerate(owners)
+      }
+    },
+    'semantics': {'note': NOTE, 'probes': {'yaw': {'before': probe(0.8), 'after': probe(0.7)}}},
   }

@@ -329,3 +329,29 @@ def test_histogram_shares_are_of_each_class():
   )
   drawn = panels.histogram('s', curve, key='k')  # A score of 1 has no finite log-odds.
   assert '>50%</text>' in drawn and 'threshold' not in drawn
+
+
+def test_the_analysis_of_the_model_is_drawn(whole, html):
+  (part,) = whole['inside']
+  drawings = dict(part['subspaces'])
+  assert list(drawings) == [
+    'U: angle to where it began', 'V: angle to where it began', 'Overlap of subspaces at the end',
+    'Change of singular values', 'Turned out of the principal span',
+    'What linear probes still read',
+  ]  # fmt: skip
+  overlap = drawings['Overlap of subspaces at the end']
+  assert overlap.count('>0.25</text>') == 2 and overlap.count('>1.00</text>') == 2
+  assert '>0.50</text>' in overlap  # With the semantic subspace.
+  assert 'before to after: yaw 0.80 to 0.70' in drawings['What linear probes still read']
+  assert 'a line for each kind of kernel: attn/q, attn/v' in drawings['Change of singular values']
+  assert len(part['masks']) == 5 and part['note'].startswith('Synthetic portraits')
+  assert all(str(drawing) in html for drawing in [*drawings.values(), *part['masks']])
+
+
+def test_masks_of_whole_blocks_or_of_kernels_are_drawn(evaluation):
+  run = runs.read_runs([str(evaluation)])[0]
+  names = [f'block_{i:02d}/attn/{kind}' for i in range(12) for kind in ('q', 'v')]
+  line = {'step': 5, 'rows': names, 'mask': [[1]] * 24}
+  run.results['masks'] = [line]
+  panel, duty = pictures.masks(run)
+  assert '>groups</text>' in panel and '>100</text>' in duty and '11/attn/q' in panel
