@@ -28,10 +28,12 @@ from masm_jax.masking import layer_mask
 from masm_jax.methods import Method, make_method, subspace
 
 # The machine code is never run: do not spend minutes on making it fast. XLA's own passes, which
-# decide what is computed, are all kept.
+# decide what is computed, are all kept. Operations are put in the order that needs least memory, as
+# on accelerators; the CPU's own order seeks concurrency, and holds what rematerialisation saves.
 _COMPILER_OPTIONS = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
+  'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
 }
 
 

@@ -91,7 +91,9 @@ def _matmul_rebuilt_fwd(x: jax.Array, *kernel: jax.Array) -> tuple[jax.Array, tu
 def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
   x, kernel_sem, us, v = residuals
   dtype = x.dtype
-  g = g.astype(dtype)
+  # W is rebuilt when its gradient arrives: kept from the forward pass, it would be as much memory
+  # as the frozen weights of all layers together.
+  kernel_sem, us, v, g = lax.optimization_barrier((kernel_sem, us, v, g.astype(dtype)))
   tokens = tuple(range(x.ndim - 1))
   over_tokens = ((tokens, tokens), ((), ()))
   over_outputs = (((g.ndim - 1,), (1,)), ((), ()))
