@@ -184,7 +184,7 @@ def _protocol(run: Run) -> dict[str, Any]:
      if temperature else 'none'),
     ('Score of a video', f'{protocol.get("video_score")} of its frames'),
     ('Intervals', f'{float(bootstrap["confidence"]):.0%} percentile bootstrap,'
-     f' {bootstrap["draws"]:,} draws over {bootstrap.get("unit")} clusters,'
+     f' {bootstrap["draws"]:,} draws over clusters ({bootstrap.get("unit")}),'
      f' seed {bootstrap.get("seed")}'),
     ('Image side', f'{protocol.get("image_size")} px'),
     ('SHA-256 of the configuration', about.get('config_sha256')),
@@ -220,5 +220,5 @@ def _protocol(run: Run) -> dict[str, Any]:
 
 
 def _per_video(counts: Mapping[str, Any]) -> str:
-  low, middle, high = (counts.get(key) for key in ('min', 'median', 'max'))
-  return str(low) if low == high else f'{low} to {high}, median {middle:g}'
+  low, middle, high = (float(counts.get(key, math.nan)) for key in ('min', 'median', 'max'))
+  return f'{low:g}' if low == high else f'{low:g} to {high:g}, median {middle:g}'
