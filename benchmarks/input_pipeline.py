@@ -1,7 +1,7 @@
 """How fast training images are made: presets, files against ArrayRecord, workers.
 
-python benchmarks/input_pipeline.py --workers 0 1 2 --json=input_pipeline.json
-python benchmarks/input_pipeline.py --manifest=crops/manifest.parquet --presets gend
+python -m benchmarks.input_pipeline --workers 0 1 2 --json=input_pipeline.json
+python -m benchmarks.input_pipeline --manifest=crops/manifest.parquet --presets gend
 
 Without --manifest the crops are drawn portraits, 256 px, as JPEG of quality 95. `images/s` is what
 arrives; `per core` divides by the processor time that was spent (all of it: reading, decoding,

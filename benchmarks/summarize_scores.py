@@ -1,6 +1,6 @@
 """How long the figures of one big set take: every metric, both levels, with intervals.
 
-python benchmarks/summarize_scores.py --frames=100000 --draws=2000 --json=summarize_scores.json
+python -m benchmarks.summarize_scores --frames=100000 --draws=2000 --json=summarize_scores.json
 
 The scores are random; 32 frames to a video, four fake methods, with and without ties, with and
 without figures by group. Prints a table.
