@@ -14,6 +14,8 @@ named at the end, and the exit status is then 1. The same command after a kill d
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import sys
@@ -127,7 +129,9 @@ def own_command() -> list[str]:
 
 def default_jobs() -> int:
   """One run per core: small models leave cores idle otherwise. One in all on an accelerator."""
-  if os.environ.get('JAX_PLATFORMS') != 'cpu' and pathlib.Path('/dev/nvidia0').exists():
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  has_accelerator = bool(plugins) or importlib.util.find_spec('libtpu') is not None
+  if has_accelerator and os.environ.get('JAX_PLATFORMS') != 'cpu':
     return 1
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
 

@@ -245,8 +245,9 @@ def write_tables(
   speed = make_speed(sweep)
   report = to_markdown(table, metric=metric, level=level, speed=speed)
   report += (
-    '\nGFLOP/step: of the compiled train step, whole batch. images/s: median over seeds, a wall '
-    'time, which depends on the machine and on what else it does.\n'
+    '\nGFLOP/step: of the compiled train step, whole batch (fmsd: as if its probe chose the '
+    'deepest layers). images/s: median over seeds, a wall time, which depends on the machine and '
+    'on what else it does.\n'
   )
   try:
     telemetry.write_json(sweep.workdir / 'table.json', table)
