@@ -113,10 +113,11 @@ def test_ctrl_c(tmp_path, clips):
   command = ['--input', tmp_path / 'raw', '--output', output, '--layout', 'folder', '--split']
   command += ['test', '--detector', 'haar', '--processes', '1']
   process = subprocess.Popen(
-    [sys.executable, '-m', 'masm_jax.preprocess', *map(str, command)], text=True,
-    cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ['env', '--default-signal=INT', sys.executable, '-m', 'masm_jax.preprocess',
+     *map(str, command)],
+    text=True, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    start_new_session=True,
   )  # fmt: skip
   try:
     while process.poll() is None and not list(output.glob('crops/**/.outcome.json')):
