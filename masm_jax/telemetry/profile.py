@@ -2,12 +2,14 @@
 
 import pathlib
 import re
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import jax
 from absl import logging
 
 from masm_jax.errors import UserError
+
+if TYPE_CHECKING:  # Programs without a model report their progress from this package, too.
+  import jax
 
 
 def parse_steps(text: str) -> range:
@@ -44,8 +46,10 @@ class Profiler:
   def __exit__(self, *_: object) -> None:
     self._stop()
 
-  def step(self, step: int) -> jax.profiler.StepTraceAnnotation:
+  def step(self, step: int) -> 'jax.profiler.StepTraceAnnotation':
     """To be entered around each step: it starts and marks the trace."""
+    import jax
+
     if step in self._steps and not self._is_on:
       jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
       self._is_on = True
@@ -54,11 +58,15 @@ class Profiler:
   def end_step(self, step: int, result: Any) -> None:
     """Ends the trace after its last step, when `result` is there."""
     if self._is_on and step >= self._steps[-1]:
+      import jax
+
       jax.block_until_ready(result)
       self._stop()
 
   def _stop(self) -> None:
     if self._is_on:
+      import jax
+
       self._is_on = False
       jax.profiler.stop_trace()
       logging.warning('the trace of steps %d to %d is in %s', self._steps[0], self._steps[-1],

@@ -68,5 +68,5 @@ def test_logits_loss_and_gradients_equal_the_reference(tiny_run):
       ours.append(np.ravel(flat[f'{owner}/{name}']))
       theirs.append(np.ravel(value))
       # Ours are the vectors of a float32 SVD, and few kernels' least singular value stands apart.
-      assert relative_error(ours[-1], theirs[-1]) <= 5e-5, (owner, name)
+      assert relative_error(ours[-1], theirs[-1]) <= 3e-4, (owner, name)
   assert relative_error(np.concatenate(ours), np.concatenate(theirs)) <= 1e-5

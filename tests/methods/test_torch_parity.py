@@ -113,12 +113,17 @@ class Effort(Reference):
   def adapt(self):
     trained = {path: self.weights[path] for path in ('head/kernel', 'head/bias')}
     for owner in ATTENTION:
-      u, s, v = torch.linalg.svd(self.weights[f'{owner}/kernel'].double())
-      self.weights[f'{owner}/main'] = ((u[:, :-1] * s[:-1]) @ v[:-1]).float()
+      kernel = self.weights[f'{owner}/kernel'].double()
+      u, s, v = torch.linalg.svd(kernel)
       sign = torch.sign(u[:, -1] @ self.weights[f'{owner}/U'][0, :, 0].double())
-      trained[f'{owner}/U'] = (u[None, :, -1:] * sign).float()
-      trained[f'{owner}/S'] = s[None, -1:].float()
-      trained[f'{owner}/V'] = (v[None, -1:] * sign).float()
+      least = {'U': u[None, :, -1:] * sign, 'S': s[None, -1:], 'V': v[None, -1:] * sign}
+      for name, value in least.items():
+        # The same residual, but for what a float32 SVD knows of it where the least singular values
+        # lie close; from there on both compute with the same numbers.
+        trained[f'{owner}/{name}'] = self.weights[f'{owner}/{name}']
+        assert_close(trained[f'{owner}/{name}'].numpy(), value.numpy(), name, rtol=1e-3)
+      u, s, v = (trained[f'{owner}/{name}'][0].double() for name in 'USV')
+      self.weights[f'{owner}/main'] = (kernel - (u * s) @ v).float()
     self.weights |= trained
     return trained
 
