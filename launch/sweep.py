@@ -25,7 +25,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(_ROOT) not in sys.path:
   sys.path.insert(0, str(_ROOT))
 
-from masm_jax.errors import UserError  # noqa: E402
+from masm_jax.errors import UserError, exit_status  # noqa: E402
 
 
 def main() -> int:
@@ -161,8 +161,4 @@ def say(line: str) -> None:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main())
-  except UserError as problem:
-    print(f'error: {problem}', file=sys.stderr)
-    sys.exit(2)
+  sys.exit(exit_status(main))

@@ -11,7 +11,7 @@ import argparse
 import pathlib
 import sys
 
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,15 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     '--metrics', default='auroc,ap,eer', help='in the tables; the CSV holds all (%(default)s)'
   )
   args = parser.parse_args(argv)
-  try:
-    _compare(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  return 0
+  return exit_status(lambda: _compare(args))
 
 
-def _compare(args: argparse.Namespace) -> None:
+def _compare(args: argparse.Namespace) -> int:
   # Not above: --help should not wait for them.
   from masm_jax import telemetry
   from masm_jax.evaluation import compare, tables, uncertainty
@@ -59,6 +54,7 @@ def _compare(args: argparse.Namespace) -> None:
     raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
   print(text)
   print(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
+  return 0
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, exit_status
 
 RECORD = 'perturbation.json'
 
@@ -26,14 +26,8 @@ RECORD = 'perturbation.json'
 def main(argv: Sequence[str] | None = None) -> int:
   """Makes the copy and returns the exit status."""
   args = _parser().parse_args(argv)
-  try:
-    return _copy(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('interrupted; what is done stays, and the same command goes on', file=sys.stderr)
-    return 130
+  kept = 'interrupted; what is done stays, and the same command goes on'
+  return exit_status(lambda: _copy(args), interrupted=kept)
 
 
 def _parser() -> argparse.ArgumentParser:

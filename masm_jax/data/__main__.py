@@ -12,20 +12,14 @@ from collections.abc import Sequence
 from masm_jax.data import commands
 from masm_jax.data.columns import SPLITS
 from masm_jax.data.importers.deepfakebench import COMPRESSIONS
-from masm_jax.errors import UserError
+from masm_jax.errors import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status."""
   logging.basicConfig(format='%(levelname)s: %(message)s')
   args = _parser().parse_args(argv)
-  try:
-    return args.command(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
+  return exit_status(lambda: args.command(args))
 
 
 def _parser() -> argparse.ArgumentParser:

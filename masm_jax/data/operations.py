@@ -5,6 +5,7 @@ uint8 RGB `[H, W, 3]`, and keep their shape. A result is a function of the image
 what is drawn from the generator.
 """
 
+import abc
 import dataclasses
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Operation:
+class Operation(abc.ABC):
   """Base of all operations.
 
   Attributes:
@@ -27,9 +28,9 @@ class Operation:
       return image
     return self.apply(image, rng)
 
+  @abc.abstractmethod
   def apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Applies the operation: uint8 RGB [H, W, 3] -> the same shape."""
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, exit_status
 
 _LAYOUTS = """layouts (splits come from the data set's own lists where it has some):
   ffpp             original_sequences/, manipulated_sequences/; train.json, val.json, test.json
@@ -33,14 +33,8 @@ _LAYOUTS = """layouts (splits come from the data set's own lists where it has so
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   args = _parser().parse_args(argv)
-  try:
-    return _run(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('interrupted; what is done stays, and the same command goes on', file=sys.stderr)
-    return 130
+  kept = 'interrupted; what is done stays, and the same command goes on'
+  return exit_status(lambda: _run(args), interrupted=kept)
 
 
 def _parser() -> argparse.ArgumentParser:

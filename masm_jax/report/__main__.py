@@ -9,19 +9,13 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads evaluations, writes the page, and returns the exit status."""
   args = _parser().parse_args(argv)
-  try:
-    return _report(args)
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
+  return exit_status(lambda: _report(args))
 
 
 def _parser() -> argparse.ArgumentParser:
