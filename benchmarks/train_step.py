@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks import measure
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import optim, selection, sharding, steps, tree
-from masm_jax.masking import layer_mask
+from masm_jax import selection, sharding, steps, tree
 from masm_jax.methods import METHODS, make_method
+from masm_jax.program import make_program
 
 _PASSES = {'linear': 1, 'full': 3, 'bvg_ls': 3}
 
@@ -38,26 +38,19 @@ def make_step(config: Any) -> dict[str, Any]:
   method = selection.assume_deepest(make_method(config), params, config)
   trainable, frozen = method.init(params, jax.random.key(0))
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
-  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  groups = method.groups(trainable) if mask_config.kind != 'none' else None
-  schedule = optim.make_schedule(config.optim, total_steps=1000, warmup_steps=0)
-  optimizer = optim.make_optimizer(config.optim, schedule, groups)
-  names = steps.metric_names(method, trainable, frozen, groups, config)
-  state = steps.place_state(
-    trainable, mesh, optimizer=optimizer, groups=groups, metrics=steps.metrics_class(names)
-  )
-  step = steps.make_train_step(
-    detector_config=detector_config,
+  program = make_program(
+    config,
     method=method,
-    optimizer=optimizer,
-    groups=groups,
-    mask_config=mask_config,
-    schedule=schedule,
-    config=config,
+    detector_config=detector_config,
+    trainable=trainable,
+    frozen=frozen,
+    total_steps=1000,
   )
+  state = program.place_state(trainable, mesh)
   batch = random_batch(config.train.batch_size, backbone.config.image_size)
   placed = sharding.place_batch(batch, mesh)
-  compiled = steps.jit_train_step(step, mesh, frozen).lower(state, frozen, placed).compile()
+  step = steps.jit_train_step(program.train_step, mesh, frozen)
+  compiled = step.lower(state, frozen, placed).compile()
   model = detector_lib.Detector(detector_config)
   forward = jax.jit(lambda p, x: model.apply({'params': p}, x).logits)
   one_pass = forward.lower(params, batch['image']).compile().cost_analysis()['flops']

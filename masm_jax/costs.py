@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import optim, selection, sharding, state, steps, tree
-from masm_jax.masking import layer_mask
+from masm_jax import program as program_lib
+from masm_jax import selection, sharding, steps, tree
 from masm_jax.methods import Method, make_method, subspace
 
 # The machine code is never run: do not spend minutes on making it fast. XLA's own passes, which
@@ -46,7 +46,7 @@ _SHAPE = re.compile(r'([a-z]+\d*)\[([\d,]*)\]')
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Traced:
   """A training step that was traced for shapes, and what it is made from.
 
   Attributes:
@@ -93,7 +93,7 @@ def inspect(config: ml_collections.ConfigDict) -> dict[str, Any]:
   }
 
 
-def trace(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Program:
+def trace(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Traced:
   """Traces the training step and the forward pass of a config, without any array.
 
   On one device, or on those of `mesh`.
@@ -108,38 +108,28 @@ def trace(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Progra
   method = selection.assume_deepest(make_method(config), params, config)
   trainable, frozen = jax.eval_shape(method.init, params, rng)
 
-  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  groups = method.groups(trainable) if mask_config.kind != 'none' else None
   # How long it lasts is not known without data; the shape of a schedule costs nothing.
-  schedule = optim.make_schedule(config.optim, total_steps=1000, warmup_steps=0)
-  optimizer = optim.make_optimizer(config.optim, schedule, groups)
-  metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups, config))
-  train_state = jax.eval_shape(
-    lambda leaves: state.init_state(
-      leaves, optimizer=optimizer, groups=groups, metrics=metrics.empty()
-    ),
-    trainable,
-  )
-  train_step = steps.make_train_step(
-    detector_config=detector_config,
+  program = program_lib.make_program(
+    config,
     method=method,
-    optimizer=optimizer,
-    groups=groups,
-    mask_config=mask_config,
-    schedule=schedule,
-    config=config,
+    detector_config=detector_config,
+    trainable=trainable,
+    frozen=frozen,
+    total_steps=1000,
   )
+  train_state = jax.eval_shape(program.init_state, trainable)
   size, batch_size = backbone.config.image_size, config.train.batch_size
   labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
   batch = {name: labels for name in steps.INPUTS}
   batch['image'] = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+  train_step = steps.jit_train_step(program.train_step, mesh, frozen)
   model = detector_lib.Detector(detector_config)
   forward = jax.jit(lambda params, images: model.apply({'params': params}, images).logits)
-  return Program(
+  return Traced(
     method=method,
     trainable=trainable,
     frozen=frozen,
-    train_step=steps.jit_train_step(train_step, mesh, frozen).trace(train_state, frozen, batch),
+    train_step=train_step.trace(train_state, frozen, batch),
     forward=forward.trace(params, batch['image']),
   )
 

@@ -15,7 +15,7 @@ from masm_jax import sharding, task, tree
 from masm_jax.masking import grad_stats, layer_mask
 from masm_jax.masking.groups import Groups
 from masm_jax.methods.base import Method
-from masm_jax.state import TrainState, init_state
+from masm_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
 
@@ -189,30 +189,6 @@ def make_feature_step(
     return {'feature': features, 'record': batch['record'], 'mask': batch['mask']}
 
   return feature_step
-
-
-def place_state(
-  trainable: Any,
-  mesh: Mesh,
-  *,
-  optimizer: optax.GradientTransformation,
-  groups: Groups | None,
-  metrics: type[clu.metrics.Collection],
-) -> TrainState:
-  """The first state, on all devices of the mesh: moments and statistics are made where they lie.
-
-  Args:
-    trainable: on the host, the same on every process.
-    mesh: where.
-    optimizer: whose moments.
-    groups: what the layer mask switches; None for no mask.
-    metrics: from `metrics_class`.
-  """
-  everywhere = sharding.replicated(mesh)
-  make = lambda leaves: init_state(
-    leaves, optimizer=optimizer, groups=groups, metrics=metrics.empty()
-  )
-  return jax.jit(make, out_shardings=everywhere)(sharding.place(trainable, everywhere))
 
 
 def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:

@@ -15,7 +15,6 @@ from masm_jax import checkpoint as checkpoint_lib
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax import (
-  optim,
   peers,
   reporting,
   selection,
@@ -26,6 +25,7 @@ from masm_jax import (
   telemetry,
   tree,
 )
+from masm_jax import program as program_lib
 from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
@@ -128,33 +128,19 @@ def train(
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
 
   # ---- State ---------------------------------------------------------------------------------
-  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  groups = method.groups(trainable) if mask_config.kind != 'none' else None
-  schedule = optim.make_schedule(
-    config.optim,
-    total_steps,
+  program = program_lib.make_program(
+    config,
+    method=method,
+    detector_config=detector_config,
+    trainable=trainable,
+    frozen=frozen,
+    total_steps=total_steps,
     warmup_steps=in_steps(config.optim.warmup),
     restart_steps=in_steps(config.optim.restart_every),
   )
-  optimizer = optim.make_optimizer(config.optim, schedule, groups)
-  metrics = steps.metrics_class(steps.metric_names(method, trainable, frozen, groups, config))
-  train_state = steps.place_state(
-    trainable, mesh, optimizer=optimizer, groups=groups, metrics=metrics
-  )
+  train_state = program.place_state(trainable, mesh)
   del trainable
-  train_step = steps.jit_train_step(
-    steps.make_train_step(
-      detector_config=detector_config,
-      method=method,
-      optimizer=optimizer,
-      groups=groups,
-      mask_config=mask_config,
-      schedule=schedule,
-      config=config,
-    ),
-    mesh,
-    frozen,
-  )
+  train_step = steps.jit_train_step(program.train_step, mesh, frozen)
   merge = steps.jit_merge(method, mesh, train_state.trainable, frozen)
   evaluator = Evaluator(
     steps.jit_eval_step(
@@ -178,7 +164,7 @@ def train(
   )
   train_state, batches, best = checkpoints.restore(train_state, batches)
   start = int(train_state.step)
-  report = reporting.RunReport(workdir, enabled=is_lead, groups=groups, selected=selected)
+  report = reporting.RunReport(workdir, enabled=is_lead, groups=program.groups, selected=selected)
   report.begin(
     config=config,
     hashes=sets.hashes() | {'base_weights': base_hash},
@@ -210,7 +196,7 @@ def train(
       profiler.end_step(step, train_state.step)
       if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:
         jax.block_until_ready(train_state.step)
-      if groups and layer_mask.is_refresh(step, mask_config):
+      if program.groups and layer_mask.is_refresh(step, program.mask_config):
         report.note_mask(step, train_state.mask)
 
       watchdog.beat()

@@ -20,10 +20,10 @@ from absl import flags
 from configs import common
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import optim, selection, sharding, state, steps
+from masm_jax import selection, sharding, steps
 from masm_jax.backbones import ViTConfig
-from masm_jax.masking.layer_mask import MaskConfig
 from masm_jax.methods import make_method
+from masm_jax.program import make_program
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -115,32 +115,26 @@ class TinyRun:
     )
     self.method = selection.assume_deepest(make_method(self.config), self.params, self.config)
     self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
-    mask_config = MaskConfig(**self.config.mask.to_dict())
-    self.groups = self.method.groups(self.trainable) if mask_config.kind != 'none' else None
     in_steps = functools.partial(config_lib.duration_steps, batch_size=8, num_examples=80)
-    schedule = optim.make_schedule(
-      self.config.optim, 100, in_steps(self.config.optim.warmup), in_steps('10 epochs')
+    self.program = make_program(
+      self.config,
+      method=self.method,
+      detector_config=self.detector_config,
+      trainable=self.trainable,
+      frozen=frozen,
+      total_steps=100,
+      warmup_steps=in_steps(self.config.optim.warmup),
+      restart_steps=in_steps('10 epochs'),
     )
-    self.optimizer = optim.make_optimizer(self.config.optim, schedule, self.groups)
-    names = steps.metric_names(self.method, self.trainable, frozen, self.groups, self.config)
+    self.groups = self.program.groups
     self.mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     self.frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, self.mesh))
-    self.metrics_class = steps.metrics_class(names)
     self.start(self.trainable)
     self.traces = 0
-    step = steps.make_train_step(
-      detector_config=self.detector_config,
-      method=self.method,
-      optimizer=self.optimizer,
-      groups=self.groups,
-      mask_config=mask_config,
-      schedule=schedule,
-      config=self.config,
-    )
 
     def counted(*args):
       self.traces += 1
-      return step(*args)
+      return self.program.train_step(*args)
 
     self.jitted = steps.jit_train_step(counted, self.mesh, self.frozen)
 
@@ -156,12 +150,8 @@ class TinyRun:
 
   def start(self, trainable):
     """Begins anew from these trainable leaves."""
-    fresh = state.init_state(
-      jax.tree.map(np.array, trainable),  # A copy: the jitted step donates its state.
-      optimizer=self.optimizer,
-      groups=self.groups,
-      metrics=self.metrics_class.empty(),
-    )
+    # A copy: the jitted step donates its state.
+    fresh = self.program.init_state(jax.tree.map(np.array, trainable))
     self.state = sharding.place(fresh, sharding.replicated(self.mesh))
 
   @staticmethod

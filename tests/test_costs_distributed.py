@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from configs import common
-from masm_jax import costs, optim, sharding, state, steps, tree
+from masm_jax import costs, sharding, tree
 from masm_jax import detector as detector_lib
 from masm_jax.backbones import get_preset
 from masm_jax.checkpoint import Best, Checkpoints
-from masm_jax.masking import layer_mask
 from masm_jax.methods import make_method
+from masm_jax.program import make_program
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
@@ -44,7 +44,7 @@ class Position(grain.DatasetIterator):
     return {'next_step': 0, 'undecodable': []}
 
   def set_state(self, state):
-    raise NotImplementedError
+    raise AssertionError('nothing is restored here')
 
 
 def l14_config(method):
@@ -100,16 +100,15 @@ def full_state(method):
   params = jax.eval_shape(lambda k: detector_lib.init_params(detector_config, k), key)
   made = make_method(config)
   trainable, frozen = jax.eval_shape(made.init, params, key)
-  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  groups = made.groups(trainable) if mask_config.kind != 'none' else None
-  optimizer = optim.make_optimizer(config.optim, lambda step: 1e-3, groups)
-  metrics = steps.metrics_class(steps.metric_names(made, trainable, frozen, groups, config))
-  shapes = jax.eval_shape(
-    lambda leaves: state.init_state(
-      leaves, optimizer=optimizer, groups=groups, metrics=metrics.empty()
-    ),
-    trainable,
+  program = make_program(
+    config,
+    method=made,
+    detector_config=detector_config,
+    trainable=trainable,
+    frozen=frozen,
+    total_steps=1000,
   )
+  shapes = jax.eval_shape(program.init_state, trainable)
   rng = np.random.default_rng(0)
 
   def noise(leaf):  # Which does not compress.

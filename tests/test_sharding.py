@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from masm_jax import sharding, steps
+from masm_jax import sharding
 from masm_jax.errors import UserError
 
 
@@ -66,9 +66,7 @@ def test_nothing_is_put_on_a_device_that_it_does_not_belong_to(tiny_run, monkeyp
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((trainable, frozen)))
     before = {id(array) for array in jax.live_arrays()}
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
-    state = steps.place_state(
-      trainable, mesh, optimizer=run.optimizer, groups=run.groups, metrics=run.metrics_class
-    )
+    state = run.program.place_state(trainable, mesh)
   kernel = frozen['backbone']['block_00']['attn']['q']['kernel_sem']
   assert {shard.data.shape for shard in kernel.addressable_shards} == {(24, 12)}
   ours = [array for array in jax.live_arrays() if id(array) not in before and array.size > 16]
