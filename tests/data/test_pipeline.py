@@ -13,7 +13,7 @@ import pytest
 
 from masm_jax.data import pipeline, transforms
 from masm_jax.data.manifest import write_manifest
-from masm_jax.data.pipeline import eval_batches, train_iterator
+from masm_jax.data.pipeline import eval_batches
 from masm_jax.data.samplers import make_sampler
 from masm_jax.errors import UserError
 
@@ -32,31 +32,9 @@ def broken(crops, tmp_path):
   return type(crops)(crops.table, tmp_path, crops.sha256)
 
 
-def _iterator(manifest, **options):
-  defaults = {
-    'batch_size': 8,
-    'image_size': SIZE,
-    'sampler': make_sampler('balanced', manifest.table, 1),
-    'augment': 'gend',
-    'seed': 1,
-    'num_steps': STEPS,
-    'num_threads': 2,
-  }
-  return train_iterator(manifest, **(defaults | options))
-
-
-def _assert_same(found, expected):
-  assert len(found) == len(expected)
-  for a, b in zip(found, expected, strict=True):
-    assert a.keys() == b.keys()
-    for key in a:
-      assert a[key].dtype == b[key].dtype
-      np.testing.assert_array_equal(a[key], b[key], err_msg=key)
-
-
-def test_batches_hold_what_the_sampler_says(crops):
+def test_batches_hold_what_the_sampler_says(crops, iterate):
   sampler = make_sampler('balanced', crops.table, 1)
-  batches = list(_iterator(crops, sampler=sampler))
+  batches = list(iterate(crops, sampler=sampler))
   assert len(batches) == STEPS
   for t, batch in enumerate(batches):
     assert batch['image'].shape == (8, SIZE, SIZE, 3)
@@ -69,23 +47,23 @@ def test_batches_hold_what_the_sampler_says(crops):
     assert not batch['replaced'].any()
 
 
-def test_pixels_are_decode_augment_resize(crops):
-  batch = next(_iterator(crops, augment='none'))
+def test_pixels_are_decode_augment_resize(crops, iterate):
+  batch = next(iterate(crops, augment='none'))
   for image, record in zip(batch['image'], batch['record'], strict=True):
     expected = transforms.resize(transforms.decode(crops.paths[record]), SIZE)
     np.testing.assert_array_equal(image, expected)
 
 
-def test_seed_changes_pixels_but_not_the_order(crops):
+def test_seed_changes_pixels_but_not_the_order(crops, iterate):
   sampler = make_sampler('uniform', crops.table, 1)
-  a, b = (next(_iterator(crops, sampler=sampler, seed=seed)) for seed in (1, 2))
+  a, b = (next(iterate(crops, sampler=sampler, seed=seed)) for seed in (1, 2))
   np.testing.assert_array_equal(a['record'], b['record'])
   assert (a['image'] != b['image']).mean() > 0.5
 
 
-def test_the_same_record_is_augmented_anew_in_each_epoch(crops):
+def test_the_same_record_is_augmented_anew_in_each_epoch(crops, iterate):
   sampler = make_sampler('uniform', crops.table, 1)
-  batches = list(_iterator(crops, sampler=sampler, num_steps=6))
+  batches = list(iterate(crops, sampler=sampler, num_steps=6))
   records = np.concatenate([batch['record'] for batch in batches])
   images = np.concatenate([batch['image'] for batch in batches])
   first, second = np.flatnonzero(records == records[0])[:2]
@@ -93,74 +71,81 @@ def test_the_same_record_is_augmented_anew_in_each_epoch(crops):
 
 
 @pytest.mark.parametrize('num_threads', [0, 1, 5])
-def test_threads_change_nothing(crops, num_threads):
-  _assert_same(list(_iterator(crops, num_threads=num_threads)), list(_iterator(crops)))
+def test_threads_change_nothing(crops, num_threads, iterate, assert_same_batches):
+  assert_same_batches(list(iterate(crops, num_threads=num_threads)), list(iterate(crops)))
 
 
-def test_worker_processes_change_nothing_and_runs_resume_with_any_number(crops):
-  expected = list(_iterator(crops))
-  iterator = _iterator(crops, num_workers=4, num_threads=1)
-  _assert_same([next(iterator) for _ in range(4)], expected[:4])
+def test_worker_processes_change_nothing_and_runs_resume_with_any_number(
+  crops, iterate, assert_same_batches
+):
+  expected = list(iterate(crops))
+  iterator = iterate(crops, num_workers=4, num_threads=1)
+  assert_same_batches([next(iterator) for _ in range(4)], expected[:4])
   state = json.loads(json.dumps(iterator.get_state()))
-  _assert_same(list(iterator), expected[4:])
+  assert_same_batches(list(iterator), expected[4:])
   iterator.close()
   for workers in (0, 1):
-    again = _iterator(crops, num_workers=workers, num_threads=1)
+    again = iterate(crops, num_workers=workers, num_threads=1)
     again.set_state(state)
-    _assert_same(list(again), expected[4:])
+    assert_same_batches(list(again), expected[4:])
     again.close()
-  in_threads = _iterator(crops)
+  in_threads = iterate(crops)
   for _ in range(4):
     next(in_threads)
   assert in_threads.get_state() == state
 
 
-def test_state_is_where_the_caller_stands_not_how_far_was_read_ahead(crops):
-  expected = list(_iterator(crops))
+def test_state_is_where_the_caller_stands_not_how_far_was_read_ahead(
+  crops, iterate, assert_same_batches
+):
+  expected = list(iterate(crops))
   for stop in range(STEPS + 1):
-    iterator = _iterator(crops)
+    iterator = iterate(crops)
     for _ in range(stop):
       next(iterator)
-    again = _iterator(crops, num_threads=1)
+    again = iterate(crops, num_threads=1)
     next(again)  # A used iterator goes back as well.
     again.set_state(iterator.get_state())
-    _assert_same(list(again), expected[stop:])
+    assert_same_batches(list(again), expected[stop:])
 
 
-def test_grain_checkpoint_restores_the_iterator(crops, tmp_path):
+def test_grain_checkpoint_restores_the_iterator(crops, tmp_path, iterate, assert_same_batches):
   from orbax import checkpoint as ocp
 
-  expected = list(_iterator(crops))
-  iterator = _iterator(crops)
+  expected = list(iterate(crops))
+  iterator = iterate(crops)
   for _ in range(3):
     next(iterator)
   with ocp.CheckpointManager(tmp_path / 'run') as manager:
     manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
     manager.wait_until_finished()
-    again = _iterator(crops)
+    again = iterate(crops)
     manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(again)))
-  _assert_same(list(again), expected[3:])
+  assert_same_batches(list(again), expected[3:])
 
 
 @pytest.mark.parametrize('process_count', [2, 4])
-def test_hosts_side_by_side_make_the_batch_of_one(crops, process_count):
+def test_hosts_side_by_side_make_the_batch_of_one(
+  crops, process_count, iterate, assert_same_batches
+):
   parts = [
-    list(_iterator(crops, process_index=p, process_count=process_count))
-    for p in range(process_count)
+    list(iterate(crops, process_index=p, process_count=process_count)) for p in range(process_count)
   ]
   whole = [
     {key: np.concatenate([part[key] for part in step]) for key in step[0]}
     for step in zip(*parts, strict=True)
   ]
-  _assert_same(whole, list(_iterator(crops)))
+  assert_same_batches(whole, list(iterate(crops)))
 
 
-def test_undecodable_records_are_replaced_flagged_and_logged(broken, caplog):
+def test_undecodable_records_are_replaced_flagged_and_logged(
+  broken, caplog, iterate, assert_same_batches
+):
   successor = {4: 6, 5: 6, 22: 10}  # The next sound record of the label, in a circle.
   sampler = make_sampler('balanced', broken.table, 1)
   options = {'sampler': sampler, 'max_replaced_share': 3 / 23}
   with caplog.at_level(logging.WARNING):
-    batches = list(_iterator(broken, **options))
+    batches = list(iterate(broken, **options))
   asked = np.array([sampler(i) for i in range(STEPS * 8)])
   records = np.concatenate([batch['record'] for batch in batches])
   replaced = np.concatenate([batch['replaced'] for batch in batches])
@@ -172,37 +157,39 @@ def test_undecodable_records_are_replaced_flagged_and_logged(broken, caplog):
   assert len(logged) == 3
   for name in ('04.png', '05.png', '22.png'):
     assert sum(f'cannot decode {broken.root / name}' in line for line in logged) == 1
-  _assert_same(list(_iterator(broken, num_threads=0, **options)), batches)
-  parts = [list(_iterator(broken, process_index=p, process_count=2, **options)) for p in (0, 1)]
+  assert_same_batches(list(iterate(broken, num_threads=0, **options)), batches)
+  parts = [list(iterate(broken, process_index=p, process_count=2, **options)) for p in (0, 1)]
   for t, batch in enumerate(batches):
     joined = np.concatenate([part[t]['image'] for part in parts])
     np.testing.assert_array_equal(joined, batch['image'])
 
 
-def test_too_many_undecodable_records_stop_the_run_also_after_a_resume(broken):
-  iterator = _iterator(broken, max_replaced_share=2 / 23)
+def test_too_many_undecodable_records_stop_the_run_also_after_a_resume(broken, iterate):
+  iterator = iterate(broken, max_replaced_share=2 / 23)
   seen, state = 0, None
   with pytest.raises(UserError, match=r'3 of 23 training images cannot be decoded.*data check'):
     for _ in iterator:
       seen, state = seen + 1, iterator.get_state()
   assert state['next_step'] == seen
   assert state['undecodable'] == [5]  # 4 and 22 come up in the batch that is refused.
-  again = _iterator(broken, max_replaced_share=2 / 23)
+  again = iterate(broken, max_replaced_share=2 / 23)
   again.set_state(state)
   with pytest.raises(UserError, match='3 of 23'):
     next(again)
 
 
-def test_undecodable_record_in_a_worker_and_a_class_without_any_image(crops, broken):
+def test_undecodable_record_in_a_worker_and_a_class_without_any_image(
+  crops, broken, iterate, assert_same_batches
+):
   options = {'max_replaced_share': 1.0, 'num_steps': 3}
-  iterator = _iterator(broken, num_workers=1, num_threads=1, **options)
-  _assert_same(list(iterator), list(_iterator(broken, **options)))
+  iterator = iterate(broken, num_workers=1, num_threads=1, **options)
+  assert_same_batches(list(iterator), list(iterate(broken, **options)))
   iterator.close()
   for i in range(10, 23):
     (broken.root / f'{i}.png').write_bytes(b'')
   with pytest.raises(UserError, match='13 training images in a row cannot be decoded, first'):
-    next(_iterator(broken, **options))
-  iterator = _iterator(broken, num_workers=1, num_threads=1, **options)
+    next(iterate(broken, **options))
+  iterator = iterate(broken, num_workers=1, num_threads=1, **options)
   with pytest.raises(UserError, match='13 training images in a row cannot be decoded, first'):
     next(iterator)
   iterator.close()
@@ -239,9 +226,9 @@ def test_workers_leave_accelerators_and_other_cores_alone(monkeypatch):
     ({'augment': 'strong'}, "no augmentation preset 'strong'"),
   ],
 )
-def test_bad_options(crops, options, message):
+def test_bad_options(crops, options, message, iterate):
   with pytest.raises(UserError, match=message):
-    _iterator(crops, **options)
+    iterate(crops, **options)
 
 
 @pytest.mark.parametrize(('batch_size', 'num_batches'), [(6, 4), (9, 3), (24, 1), (48, 1)])
