@@ -183,9 +183,10 @@ def get_suite() -> ml_collections.ConfigDict:
   suite.bootstrap.seed = 0  # Of the draws.
 
   suite.robustness = ml_collections.ConfigDict()
-  suite.robustness.perturbations = ()  # Perturbations, such as 'CS' or 'gend_jpeg'; () for none.
+  suite.robustness.perturbations = ()  # Of crops: 'CS', 'gend_jpeg'; of videos: 'VC', 'video_CS'.
   suite.robustness.levels = ()  # Levels of each, 1 the mildest; () for all.
   suite.robustness.sets = ()  # Which sets are perturbed; () for all but val.
+  suite.robustness.copies = 'data/{set}_{key}{level}/manifest.parquet'  # Crops of perturbed videos.
   suite.robustness.seed = 0  # Of noise and of the places of blocks.
   return suite.lock()
 

@@ -5,11 +5,12 @@ python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=confi
     --suite=configs/cross_eval.py:protocol=within             (or cross_manipulation)
     --suite=configs/cross_eval.py:protocol=run                (the tests of the run's own config)
     --suite=configs/cross_eval.py:sets=cdfv2+dfdc             (only these)
-    --suite=configs/cross_eval.py:robustness=deeperforensics  (or gend, or CS+GB+...)
+    --suite=configs/cross_eval.py:robustness=deeperforensics  (or gend, or CS+GB+VC+...)
 
 A set NAME is read from data/NAME/manifest.parquet, or from --suite.sets.NAME.manifest=...;
 `python -m masm_jax.data import` makes one. Thresholds come from the run's own validation set.
 Names are those of the published tables, so that `python -m masm_jax.compare` can set them beside.
+VC and video_CS, ... are of whole videos: crops of perturbed copies, see suite.robustness.copies.
 """
 
 from configs import common
@@ -22,7 +23,6 @@ _CROSS_DATASET = (
 _FFPP_METHODS = ('DF', 'F2F', 'FS', 'NT')
 _DF40_GROUPS = ('known', 'unknown', 'fs', 'fr', 'efs', 'fe')
 _PERTURBATIONS = {
-  'none': (),
   'deeperforensics': ('CS', 'CC', 'BW', 'GNC', 'GB', 'PX'),
   'gend': ('gend_jpeg', 'gend_blur', 'gend_resize', 'gend_noise'),
 }
@@ -54,7 +54,7 @@ def _path(name):
 
 
 def get_config(arg=None):
-  options = {'protocol': 'cross_dataset', 'sets': '', 'robustness': 'none'}
+  options = {'protocol': 'cross_dataset', 'sets': '', 'robustness': ''}
   for part in filter(None, (arg or '').split(',')):
     name, equals, value = part.partition('=')
     if name not in options or not equals:
@@ -69,8 +69,8 @@ def get_config(arg=None):
   with suite.unlocked():
     for name in chosen:
       suite.sets[name] = sets[name]
-  keys = options['robustness']
-  suite.robustness.perturbations = (
-    _PERTURBATIONS.get(keys) if keys in _PERTURBATIONS else tuple(keys.split('+'))
+  keys = [key for key in options['robustness'].split('+') if key not in ('', 'none')]
+  suite.robustness.perturbations = tuple(
+    name for key in keys for name in _PERTURBATIONS.get(key, (key,))
   )
   return suite

@@ -17,7 +17,10 @@ from masm_jax.errors import UserError, exit_status
 def main(argv: list[str] | None = None) -> int:
   """Runs the comparison and prints its table; returns the exit status."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog='python -m masm_jax.compare',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
   parser.add_argument('folders', nargs='+', metavar='[NAME=]DIR', help='of evaluations')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the tables')
@@ -38,6 +41,8 @@ def _compare(args: argparse.Namespace) -> int:
   known = uncertainty.metric_names({'threshold': 0.5, '0.5': 0.5})
   if unknown := [name for name in metrics if name not in known]:
     raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
+  if not metrics:
+    raise UserError(f'--metrics: names none; there are {", ".join(known)}')
   comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
   text = tables.markdown(comparison, metrics)
   files = {

@@ -13,9 +13,10 @@ from masm_jax import reporting, sharding, steps, telemetry, trained
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
-from masm_jax.evaluation import results, scores
+from masm_jax.evaluation import curves, results, scores
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.evaluation.evaluator import Evaluator
+from masm_jax.evaluation.summary import CALIBRATED
 
 
 def evaluate(
@@ -50,15 +51,18 @@ def evaluate(
   specs = suite.sets or {
     name: spec for name, spec in run.config.data.tests.items() if spec.manifest
   }
-  suite_lib.check_robustness(suite.robustness, specs)
+  points = curves.points(suite.robustness, specs)
   own = run.config.data
-  synthetic = suite.synthetic if suite.sets else own.synthetic
-  load = sets_lib.SetLoader(synthetic)
-  val_spec = suite.val if suite.val.manifest else own.val
-  train_spec = suite.train if suite.train.manifest else own.train
-  val = load('val', val_spec)
+  # The built-in set is drawn as the run or the suite says: whichever names it.
+  load_own, load_suite = map(sets_lib.SetLoader, (own.synthetic, suite.synthetic))
+  load_tests = load_suite if suite.sets else load_own
+  load_val, val_spec = (load_suite, suite.val) if suite.val.manifest else (load_own, own.val)
+  load_train, train_spec = (
+    (load_suite, suite.train) if suite.train.manifest else (load_own, own.train)
+  )
+  val = load_val('val', val_spec)
   sets_lib.refuse_test_rows('val', val)
-  train, warnings = _training_set(load, train_spec, run.facts['train_manifest'])
+  train, warnings = _training_set(load_train, train_spec, run.facts['train_manifest'])
   if val.sha256 != run.facts['val_manifest']:
     text = (
       'the validation set is not the one that chose the checkpoint (hash'
@@ -66,7 +70,14 @@ def evaluate(
       ' present one'
     )
     warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
-  tests = {name: _test_set(load, name, spec) for name, spec in specs.items()}
+  tests = {name: _test_set(load_tests, name, spec) for name, spec in specs.items()}
+  copies, unchecked = curves.load_copies(
+    points,
+    lambda point: load_tests(
+      point.title, _of_copy(specs[point.name], point.copy), allow_empty=True
+    ),
+  )
+  warnings += unchecked
 
   # ---- Scores and figures ----------------------------------------------------------------------
   compiled = [
@@ -81,15 +92,18 @@ def evaluate(
     suite.num_threads,
     compiled[1],
   )
-  identity = {name: run.facts[name] for name in ('config_sha256', 'step', 'base_weights')}
+  named_by = ('config_sha256', 'step', 'base_weights', 'trained_weights')
+  identity = {name: run.facts[name] for name in named_by}
   if is_lead:
     _claim(out, identity)
   made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead).run(
-    val, train, tests
+    val, train, tests, points, copies
   )
   if not is_lead:
     return
-  made['warnings'] = warnings + made['warnings']
+  made['warnings'] = sorted(
+    warnings + made['warnings'], key=lambda warning: results.urgency(warning['kind'])
+  )
   for name, spec in {results.VAL: val_spec, **specs}.items():
     made['protocol']['sets'][name] |= {'manifest': spec.manifest, 'split': spec.split}
   document = _document(workdir, run, suite, made)
@@ -105,6 +119,11 @@ def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDi
       f'set {name}: {error} (give its manifest with --suite.sets.{name}.manifest, or choose the'
       ' sets that you have with --suite=configs/cross_eval.py:sets=NAME+NAME)'
     ) from error
+
+
+def _of_copy(spec: ml_collections.ConfigDict, manifest: str) -> ml_collections.ConfigDict:
+  """The same rows of a perturbed copy's manifest; its images lie beside it."""
+  return ml_collections.ConfigDict({**spec.to_dict(), 'manifest': manifest, 'root': ''})
 
 
 def _training_set(
@@ -130,10 +149,7 @@ def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
   path = out / 'evaluation.json'
   if path.is_file():
     if (found := telemetry.read_json(path)) != identity:
-      raise UserError(
-        f'{out} holds the evaluation of another checkpoint (step {found.get("step")} of config'
-        f' {str(found.get("config_sha256"))[:12]}): give another --out'
-      )
+      raise UserError(_taken(out, found, identity))
     # Unfinished from here on, until it is written anew.
     (out / 'results.json').unlink(missing_ok=True)
     return
@@ -141,6 +157,18 @@ def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
     telemetry.write_json(path, identity)
   except OSError as error:
     raise UserError(f'cannot write to --out={out}: {error.strerror}') from error
+
+
+def _taken(out: pathlib.Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+  """Why a folder is not free for a checkpoint: it holds the scores of another."""
+  if all(found.get(name) == identity[name] for name in ('config_sha256', 'step')):
+    text = f'{out} holds the evaluation of other weights: this run was trained anew since then'
+  else:
+    text = (
+      f'{out} holds the evaluation of another checkpoint (step {found.get("step")} of config'
+      f' {str(found.get("config_sha256"))[:12]})'
+    )
+  return f'{text}; give another --out, or remove that folder'
 
 
 def _document(
@@ -177,6 +205,9 @@ def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
     f' intervals of {100 * confidence:g} %'
   )
   print(scores.format_intervals(document['sets']))
+  if temperature := document['protocol']['temperature']:
+    print(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
+    print(scores.format_calibration(document['sets'], CALIBRATED))
   if 'note' in document:
     print(f'\n{document["note"]}')
   print(f'\nFigures: {out / "results.json"}')

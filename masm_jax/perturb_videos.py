@@ -19,8 +19,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from masm_jax.errors import UserError, exit_status
+from masm_jax.preprocess.files import PERTURBATION
 
-RECORD = 'perturbation.json'
+_NOTES = '.perturbation'  # Folder in the copy: a text for each file whose source was damaged.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +74,6 @@ def _copy(args: argparse.Namespace) -> int:
   tasks = _tasks(args.input, args.keep)
   left = [task for task in tasks if not (args.output / task[1]).exists()]
   failed: dict[str, str] = {}
-  troubled: dict[str, str] = {}
   work = (args.input, args.output, args.key, args.level, args.seed)
   with telemetry.Progress(
     len(tasks), start=len(tasks) - len(left), label='perturb', unit='files'
@@ -84,19 +84,24 @@ def _copy(args: argparse.Namespace) -> int:
       progress.update(done)
       if isinstance(result, pool.Died):
         failed[task[0]] = f'the process died of it: {result}'
-      elif result[0] == 'failed':
-        failed[task[0]] = result[1]
-      elif result[1]:
-        troubled[task[0]] = result[1]
+      elif result:
+        failed[task[0]] = result
+  # From the notes: an earlier start may have done the file.
+  notes = {name: _note(args.output, target) for name, target, _ in tasks}
+  troubled = {
+    name: note.read_text() for name, note in notes.items() if note.is_file() and name not in failed
+  }
   counts = {kind: sum(task[2] == kind for task in tasks) for kind in ('video', 'image', 'other')}
   outcome = {'files': counts, 'failed': failed, 'problems': troubled}
-  telemetry.write_json(args.output / RECORD, record | outcome)
+  telemetry.write_json(args.output / PERTURBATION, record | outcome)
   print(
     f'{counts["video"]} videos, {counts["image"]} images and {counts["other"]} other files in'
     f' {args.output}'
   )
   for path, reason in sorted(failed.items()):
     print(f'failed: {path}: {reason}', file=sys.stderr)
+  for path, reason in sorted(troubled.items()):
+    print(f'damaged: {path}: {reason}', file=sys.stderr)
   return 1 if failed else 0
 
 
@@ -104,12 +109,13 @@ def _begin(output: pathlib.Path, record: dict) -> None:
   """Refuses to go on with a copy that was begun in another way."""
   from masm_jax import telemetry
 
-  path = output / RECORD
+  path = output / PERTURBATION
   if path.exists():
     earlier = telemetry.read_json(path)
     if any(earlier.get(name) != value for name, value in record.items()):
       raise UserError(f'{output} holds a copy made in another way ({path}): take a new folder')
-  elif output.exists() and any(output.iterdir()):
+    return  # As it is: it tells what failed until this start has ended.
+  if output.exists() and any(output.iterdir()):
     raise UserError(f'--output {output} is not empty, and no copy of this program')
   try:
     output.mkdir(parents=True, exist_ok=True)
@@ -149,19 +155,22 @@ def _tasks(folder: pathlib.Path, keep: Sequence[str]) -> list[tuple[str, str, st
 
 def _make_worker(
   source: pathlib.Path, target: pathlib.Path, key: str, level: int, seed: int
-) -> Callable[[tuple[str, str, str]], tuple[str, str]]:
-  """The function that does one file in a process: -> ('done' or 'failed', what was wrong)."""
+) -> Callable[[tuple[str, str, str]], str]:
+  """The function that does one file in a process: -> why it failed, or ''."""
   from masm_jax.evaluation import clips
   from masm_jax.preprocess import video
 
-  def do(task: tuple[str, str, str]) -> tuple[str, str]:
+  def do(task: tuple[str, str, str]) -> str:
     name, output, kind = task
     start, end = source / name, target / output
     try:
       if kind == 'video':
-        outcome = clips.perturb_video(start, end, key, level, seed=seed, video_id=name)
-        return 'done', '; '.join(outcome.problems)
-      if kind == 'image':
+        fresh = end.with_name(end.name + '.new')
+        outcome = clips.perturb_video(start, fresh, key, level, seed=seed, video_id=name)
+        # The note first: a file that is there is not done again, and would never be spoken of.
+        _write_note(_note(target, output), outcome.problems)
+        os.replace(fresh, end)
+      elif kind == 'image':
         _perturb_image(start, end, key, level, seed, name)
       else:
         end.parent.mkdir(parents=True, exist_ok=True)
@@ -169,12 +178,24 @@ def _make_worker(
         shutil.copyfile(start, partial)
         os.replace(partial, end)
     except (video.UnreadableError, UserError) as error:
-      return 'failed', str(error)
+      return str(error)
     except OSError as error:
-      return 'failed', error.strerror or str(error)
-    return 'done', ''
+      return error.strerror or str(error)
+    return ''
 
   return do
+
+
+def _note(copy: pathlib.Path, target: str) -> pathlib.Path:
+  return copy / _NOTES / f'{target}.txt'
+
+
+def _write_note(note: pathlib.Path, problems: Sequence[str]) -> None:
+  if problems:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text('; '.join(problems))
+  else:
+    note.unlink(missing_ok=True)
 
 
 def _perturb_image(

@@ -47,8 +47,8 @@ class TrainedRun:
     detector: what `params` belong to.
     params: plain (merged) parameters, placed on the mesh.
     facts: JSON types: method, backbone, seed, checkpoint, step, best_step, last_step, selected_by,
-      workdir, config_sha256, base_weights, trainable_parameters, train_manifest, val_manifest (the
-      last two and base_weights are hashes).
+      workdir, config_sha256, base_weights, trained_weights, trainable_parameters, train_manifest,
+      val_manifest (manifests and weights by their hashes).
   """
 
   config: ml_collections.ConfigDict
@@ -123,6 +123,7 @@ def load_adapted(
     'workdir': str(workdir),
     'config_sha256': config_lib.fingerprint(config),
     'base_weights': base_hash,
+    'trained_weights': tree.content_hash(trainable),
     'trainable_parameters': tree.param_count(trainable),
     'train_manifest': meta['train_manifest'],
     'val_manifest': meta['val_manifest'],

@@ -5,6 +5,7 @@ in `backbone/block_00/attn/q/kernel`; every pattern in the project is a regular 
 has to match such a path in full.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -74,3 +75,17 @@ def param_bytes(tree: Tree) -> int:
     int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
     for leaf in flatten(tree).values()
   )
+
+
+def content_hash(tree: Tree) -> str:
+  """SHA-256 over every leaf's path, type, shape and values, in hexadecimal; order does not matter.
+
+  Args:
+    tree: of arrays that this process can read whole.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in sorted(flatten(tree).items()):
+    values = np.asarray(leaf)
+    digest.update(f'{path} {values.dtype} {values.shape}\n'.encode())
+    digest.update(values.tobytes())
+  return digest.hexdigest()

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 
+import cv2
 import jax
+import markupsafe
 import ml_collections
 import numpy as np
 import pytest
 
 from configs import cross_eval, demo
-from masm_jax import telemetry
+from masm_jax import checkpoint, telemetry, trained
 from masm_jax.cross_evaluation import evaluate
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data import synthetic
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results, scores
+from masm_jax.report import __main__ as report
 from masm_jax.train import train
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -233,8 +236,8 @@ def test_leaks_stand_first_and_odd_sets_are_handled(run, portraits, tmp_path):
   kinds = [(warning['set'], warning['kind']) for warning in found['warnings']]
   leaked = {kind for name, kind in kinds if name == 'trained_on' and kind.startswith('leak')}
   assert leaked == {'leak_files', 'leak_videos', 'leak_identities'}
-  is_leak = [kind.startswith('leak') for _, kind in kinds]
-  assert is_leak == sorted(is_leak, reverse=True)
+  urgency = [results.urgency(kind) for _, kind in kinds]
+  assert urgency == sorted(urgency) and urgency[0] == 0
   assert not any(kind.startswith('leak') for name, kind in kinds if name == 'clean')
   assert ('empty', 'empty') in kinds and ('single', 'one_class') in kinds
   assert ('single', 'few_clusters') in kinds
@@ -252,8 +255,93 @@ def test_without_the_training_set_leaks_are_said_to_be_unchecked(run, portraits,
   suite.val.manifest = str(portraits)
   suite.val.methods = ('swap',)
   evaluate(run, suite, tmp_path / 'out')
-  kinds = {warning['kind'] for warning in results.read_results(tmp_path / 'out')['warnings']}
-  assert {'leak_unchecked', 'manifest_changed'} <= kinds
+  kinds = [warning['kind'] for warning in results.read_results(tmp_path / 'out')['warnings']]
+  assert kinds.index('leak_unchecked') < kinds.index('manifest_changed')
+
+
+def test_copies_of_whole_videos_are_a_curve_beside_those_of_crops(run, portraits, tmp_path):
+  """Crops of perturbed videos, stood in for by blurred portraits, from manifests by a pattern."""
+  for level, size in ((1, 5), (5, 15)):
+    folder = tmp_path / f'known_VC{level}'
+    shutil.copytree(portraits.parent, folder)
+    for path in folder.rglob('*.png'):
+      cv2.imwrite(str(path), cv2.blur(cv2.imread(str(path)), (size, size)))
+    table = manifest_lib.load_manifest(portraits).table.drop(columns='sha256')
+    manifest = manifest_lib.build_manifest(table.to_dict('records'), folder)
+    manifest_lib.write_manifest(manifest, folder / 'manifest.parquet')
+    telemetry.write_json(
+      folder / 'preprocess.json', {'perturbation': {'key': 'VC', 'level': level}}
+    )
+  suite = own_suite(portraits, known={'methods': ('swap',)}, other={'methods': ('poisson',)})
+  suite.update_from_flattened_dict(
+    {'robustness.perturbations': ('CC', 'VC'), 'robustness.levels': (1, 5), 'temperature': True,
+     'robustness.sets': ('known',),
+     'robustness.copies': f'{tmp_path}/{{set}}_{{key}}{{level}}/manifest.parquet'}
+  )  # fmt: skip
+  evaluate(run, suite, tmp_path / 'out')
+  found = results.read_results(tmp_path / 'out')
+  assert list(found['robustness']) == ['known'] and list(found['robustness']['known']) == [
+    'CC',
+    'VC',
+  ]
+  clean = scores.read_scores(results.scores_path(tmp_path / 'out', 'known'))
+  moved = []
+  for point in found['robustness']['known']['VC']:
+    table = scores.read_scores(tmp_path / 'out' / point['file'])
+    assert table['path'].tolist() == clean['path'].tolist()  # The same rows of the copy.
+    assert point['frame']['num'] == len(clean)
+    moved.append(np.abs(table['logit'] - clean['logit']).mean())
+  assert 0 < moved[0] < moved[1]
+  assert not {'other_videos', 'perturbation_unchecked'} & {w['kind'] for w in found['warnings']}
+  report_shows_all(tmp_path / 'out', tmp_path / 'report.html', curves=['CC', 'VC'])
+
+
+def report_shows_all(out, page, *, curves):
+  """The report of a real evaluation: its figures, its curves, its warnings, nothing else asked."""
+  assert report.main([str(out), f'--out={page}', '--tsne-points=12']) == 0
+  html, found = page.read_text(), results.read_results(out)
+  for sets in found['sets'].values():
+    for level in scores.LEVELS:
+      for part in (sets[level], sets[level].get('calibrated', {'metrics': {}})):
+        for figure in part['metrics'].values():
+          value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+          if np.isfinite(low):
+            assert f'{value:.3f}<small>{low:.3f}–{high:.3f}</small>' in html
+  for curve in curves:
+    aurocs = [found['sets']['known']['video']['metrics']['auroc']['value']]
+    aurocs += [
+      point['video']['metrics']['auroc']['value'] for point in found['robustness']['known'][curve]
+    ]
+    listed = ', '.join(f'{float(value):.3f}' for value in aurocs)
+    assert f'AUROC of known under {curve}: videos, video: {listed}' in html
+  shown = html[html.index('<body>') :]
+  places = [shown.index(markupsafe.escape(w['text'])) for w in found['warnings']]
+  assert places and max(places) < shown.index('<h1>')
+  for name in ('config_sha256', 'base_weights', 'trained_weights', 'val_manifest'):
+    assert found['run'][name] in html
+
+
+def test_the_report_shows_a_real_evaluation(on_eight_devices, tmp_path):
+  report_shows_all(on_eight_devices, tmp_path / 'report.html', curves=['CS'])
+  html = (tmp_path / 'report.html').read_text()
+  assert 'Synthetic' not in html  # The portraits came by a manifest of their own.
+  assert html.count('src="data:image/jpeg;base64,') > 3 and 't-SNE of features of known' in html
+
+
+def test_weights_trained_anew_are_not_given_the_scores_of_the_old(
+  run, on_eight_devices, monkeypatch
+):
+  """The same config and the same step: what was learned tells them apart."""
+  kept = (on_eight_devices / 'results.json').read_bytes()
+  restored = checkpoint.SavedRun.trainable
+
+  def trained_anew(self, step, target):
+    return jax.tree.map(lambda x: x * 1.001, restored(self, step, target))
+
+  monkeypatch.setattr(checkpoint.SavedRun, 'trainable', trained_anew)
+  with pytest.raises(UserError, match=r'other weights: this run was trained anew .* another --out'):
+    evaluate(run, make_suite(), on_eight_devices)
+  assert (on_eight_devices / 'results.json').read_bytes() == kept
 
 
 def test_a_folder_of_another_checkpoint_is_refused(run, on_eight_devices):
@@ -271,7 +359,7 @@ def best(run):
     ({'val.split': 'test'}, 'best', 'val.split = test: thresholds are chosen on validation data'),
     ({'bootstrap.unit': 'frame'}, 'best', "bootstrap.unit = 'frame'"),
     ({'batch_size': 0}, 'best', 'batch_size = 0: it must be at least 1'),
-    ({'robustness.perturbations': ('XY',)}, 'best', "no perturbation 'XY' of crops"),
+    ({'robustness.perturbations': ('XY',)}, 'best', "no perturbation 'XY'; there are"),
     ({'robustness.sets': ('nowhere',)}, 'best', "no set 'nowhere'"),
     ({}, '3', r'does not hold step 3; it keeps 2, 4'),
     ({}, 'first', "no checkpoint 'first'"),
@@ -299,6 +387,29 @@ def test_thresholds_are_not_chosen_on_rows_marked_test(run, portraits, tmp_path)
 def test_other_base_weights_are_refused(run, tmp_path):
   with pytest.raises(UserError, match='trained on other base weights'):
     evaluate(run, make_suite(), tmp_path / 'out', weights='random')
+
+
+def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_path, monkeypatch):
+  """A suite with sets of its own does not change what the run's validation set is."""
+  drawn = []
+
+  def materialize(root, *, seed, size_px):
+    drawn.append((str(root), seed, size_px))
+    return portraits
+
+  monkeypatch.setattr(synthetic, 'materialize', materialize)
+  suite = own_suite(portraits, clean={'manifest': 'synthetic'})
+  suite.synthetic.seed, suite.synthetic.root = 7, 'suite'
+  own = trained._stored_config
+
+  def synthetic_run(stored, workdir):
+    config = own(stored, workdir)
+    config.data.val.manifest, config.data.synthetic.root = 'synthetic', 'run'
+    return config
+
+  monkeypatch.setattr(trained, '_stored_config', synthetic_run)
+  evaluate(run, suite, tmp_path / 'out')
+  assert drawn == [('run', 0, 64), ('suite', 7, 64)]
 
 
 def test_the_commands_errors_are_one_line(run, tmp_path):

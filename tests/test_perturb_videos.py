@@ -103,6 +103,32 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(raw, tmp_path, capsys
   assert (out / 'real' / 'a.mp4').exists() and not (out / 'fake' / 'broken.mp4').exists()
 
 
+def test_damage_is_still_known_after_another_start(raw, tmp_path, capsys):
+  """The file is there and is not done again; what was wrong with its source must not be lost."""
+  with av.open(str(raw / 'real' / 'torn.avi'), 'w') as container:
+    stream = container.add_stream('libx264', rate=25, options={'g': '3'})
+    stream.height, stream.width, stream.pix_fmt = 48, 64, 'yuv420p'
+    for t in range(12):
+      image = np.random.default_rng(t).integers(0, 255, (48, 64, 3), np.uint8)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'rgb24')))
+    container.mux(stream.encode())
+  torn = bytearray((raw / 'real' / 'torn.avi').read_bytes())
+  torn[len(torn) // 3 : len(torn) // 2] = bytes(len(torn) // 2 - len(torn) // 3)
+  (raw / 'real' / 'torn.avi').write_bytes(torn)
+  (raw / 'fake' / 'broken.mp4').write_bytes(b'nothing')
+  out = tmp_path / 'out'
+  assert run(raw, out, '--processes=0') == 1
+  first = json.loads((out / 'perturbation.json').read_text())
+  assert first['problems'] == {'real/torn.avi': 'damaged frames, left out'}
+  before = (out / 'real' / 'torn.mp4').stat().st_ino
+  capsys.readouterr()
+  assert run(raw, out, '--processes=0') == 1
+  assert json.loads((out / 'perturbation.json').read_text()) == first
+  assert (out / 'real' / 'torn.mp4').stat().st_ino == before
+  assert f'damaged: real/torn.avi: {first["problems"]["real/torn.avi"]}' in capsys.readouterr().err
+  assert not list(out.rglob('*.new'))
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

@@ -1,4 +1,4 @@
-"""What a test set has in common with the training set, and must not."""
+"""What a test set has in common with the training or validation set, and must not."""
 
 import dataclasses
 
@@ -8,6 +8,10 @@ from masm_jax.data.importers.names import identity_scope
 from masm_jax.data.manifest import Manifest
 
 _SHOWN = 3
+_MEANING = {  # Of a leak from the training set, and from the validation set.
+  'training': 'its figures say nothing about unseen faces',
+  'validation': 'faces that it is measured on chose the checkpoint and the threshold',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +23,14 @@ class Leak:
     shared: what they share, sorted.
     num_videos: videos of the tested set that are touched.
     total_videos: videos of the tested set.
+    seen: what it shares them with: 'training' or 'validation'.
   """
 
   kind: str
   shared: tuple[str, ...]
   num_videos: int
   total_videos: int
+  seen: str = 'training'
 
   @property
   def text(self) -> str:
@@ -36,13 +42,12 @@ class Leak:
     }
     shown = ', '.join(self.shared[:_SHOWN]) + (', ...' if len(self.shared) > _SHOWN else '')
     return (
-      f'shares {len(self.shared)} {nouns[self.kind]} with the training set ({shown}), in'
-      f' {self.num_videos} of its {self.total_videos} videos: its figures say nothing about unseen'
-      ' faces'
+      f'shares {len(self.shared)} {nouns[self.kind]} with the {self.seen} set ({shown}), in'
+      f' {self.num_videos} of its {self.total_videos} videos: {_MEANING[self.seen]}'
     )
 
 
-def find_leaks(train: Manifest, test: Manifest) -> list[Leak]:
+def find_leaks(known: Manifest, test: Manifest, seen: str = 'training') -> list[Leak]:
   """Files, videos and identities that stand in both sets; empty if there are none.
 
   Files are compared by their SHA-256, where it is known. Videos are compared by `video_id` and
@@ -51,18 +56,20 @@ def find_leaks(train: Manifest, test: Manifest) -> list[Leak]:
   videos (`names.identity_scope`): elsewhere the same name is another person.
 
   Args:
-    train: what was learned from.
+    known: what was learned from, or chosen with.
     test: what is measured on, or chosen with.
+    seen: what `known` is called: 'training' or 'validation'.
   """
   found = []
   for kind, columns_of in (('files', _files), ('videos', _videos), ('identities', _identities)):
-    seen = set(columns_of(train.table)['key'])
+    keys_of_known = set(columns_of(known.table)['key'])
     keys = columns_of(test.table)
-    shared = keys[keys['key'].isin(seen)]
+    shared = keys[keys['key'].isin(keys_of_known)]
     if len(shared):
       names = tuple(sorted(set(shared['shown'])))
       touched = shared['video_id'].nunique()
-      found.append(Leak(kind, names, touched, test.table['video_id'].nunique()))
+      total = test.table['video_id'].nunique()
+      found.append(Leak(kind, names, touched, total, seen))
   return found
 
 

@@ -178,7 +178,9 @@ def _every_frame(
         return
       continue
     for frame in decoded:
-      if not frame.is_corrupt:
+      if frame.is_corrupt:
+        problems.append('damaged frames, left out')
+      else:
         yield _upright(frame)
 
 

@@ -25,7 +25,7 @@ class Clusters:
     unit: 'video' or 'identity'.
     of_video: video_id -> index of its cluster, 0 .. num - 1, as an int64 series.
     num: clusters.
-    note: why 'auto' did not take identities although they are known, else ''.
+    note: why 'auto' did not take identities although some are known, else ''.
   """
 
   unit: str
@@ -67,8 +67,14 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
   known = (videos['identities'] != '') if len(kept) == 2 else pd.Series(False, videos.index)
   if unit == 'identity' and not known.any():
     raise UserError('the bootstrap cannot go by identity: no row has identities; use video or auto')
-  if unit == 'video' or not known.any() or (unit == 'auto' and not known.all()):
+  if unit == 'video' or not known.any():
     return by_video
+  if unit == 'auto' and not known.all():
+    note = (
+      f'only {int(known.sum())} of the {len(videos)} videos have identities: intervals go by video,'
+      ' and may be too narrow (bootstrap.unit=identity joins those that are known)'
+    )
+    return dataclasses.replace(by_video, note=note)
   joined = _join(videos)
   by_identity = Clusters('identity', pd.Series(joined, index=singles.index), int(joined.max()) + 1)
   largest = np.bincount(joined).max()

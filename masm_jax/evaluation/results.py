@@ -9,6 +9,7 @@ from masm_jax.errors import UserError
 
 FORMAT = 'masm_jax evaluation 1'
 VAL = 'val'  # The validation set's name, in every evaluation.
+LEAKS = ('leak_files', 'leak_videos', 'leak_identities')  # Kinds of warnings: faces seen before.
 
 
 def scores_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -19,6 +20,11 @@ def scores_path(folder: pathlib.Path, name: str) -> pathlib.Path:
 def perturbed_path(folder: pathlib.Path, name: str, key: str, level: int) -> pathlib.Path:
   """The score table of a perturbed set."""
   return folder / 'robustness' / name / f'{key}_{level}.parquet'
+
+
+def urgency(kind: str) -> int:
+  """Where warnings of a kind stand: leaks first, for no figure of theirs is what it seems."""
+  return 0 if kind in LEAKS else 1 if kind == 'leak_unchecked' else 2
 
 
 def read_results(folder: pathlib.Path) -> dict[str, Any]:

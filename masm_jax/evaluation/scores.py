@@ -219,6 +219,33 @@ def format_intervals(
   return '\n'.join(_line(row, widths) for row in [header, *rows])
 
 
+def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
+  """The printed table of what a temperature changes: per data set and level, before and after.
+
+  Args:
+    results: `sets` of an evaluation's `results.json`, made with a temperature.
+    names: of the metrics.
+
+  Returns:
+    Aligned plain text that ends without a line break.
+  """
+  header = ['data set', 'level', *names]
+  rows = [
+    [
+      name,
+      level,
+      *(
+        ' -> '.join(f'{float(part["metrics"][metric]["value"]):.3f}' for part in (figures, after))
+        for metric in names
+      ),
+    ]
+    for name, levels in results.items()
+    for level, figures, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
+  ]
+  widths = _widths([header, *rows])
+  return '\n'.join(_line(row, widths) for row in [header, *rows])
+
+
 def format_interval(figure: Figures) -> str:
   """`0.912 [0.884, 0.937]` from `{value, low, high}`, also where nan is text."""
   value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import pathlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,39 +24,14 @@ from jax.experimental import multihost_utils
 from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError
-from masm_jax.evaluation import calibration, exhibits, metrics, results, robustness, scores, summary
+from masm_jax.evaluation import calibration, curves, exhibits, metrics, results, scores, summary
 from masm_jax.evaluation.evaluator import Evaluator
 from masm_jax.evaluation.summary import Settings, Warning_
 from masm_jax.telemetry import json_files
 
-_SUMMARY_VERSION = 1  # Raise it when figures change: kept ones are then made again.
+_SUMMARY_VERSION = 2  # Raise it when figures change: kept ones are then made again.
 
-
-def check_robustness(
-  config: ml_collections.ConfigDict, names: Mapping[str, Any] | Sequence[str]
-) -> None:
-  """Checks `suite.robustness` before anything is scored.
-
-  Raises:
-    UserError: a perturbation that crops do not have, a level that none has, or no such set.
-  """
-  for key in config.perturbations:
-    if key not in robustness.PERTURBATIONS:
-      known = ', '.join(robustness.PERTURBATIONS)
-      raise UserError(f'suite.robustness: no perturbation {key!r} of crops; there are {known}')
-    if config.levels and not _levels(config, key):
-      raise UserError(f'suite.robustness: {key} has none of the levels {list(config.levels)}')
-  if unknown := sorted(set(config.sets) - set(names)):
-    raise UserError(
-      f'suite.robustness: no set {unknown[0]!r}; there are {", ".join(names) or "none"}'
-    )
-
-
-def _levels(config: ml_collections.ConfigDict, key: str) -> list[int]:
-  return [
-    level for level in robustness.PERTURBATIONS[key] if not config.levels or level in config.levels
-  ]
+Copies = Mapping[curves.Point, Manifest]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +55,12 @@ class SuiteRun:
   is_lead: bool
 
   def run(
-    self, val: Manifest, train: Manifest | None, tests: Mapping[str, Manifest]
+    self,
+    val: Manifest,
+    train: Manifest | None,
+    tests: Mapping[str, Manifest],
+    points: Sequence[curves.Point] = (),
+    copies: Copies = types.MappingProxyType({}),
   ) -> dict[str, Any] | None:
     """Scores all sets, and makes every figure.
 
@@ -87,6 +68,8 @@ class SuiteRun:
       val: the validation set, which fixes thresholds and temperature.
       train: the training set, to search for leaks; None where it is not at hand.
       tests: name -> what is measured.
+      points: of the robustness curves.
+      copies: crops of perturbed copies of whole videos, of the points that ask for one.
 
     Returns:
       `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead; else None.
@@ -98,7 +81,7 @@ class SuiteRun:
     for name, manifest in tests.items():
       kind = [*shown, val.sha256]  # Which mistakes are the worst depends on the threshold.
       self.score(name, manifest, self._exhibited(manifest, threshold), kind=kind)
-    perturbed = self._score_perturbed(tests)
+    self._score_points(points, tests, copies)
     if not self.is_lead:
       return None
     if train is None:
@@ -106,9 +89,11 @@ class SuiteRun:
       warnings.append({'set': '', 'kind': 'leak_unchecked', 'text': text})
     figures, facts = {}, {}
     for name, manifest in {results.VAL: val, **tests}.items():
-      if train is not None:
-        for leak in leaks.find_leaks(train, manifest):
-          warnings.append({'set': name, 'kind': f'leak_{leak.kind}', 'text': f'{name} {leak.text}'})
+      found = [] if train is None else leaks.find_leaks(train, manifest)
+      if name != results.VAL:
+        found += leaks.find_leaks(val, manifest, 'validation')
+      for leak in found:
+        warnings.append({'set': name, 'kind': f'leak_{leak.kind}', 'text': f'{name} {leak.text}'})
       path = results.scores_path(self.folder, name)
       part = self._summary(name, path, settings, with_groups=True)
       warnings += part['warnings']
@@ -119,23 +104,13 @@ class SuiteRun:
           f'{name}: {missing} of {len(manifest)} images could not be decoded; they are left out'
         )
         warnings.append({'set': name, 'kind': 'undecodable', 'text': text})
-    curves = {
-      name: {
-        key: [
-          {
-            'level': level,
-            'parameter': robustness.PERTURBATIONS[key][level],
-            'file': str(path.relative_to(self.folder)),
-            **self._summary(f'{name}/{key}_{level}', path, settings, with_groups=False)['figures'],
-          }
-          for level, path in levels.items()
-        ]
-        for key, levels in keys.items()
-      }
-      for name, keys in perturbed.items()
-    }
-    # Leaks first: they say that a figure is not what it seems.
-    warnings.sort(key=lambda warning: not warning['kind'].startswith('leak'))
+    robustness = self._curves(points, copies, settings)
+
+    def table_of(name: str, point: curves.Point | None) -> pd.DataFrame:
+      path = point.path(self.folder) if point else results.scores_path(self.folder, name)
+      return scores.read_scores(path)
+
+    warnings += curves.other_videos(points, table_of)
     bootstrap = {key: self.suite.bootstrap[key] for key in ('draws', 'confidence', 'unit', 'seed')}
     protocol = {
       'image_size': self.evaluator.image_size,
@@ -144,7 +119,7 @@ class SuiteRun:
       'bootstrap': bootstrap,
       'sets': facts,
     }
-    return {'warnings': warnings, 'protocol': protocol, 'sets': figures, 'robustness': curves}
+    return {'warnings': warnings, 'protocol': protocol, 'sets': figures, 'robustness': robustness}
 
   def score(
     self,
@@ -167,7 +142,9 @@ class SuiteRun:
       kind: JSON types that tell this table from others of the set.
     """
     path = path or results.scores_path(self.folder, name)
-    print_ = _fingerprint(self.identity, manifest.sha256, kind)
+    # Where images are not known by their content, the folder that they lie in has to name them.
+    root = '' if (manifest.table['sha256'] != '').all() else str(manifest.root)
+    print_ = _fingerprint(self.identity, manifest.sha256, root, kind)
     if self._agreed(self._note(path).get('scores') == print_ and path.is_file()):
       logging.info('%s: scored before', path.relative_to(self.folder))
       return
@@ -175,6 +152,8 @@ class SuiteRun:
     if exhibit:
       table = exhibit(table)
     if self.is_lead:
+      # First: killed between the next two, the old note would pass for one of the new table.
+      self._note_path(path).unlink(missing_ok=True)
       scores.write_scores(path, table)
       telemetry.write_json(self._note_path(path), {'scores': print_})
       logging.info('%s: %d frames scored', path.relative_to(self.folder), len(table))
@@ -212,34 +191,42 @@ class SuiteRun:
 
     return add
 
-  def _score_perturbed(
-    self, tests: Mapping[str, Manifest]
-  ) -> dict[str, dict[str, dict[int, pathlib.Path]]]:
-    """Scores each set under each perturbation; set -> key -> level -> table."""
-    asked = self.suite.robustness
-    paths: dict[str, dict[str, dict[int, pathlib.Path]]] = {}
-    for name in (asked.sets or tests) if asked.perturbations else ():
-      table = tests[name].table
-      videos, frames = table['video_id'].to_numpy(object), table['frame'].to_numpy()
-      paths[name] = {}
-      for key in asked.perturbations:
-        paths[name][key] = {}
-        for level in _levels(asked, key):
+  def _score_points(
+    self, points: Sequence[curves.Point], sets: Mapping[str, Manifest], copies: Copies
+  ) -> None:
+    """Scores each point of the robustness curves."""
+    seed = self.suite.robustness.seed
+    for point in points:
+      manifest = copies.get(point, sets[point.name])
+      self.score(
+        point.title,
+        manifest,
+        path=point.path(self.folder),
+        perturb=point.perturb(manifest, seed),
+        kind=[point.curve, point.parameter, 'copy' if point.copy else seed],
+      )
 
-          def perturb(image, record, key=key, level=level, videos=videos, frames=frames):
-            rng = robustness.make_rng(asked.seed, videos[record], int(frames[record]), key, level)
-            return robustness.perturb(image, key, level, rng)
-
-          path = results.perturbed_path(self.folder, name, key, level)
-          self.score(
-            f'{name} {key} {level}',
-            tests[name],
-            path=path,
-            perturb=perturb,
-            kind=[key, robustness.PERTURBATIONS[key][level], asked.seed],
-          )
-          paths[name][key][level] = path
-    return paths
+  def _curves(
+    self, points: Sequence[curves.Point], copies: Copies, settings: Settings
+  ) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """`robustness` of `results.json`: set -> perturbation -> its levels."""
+    made: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for point in points:
+      path = point.path(self.folder)
+      name = f'{point.name}/{point.curve}_{point.level}'
+      origin = {}
+      if point.copy:
+        origin = {'manifest': point.copy, 'manifest_sha256': copies[point].sha256}
+      made.setdefault(point.name, {}).setdefault(point.curve, []).append(
+        {
+          'level': point.level,
+          'parameter': point.parameter,
+          'file': str(path.relative_to(self.folder)),
+          **origin,
+          **self._summary(name, path, settings, with_groups=False)['figures'],
+        }
+      )
+    return made
 
   def _fix(self, val: Manifest) -> tuple[Settings, dict[str, Any], list[Warning_]]:
     """Thresholds and temperature from the validation scores; nan on hosts but the lead."""
@@ -249,12 +236,12 @@ class SuiteRun:
       videos = metrics.video_scores(table, self.suite.video_score)
       for i, rows in enumerate((table, videos)):
         fixed[i] = metrics.equal_error_rate(rows['label'], rows['score'])[1]
-      if self.suite.temperature:
+      if self.suite.temperature and table['label'].nunique() == 2:
         fixed[2] = calibration.fit_temperature(table['label'], table['logit'])
     bootstrap = self.suite.bootstrap
     settings = Settings(
       thresholds={'frame': float(fixed[0]), 'video': float(fixed[1])},
-      temperature=float(fixed[2]) if self.suite.temperature else None,
+      temperature=None if np.isnan(fixed[2]) else float(fixed[2]),
       video_score=self.suite.video_score,
       draws=bootstrap.draws,
       confidence=bootstrap.confidence,
@@ -265,7 +252,8 @@ class SuiteRun:
     )
     warnings = []
     if self.is_lead and np.isnan(fixed[:2]).any():
-      text = 'the validation scores lack a class: there is no threshold to carry over'
+      also = ', nor a temperature' if self.suite.temperature else ''
+      text = f'the validation scores lack a class: there is no threshold to carry over{also}'
       warnings.append({'set': results.VAL, 'kind': 'one_class', 'text': text})
     origin = {
       'threshold': {

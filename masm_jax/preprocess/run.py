@@ -16,12 +16,13 @@ from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
 from masm_jax.errors import UserError
 from masm_jax.preprocess import crops, pool
 from masm_jax.preprocess.crops import OUTCOMES, Settings
+from masm_jax.preprocess.files import PARAMETERS, PERTURBATION
 from masm_jax.preprocess.layouts import Options, list_videos
 from masm_jax.preprocess.model_file import file_sha256
 from masm_jax.preprocess.raw_video import RawVideo
 from masm_jax.telemetry.progress import Progress
 
-MANIFEST, OUTCOME_LINES, PARAMETERS = 'manifest.parquet', 'outcomes.jsonl', 'preprocess.json'
+MANIFEST, OUTCOME_LINES = 'manifest.parquet', 'outcomes.jsonl'
 _CODE_VERSION = 1  # Raised when the same parameters give other crops.
 _LOCK = '.lock'
 _CROP_COLUMNS = ('frame', 'width', 'height', 'sha256', 'face_detected', 'face_score', 'face_px')
@@ -77,7 +78,8 @@ def preprocess(
   dataset = options.dataset or layout
   _make_folder(output)
   with _locked(output):
-    _check_parameters(output, {'layout': layout, 'dataset': dataset, **_described(settings)})
+    wanted = {'layout': layout, 'dataset': dataset, **_described(settings)}
+    _check_parameters(output, wanted | _perturbation(input_folder))
     shutil.rmtree(output / crops.PARTIAL, ignore_errors=True)
     records = _done(output, input_folder, videos)
     todo = [video for video in videos if video.video_id not in records]
@@ -138,6 +140,18 @@ def _described(settings: Settings) -> dict[str, Any]:
   model = fields.pop('model')
   fields['model_sha256'] = file_sha256(model) if model and settings.detector == 'yunet' else ''
   return {'code_version': _CODE_VERSION, **fields}
+
+
+def _perturbation(input_folder: pathlib.Path) -> dict[str, Any]:
+  """What the videos went through, if they are a copy of `masm_jax.perturb_videos`."""
+  path = input_folder / PERTURBATION
+  if not path.is_file():
+    return {}
+  try:
+    record = json.loads(path.read_bytes())
+    return {'perturbation': {key: record[key] for key in ('key', 'level', 'parameter', 'seed')}}
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is no record of `python -m masm_jax.perturb_videos`') from error
 
 
 def _check_parameters(output: pathlib.Path, wanted: dict[str, Any]) -> None:

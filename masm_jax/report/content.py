@@ -5,11 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from masm_jax.evaluation import results
 from masm_jax.report import model_panels, panels, pictures, sections, svg
-from masm_jax.report.runs import LEVELS, VALIDATION, Run, interval, set_names
-from masm_jax.report.words import HEADLINES, cell, number
+from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval, set_names
+from masm_jax.report.words import HEADLINES, RESCALED, cell, number
 
 _CHANCE = 0.5
+# Of warnings that stand alone, by their urgency; the others are put together in a list.
+_HEADINGS = {0: 'Leak.', 1: 'Not searched for leaks.'}
 
 
 def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any]:
@@ -30,7 +33,7 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
     'verdicts': [_verdict(run, tests) for run in runs],
     'forest': _forest(runs, tests) if tests else None,
     'tables': [(level, _table(runs, names, level)) for level in LEVELS],
-    'headlines': HEADLINES,
+    'headlines': (*HEADLINES, RESCALED) if _has_temperature(runs) else HEADLINES,
     'sets': [sections.data_set(runs, name, i, tsne_points) for i, name in enumerate(names)],
     'inside': [_inside(run) for run in runs],
     'protocol': [_protocol(run) for run in runs],
@@ -59,14 +62,14 @@ def _warnings(runs: Sequence[Run]) -> list[dict[str, Any]]:
   entries = [
     {
       'kind': kind,
-      'is_leak': kind.startswith('leak'),
+      'heading': _HEADINGS.get(results.urgency(kind), ''),
       'set': name,
       'text': svg.clean(text),
       'runs': whose if len(whose) < len(runs) else [],
     }
     for (kind, name, text), whose in found.items()
   ]
-  return sorted(entries, key=lambda entry: not entry['is_leak'])
+  return sorted(entries, key=lambda entry: results.urgency(entry['kind']))
 
 
 def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
@@ -138,12 +141,14 @@ def _forest(runs: Sequence[Run], tests: Sequence[str]) -> Any:
 
 def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[str, Any]]:
   """A row for each set and run."""
+  has_temperature = _has_temperature(runs)
   rows = []
   for name in names:
     for run in runs:
       figures = run.figures(name, level)
       if not figures:
         continue
+      rescaled = [cell(interval(calibrated(figures), RESCALED[0]))] if has_temperature else []
       rows.append(
         {
           'set': svg.clean(name),
@@ -151,10 +156,14 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
           'run': svg.clean(run.name),
           'series': run.series % len(svg.SERIES),
           'count': f'{figures["num_real"]:,} + {figures["num_fake"]:,}',
-          'cells': [cell(interval(figures, key)) for key, _, _ in HEADLINES],
+          'cells': [cell(interval(figures, key)) for key, _, _ in HEADLINES] + rescaled,
         }
       )
   return rows
+
+
+def _has_temperature(runs: Sequence[Run]) -> bool:
+  return any(run.results['protocol'].get('temperature') for run in runs)
 
 
 def _inside(run: Run) -> dict[str, Any]:
@@ -189,6 +198,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     ('Image side', f'{protocol.get("image_size")} px'),
     ('SHA-256 of the configuration', about.get('config_sha256')),
     ('SHA-256 of the base weights', about.get('base_weights')),
+    ('SHA-256 of the trained weights', about.get('trained_weights')),
     ('SHA-256 of the training manifest', about.get('train_manifest')),
     ('SHA-256 of the validation manifest', about.get('val_manifest')),
   ]  # fmt: skip

@@ -188,13 +188,14 @@ def robustness_curve(
 
   Args:
     name: of the data set.
-    perturbation: a key of `robustness.CATALOGUE`, or any other name.
+    perturbation: a key of `robustness.CATALOGUE` or of `WHOLE_VIDEO`, or any other name.
     lines: (legend, series, level 'frame' or 'video', (value, low, high) of levels 0, 1, ...).
     parameters: of levels 1, 2, ...
     limits: of the AUROC axis, shared by the panels of a set.
     key: unique on the page.
   """
-  known = robustness.CATALOGUE.get(perturbation)
+  of_video = robustness.WHOLE_VIDEO.get(perturbation)
+  known = robustness.CATALOGUE.get(of_video or perturbation)
   with svg.panel(310, 205) as (figure, axes):
     axes.axhline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
     for legend, series, level, points in lines:
@@ -209,7 +210,10 @@ def robustness_curve(
     axes.set_xticks(range(len(shown)), shown)
     axes.set(xlim=(-0.2, len(shown) - 0.8), ylim=limits, ylabel='AUROC')
     title = known.title if known else perturbation
-    axes.set_title(svg.label(f'{perturbation}: {title}' if perturbation.isupper() else title, 40))
+    if of_video or perturbation.isupper():
+      where = ', whole video' if of_video and of_video != perturbation else ''
+      title = f'{of_video or perturbation}{where}: {title}'
+    axes.set_title(svg.label(title, 44))
     axes.set_xlabel(known.unit if known else 'parameter')
     axes.grid(True, axis='y')
     if len(lines) > 1:

@@ -76,6 +76,11 @@ def interval(figures: Mapping[str, Any], metric: str) -> Interval:
   return tuple(float(entry.get(key, math.nan)) for key in ('value', 'low', 'high'))
 
 
+def calibrated(figures: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Figures of the probabilities that a temperature has rescaled; empty where there is none."""
+  return figures.get('calibrated') or {}
+
+
 def read_runs(folders: Sequence[str]) -> list[Run]:
   """Reads evaluation folders, given as `FOLDER` or `NAME=FOLDER`.
 

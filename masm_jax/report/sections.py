@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masm_jax.report import panels, pictures, svg
-from masm_jax.report.runs import LEVELS, VALIDATION, Run, interval
+from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
 from masm_jax.report.words import HEADLINES, cell, metric_name
 
 _OPEN_SETS = 6  # More are folded away until they are asked for.
@@ -81,7 +81,7 @@ def _diagrams(
     figures = run.figures(name, level)
     if bins := figures.get('reliability'):
       diagrams[legend] = (run.series, level, bins)
-    bins = (figures.get('calibrated') or {}).get('reliability')
+    bins = calibrated(figures).get('reliability')
     if bins and level == 'video' and not many:
       diagrams[f'{legend}, with temperature'] = (run.series + 1, level, bins)
   return diagrams
@@ -138,14 +138,16 @@ def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
 
 
 def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
-  """Every metric of a set at both levels."""
-  keys = dict.fromkeys(k for level in LEVELS for k in run.figures(name, level).get('metrics', {}))
-  return {
-    'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''),
-    'rows': [
-      (metric_name(key), *(cell(run.value(name, level, key)) for level in LEVELS)) for key in keys
-    ],
-  }
+  """Every metric of a set at both levels, then those of the rescaled probabilities."""
+  rows = []
+  for suffix, part in (('', lambda figures: figures), (', with temperature', calibrated)):
+    of_level = [part(run.figures(name, level)) for level in LEVELS]
+    keys = dict.fromkeys(key for figures in of_level for key in figures.get('metrics', {}))
+    rows += [
+      (metric_name(key) + suffix, *(cell(interval(figures, key)) for figures in of_level))
+      for key in keys
+    ]
+  return {'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''), 'rows': rows}
 
 
 def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:

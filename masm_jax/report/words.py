@@ -14,6 +14,8 @@ HEADLINES = (
   ('tpr@threshold', 'TPR', 'fakes called fake at the threshold'),
   ('ece', 'ECE', 'expected calibration error, 15 bins of equal mass'),
 )
+# Beside them where validation has fixed a temperature.
+RESCALED = ('ece', 'ECE, rescaled', 'the same after the temperature that validation fixed')
 _NAMES = {
   'auroc': 'AUROC',
   'ap': 'Average precision',

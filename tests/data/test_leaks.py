@@ -48,6 +48,11 @@ def test_each_kind_is_found(row, kind, shared):
   assert f'({shared[0]}), in 1 of its 2 videos' in leak.text
 
 
+def test_what_chose_the_checkpoint_is_called_validation():
+  (leak,) = leaks.find_leaks(TRAIN, manifest(('ff/real/004', '', '', '', 'ff')), 'validation')
+  assert 'with the validation set (ff/real/004), in 1 of its 1 videos: faces that' in leak.text
+
+
 def test_the_line_shows_a_few_and_counts_all():
   rows = [(f'ff/{i}', '', '', '', 'ff') for i in range(9)]
   (leak,) = leaks.find_leaks(manifest(*rows), manifest(*rows))

@@ -94,8 +94,10 @@ def test_a_set_marked_test_never_chooses(manifest, split):
 def test_an_empty_set_is_a_result_where_it_is_allowed(manifest):
   load = sets.SetLoader(None)
   assert len(load('sets.x', spec(manifest, dataset='c'), allow_empty=True)) == 0
-  only_real = load('sets.x', spec(manifest, split='test', methods=('NT',)), allow_empty=True)
-  assert only_real.labels.tolist() == [0, 0]
+  with pytest.raises(UserError, match="no row has method 'MT'; there are DF, FS, real"):
+    load('sets.x', spec(manifest, methods=('DF', 'MT')), allow_empty=True)
+  none = load('sets.x', spec(manifest, dataset='c', methods=('DF',)), allow_empty=True)
+  assert len(none) == 0
 
 
 def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):

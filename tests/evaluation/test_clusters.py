@@ -50,7 +50,10 @@ def test_auto_takes_identities_where_enough_remain_apart():
   assert (found.unit, found.num) == ('video', 24)
   assert 'link the 24 videos so that 1 independent groups are left, the largest of 24' in found.note
   unknown = clusters.make_clusters(table(['a', ''] * 12))
-  assert (unknown.unit, unknown.note) == ('video', '')
+  assert unknown.unit == 'video'
+  assert unknown.note.startswith('only 12 of the 24 videos have identities: intervals go by video')
+  silent = clusters.make_clusters(table([''] * 24))
+  assert (silent.unit, silent.note) == ('video', '')
   assert clusters.make_clusters(pairs.drop(columns='identities')).unit == 'video'
 
 

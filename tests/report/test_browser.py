@@ -127,7 +127,7 @@ def test_every_kind_of_figure_is_there(visit):
     "svg.getAttribute('aria-label').split(' of ')[0])])"
   )
   curves = ['ROC curves', 'DET curves', 'Reliability diagram', 'Histogram']
-  robustness = ['AUROC'] * 4
+  robustness = ['AUROC'] * 6
   assert dict(captions) == {
     'ffpp': [*curves, *robustness, 't-SNE'],
     'celebdf_v2': [*curves, *robustness, 't-SNE'],

@@ -57,8 +57,10 @@ def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whol
     for row in rows:
       figures = results['sets'][row['set']][level]
       assert row['count'] == f'{figures["num_real"]} + {figures["num_fake"]}'
-      for (key, _, _), cell in zip(words.HEADLINES, row['cells'], strict=True):
-        entry = figures['metrics'].get(key, {'value': 'nan', 'low': 'nan', 'high': 'nan'})
+      entries = [figures['metrics'].get(key) for key, _, _ in words.HEADLINES]
+      entries.append(figures['calibrated']['metrics']['ece'])
+      for entry, cell in zip(entries, row['cells'], strict=True):
+        entry = entry or {'value': 'nan', 'low': 'nan', 'high': 'nan'}
         if entry['value'] == 'nan':
           assert cell == {'value': '–', 'interval': ''}
         else:
@@ -71,6 +73,9 @@ def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whol
   of = results['sets']['ffpp']
   for key, name in (('brier', 'Brier score'), ('fpr@threshold', 'FPR at the threshold')):
     assert named[name] == tuple(f'{of[k]["metrics"][key]["value"]:.3f}' for k in runs.LEVELS)
+  assert named['ECE, with temperature'] == ('0.031', '0.031')
+  assert named['Log-loss (nats), with temperature'] == ('0.413', '0.413')
+  assert [name for _, name, _ in whole['headlines']][-2:] == ['ECE', 'ECE, rescaled']
   (groups,) = section['groups']
   assert [row['value'] for row in groups['rows']] == ['DF', 'F2F', 'FS', 'NT']
   auroc = of['groups']['method']['F2F']['video']['metrics']['auroc']['value']
@@ -129,17 +134,22 @@ def test_the_verdict_names_chance_and_the_worst_sets(evaluation, tmp_path):
   assert verdict['tiles'] == [] and 'no AUROC' in verdict['sentences'][0]
 
 
-def test_leaks_come_first_and_each_warning_once(evaluation, other, tmp_path):
+def test_leaks_come_first_and_each_warning_once(evaluation, other, whole, tmp_path):
   def change(results):
     results['warnings'].append({'set': '', 'kind': 'synthetic', 'text': 'only here'})
+    results['warnings'].append({'set': '', 'kind': 'leak_unchecked', 'text': 'not at hand'})
 
   folders = [f'A={evaluation}', f'B={edited(tmp_path / "b", other, change)}']
   found = content._warnings(runs.read_runs(folders))
-  assert [(entry['kind'], entry['runs']) for entry in found] == [
-    ('leak_identities', []),
-    ('few_clusters', []),
-    ('synthetic', ['B']),
+  assert [(entry['kind'], entry['heading'], entry['runs']) for entry in found] == [
+    ('leak_identities', 'Leak.', []),
+    ('leak_unchecked', 'Not searched for leaks.', ['B']),
+    ('few_clusters', '', []),
+    ('synthetic', '', ['B']),
   ]
+  html = page.render(whole | {'warnings': found})
+  assert html.count('Leak.</strong>') == 1
+  assert '<strong>Not searched for leaks.</strong> not at hand <small>(B)</small>' in html
 
 
 def test_the_page_asks_nothing_of_the_network(html):
@@ -320,6 +330,9 @@ def test_robustness_starts_from_the_unperturbed_set(evaluation, whole):
   listed = ', '.join(f'{value:.3f}' for value in [level_0, *rest])
   assert f'under CS: videos, video: {listed}' in figure
   assert '>none</text>' in figure and '>0.4</text>' in figure
+  titles = {'VC': 'VC: video compression', 'video_GB': 'GB, whole video: Gaussian blur'}
+  drawings = dict(whole['sets'][0]['robustness'])
+  assert all(f'>{title}</text>' in drawings[key] for key, title in titles.items())
 
 
 def test_histogram_shares_are_of_each_class():
