@@ -191,6 +191,35 @@ def test_other_parameters_are_refused(tmp_path, settings, option, told, capsys, 
   assert sorted((tmp_path / 'out').rglob('*')) == before
 
 
+def test_crops_remember_what_their_videos_went_through(tmp_path, capsys, clips):
+  """An evaluation holds a robustness curve's copy to it."""
+  (tmp_path / 'raw' / 'real').mkdir(parents=True)
+  shutil.copy(clips['no_face'], tmp_path / 'raw' / 'real' / 'a.mp4')
+  record = tmp_path / 'raw' / 'perturbation.json'
+  made = {'key': 'VC', 'level': 3, 'parameter': 35, 'seed': 0}
+  record.write_text(json.dumps(made | {'keep': [], 'problems': {}}))
+  command = [
+    '--input', tmp_path / 'raw', '--output', tmp_path / 'out', '--layout', 'folder', '--split',
+    'test', '--frames', '4', '--size', '64', '--processes', '0', '--detector', 'haar',
+  ]  # fmt: skip
+  command = [str(word) for word in command]
+  assert main(command) == 1
+  assert json.loads((tmp_path / 'out' / 'preprocess.json').read_text())['perturbation'] == made
+  assert main(command) == 1
+  capsys.readouterr()
+  for content, told in (
+    (json.dumps(made | {'level': 4}), "'level': 4"),
+    ('{}', 'is no record of `python -m masm_jax.perturb_videos`'),
+    ('nothing', 'is no record of'),
+  ):
+    record.write_text(content)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.startswith('error: ') and error.count('\n') == 1
+  record.unlink()
+  assert main(command) == 2 and "perturbation {'key'" in capsys.readouterr().err
+
+
 def test_formats_and_sizes(run, tmp_path):
   assert run('--size', 'native', '--format', 'jpg', '--template', 'gend') == 0
   table = load_manifest(tmp_path / 'out' / 'manifest.parquet').table
