@@ -56,6 +56,10 @@ class Checkpoints:
     base_hash: hash of the pretrained weights.
     manifest_hash: hash of the training manifest.
     val_hash: hash of the validation manifest, which chooses the best checkpoint.
+
+  Raises:
+    UserError: there are checkpoints already, of another config, other base weights or other data;
+      or the processes see different directories.
   """
 
   def __init__(
@@ -83,6 +87,9 @@ class Checkpoints:
         cleanup_tmp_directories=True,
       ),
     )
+    steps = self._newest_first()
+    self._check_same_directory(steps)
+    self._check_identity(steps)
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, best: Best) -> None:
     """Saves in the background, unless this step is saved already."""
@@ -132,23 +139,18 @@ class Checkpoints:
       iterator: the data iterator, which is set to where it was.
 
     Raises:
-      UserError: the checkpoint belongs to another config, other base weights or other data; none
-        can be read; or the processes see different directories.
+      UserError: none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    self._check_same_directory(steps)
+    steps = self._newest_first()
     if not steps:
       return state, iterator, Best()
     damaged: dict[int, Exception] = {}
     for step in steps:
       try:
         meta = self._read(step, meta=ocp.args.JsonRestore()).meta
-        self._check(meta)
         positions = self._iterator_state(step)
         restored = self._read(step, state=ocp.args.StandardRestore(_like(state))).state
         break
-      except UserError:
-        raise
       except Exception as error:  # Of many types: Orbax', tensorstore's, json's.
         if peers.is_lost(error):
           raise
@@ -165,6 +167,9 @@ class Checkpoints:
       best = Best()  # Gone with what was damaged: a later validation chooses.
     self._policy.best_step = best.step
     return restored, iterator, best
+
+  def _newest_first(self) -> list[int]:
+    return sorted(self._manager.all_steps(), reverse=True)
 
   def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
     return self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -248,7 +253,20 @@ class Checkpoints:
         f'cannot be read: {_first_line(error)}'
       ) from error
 
-  def _check(self, meta: dict[str, Any]) -> None:
+  def _check_identity(self, steps: Sequence[int]) -> None:
+    """Refuses the checkpoints of another run; the newest one that says what it is speaks for all.
+
+    Early, so that a command with the wrong --workdir or config leaves everything as it was.
+    """
+    for step in steps:
+      try:
+        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+        break
+      except Exception as error:  # Damaged: `restore` says so.
+        if peers.is_lost(error):
+          raise
+    else:
+      return
     where = f'{self._manager.directory} holds a run of another'
     remedy = 'use a new --workdir, or that config'
     if changed := config_lib.differences(meta['config'], self._config):
@@ -271,78 +289,3 @@ def _first_line(error: Exception) -> str:
   """What an error says, without the list of source lines that tensorstore adds."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   return re.sub(r'\s*\[source locations=.*', '', lines[0])[:300] if lines else type(error).__name__
-
-
-# Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
-_READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
-
-
-class SavedRun:
-  """The checkpoints of a run, to read from: nothing in its directory is changed.
-
-  Args:
-    workdir: the run's directory.
-
-  Raises:
-    UserError: there is no complete checkpoint in it.
-  """
-
-  def __init__(self, workdir: pathlib.Path):
-    self._directory = workdir.absolute() / 'checkpoints'
-    if not self._directory.is_dir():
-      raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
-    self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
-    self.steps = sorted(self._manager.all_steps())
-    if not self.steps:
-      raise UserError(f'{workdir} has no complete checkpoint yet')
-
-  def close(self) -> None:
-    """Lets go of the directory."""
-    self._manager.close()
-
-  def meta(self, step: int) -> dict[str, Any]:
-    """What was stored beside the state: config, hashes, best step and value."""
-    return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-
-  def find_step(self, which: str) -> int:
-    """The step that `best` (by validation), `last` or a number names.
-
-    Raises:
-      UserError: it is none of these, or not kept.
-    """
-    last = self.steps[-1]
-    best = self.meta(last)['best_step']
-    if which == 'best' and not best:
-      raise UserError(f'{self._directory}: no validation has chosen a checkpoint yet; use last')
-    named = {'last': last, 'best': best}
-    if which not in named and not which.isdecimal():
-      raise UserError(f'no checkpoint {which!r}: give best, last or the number of a step')
-    step = named[which] if which in named else int(which)
-    if step not in self.steps:
-      kept = ', '.join(map(str, self.steps))
-      raise UserError(f'{self._directory} does not hold step {step}; it keeps {kept}')
-    return step
-
-  def trainable(self, step: int, target: Any) -> Any:
-    """The trainable leaves alone.
-
-    Args:
-      step: one of `steps`.
-      target: a tree of `jax.ShapeDtypeStruct`s with shardings.
-    """
-    # A manager of its own: one manager reads an item with one kind of arguments only.
-    with ocp.CheckpointManager(
-      self._directory, item_names=('state',), options=_READ_OPTIONS
-    ) as manager:
-      restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-      restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeRestore(
-            item={'trainable': target},
-            restore_args={'trainable': restore_args},
-            partial_restore=True,
-          )
-        ),
-      )
-    return restored.state['trainable']

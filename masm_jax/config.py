@@ -122,6 +122,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'mask.select = per_layer ranks the subspaces of each layer, which mask.granularity = block '
       'switches as one: use global'
     )
+  elif (
+    config.mask.select == 'per_layer'
+    and config.subspace.num_subspaces == 1
+    and config.mask.kind not in ('none', 'all')
+  ):
+    problems.append(
+      'mask.select = per_layer ranks the subspaces of each layer, but subspace.num_subspaces = 1 '
+      'leaves nothing to rank: use global'
+    )
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')
   if config.data.augment == 'sbi' and config.data.sampler != 'paired':

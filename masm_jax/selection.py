@@ -2,8 +2,8 @@
 
 `method.md` section 5, `oneshot`. [paper v3: bias-variance characteristics of layer-wise gradients
 pick the layers] [ours: plain averages over a few batches of the training set, with the fresh head]
-The choice is stored with the run: one that goes on takes the layers it began with, whatever its
-data or its machine would choose now.
+The choice is stored with the run: one that goes on, or is evaluated, takes the layers that it began
+with, whatever its data or its machine would choose now. Without that record it is refused.
 """
 
 import contextlib
@@ -62,6 +62,7 @@ def choose_layers(
   make_batches: Callable[[], Batches],
   workdir: pathlib.Path,
   hashes: Mapping[str, str],
+  resuming: bool,
 ) -> tuple[Method, Selection | None]:
   """Gives a method its layers; one that has no choice to make comes back as it is.
 
@@ -76,20 +77,26 @@ def choose_layers(
     mesh: of the run.
     make_batches: begins the `mask.probe_batches` batches of the probe.
     workdir: the choice is stored in its `selection.json`, or read from there.
-    hashes: what the choice depends on beside the config: base weights, training manifest.
+    hashes: `base_weights` and `train_manifest`, on which the choice depends beside the config.
+    resuming: the workdir holds checkpoints of this run, which were trained on the stored choice.
 
   Returns:
     The method to train, and what was chosen (None where there was no choice).
+
+  Raises:
+    UserError: a run that goes on has lost the record of its choice, or gradients are not finite.
   """
-  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  if not isinstance(method, ChoosesLayers) or mask_config.kind == 'none':
+  if not _has_choice(method, config):
     return method, None
+  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
   groups = method.candidates(params)
   path = workdir / FILE
-  identity = {'config_sha256': config_lib.fingerprint(config), **hashes}
+  identity = _identity(config, hashes)
   stored = _read(path, groups, identity) if jax.process_index() == 0 else None
   if multihost_utils.broadcast_one_to_all(np.int32(stored is not None)):
     selection = stored or _blank(groups)
+  elif resuming:
+    raise _lost(path)
   else:
     scores = _probe(groups, params, config, detector_config, mesh, make_batches)
     chosen = layer_mask.draw(scores, config=mask_config, seed=config.seed, step=0)
@@ -109,17 +116,26 @@ def choose_layers(
   return method.with_layers(params, selection.layers), selection
 
 
-def stored_layers(method: Method, params: Mapping[str, Any], workdir: pathlib.Path) -> Method:
-  """The method as a run in `workdir` trained it.
+def stored_layers(
+  method: Method,
+  params: Mapping[str, Any],
+  *,
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  hashes: Mapping[str, str],
+) -> Method:
+  """The method as a run in `workdir` trained it; arguments as of `choose_layers`.
 
   Raises:
-    UserError: the run chose layers, and its record of them is missing or not whole.
+    UserError: the run chose layers, and its record of them is missing, damaged or another run's.
   """
-  if not isinstance(method, ChoosesLayers):
+  if not _has_choice(method, config):
     return method
-  record = telemetry.read_json(workdir / FILE)
-  pairs = zip(record['names'], record['chosen'], strict=True)
-  return method.with_layers(params, [name for name, on in pairs if on])
+  path = workdir / FILE
+  selection = _read(path, method.candidates(params), _identity(config, hashes))
+  if selection is None:
+    raise _lost(path)
+  return method.with_layers(params, selection.layers)
 
 
 def assume_deepest(
@@ -174,15 +190,36 @@ def _probe(
   return scores
 
 
+def _has_choice(method: Method, config: ml_collections.ConfigDict) -> bool:
+  """Whether layers are chosen; without a mask every candidate is trained."""
+  return isinstance(method, ChoosesLayers) and config.mask.kind != 'none'
+
+
+def _identity(config: ml_collections.ConfigDict, hashes: Mapping[str, str]) -> dict[str, str]:
+  """What a choice belongs to."""
+  names = ('base_weights', 'train_manifest')
+  return {'config_sha256': config_lib.fingerprint(config)} | {name: hashes[name] for name in names}
+
+
 def _read(path: pathlib.Path, groups: Groups, identity: Mapping[str, str]) -> Selection | None:
-  """What this very run has chosen before, if it has."""
-  if not path.is_file():
+  """What this very run has chosen before; None if that is missing, damaged or another run's."""
+  try:
+    record = telemetry.read_json(path)
+    if record['identity'] != identity or tuple(record['names']) != groups.names:
+      return None
+    scores, chosen = np.asarray(record['scores'], np.float32), np.asarray(record['chosen'], bool)
+  except (UserError, KeyError, TypeError, ValueError):
     return None
-  record = telemetry.read_json(path)
-  if record['identity'] != identity or tuple(record['names']) != groups.names:
-    return None
-  scores, chosen = np.asarray(record['scores'], np.float32), np.asarray(record['chosen'], bool)
-  return Selection(groups.names, scores, chosen)
+  is_whole = scores.shape == chosen.shape == (len(groups.names),)
+  return Selection(groups.names, scores, chosen) if is_whole else None
+
+
+def _lost(path: pathlib.Path) -> UserError:
+  """For checkpoints without the choice that they were trained on."""
+  return UserError(
+    f'{path}, which says what layers the checkpoints beside it train, is missing, damaged or that '
+    'of another run: put the right one back, or begin anew in a new --workdir'
+  )
 
 
 def _blank(groups: Groups) -> Selection:

@@ -107,6 +107,14 @@ def train(
   params, base_hash = detector_lib.load_params(
     backbone, config.backbone.weights, detector_config, jax.random.key(config.seed)
   )
+  # Another run's checkpoints are refused here, before this one leaves anything beside them.
+  checkpoints = checkpoint_lib.Checkpoints(
+    workdir,
+    config=config,
+    base_hash=base_hash,
+    manifest_hash=sets.train.sha256,
+    val_hash=sets.val.sha256,
+  )
   method = make_method(
     config,
     cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
@@ -121,6 +129,7 @@ def train(
     make_batches=functools.partial(make_batches, num_steps=config.mask.probe_batches),
     workdir=workdir,
     hashes={'base_weights': base_hash, 'train_manifest': sets.train.sha256},
+    resuming=checkpoints.latest_step() is not None,
   )
   # All of it lies on the host, and each device is given its own part alone.
   trainable, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
@@ -155,13 +164,6 @@ def train(
   )
 
   # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
-  checkpoints = checkpoint_lib.Checkpoints(
-    workdir,
-    config=config,
-    base_hash=base_hash,
-    manifest_hash=sets.train.sha256,
-    val_hash=sets.val.sha256,
-  )
   train_state, batches, best = checkpoints.restore(train_state, batches)
   start = int(train_state.step)
   report = reporting.RunReport(workdir, enabled=is_lead, groups=program.groups, selected=selected)

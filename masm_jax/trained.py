@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from masm_jax import checkpoint, selection, sharding, steps, telemetry, tree
+from masm_jax import saved_run, selection, sharding, steps, telemetry, tree
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax.errors import UserError
@@ -81,10 +81,10 @@ def load_adapted(
     An `AdaptedRun`.
 
   Raises:
-    UserError: no such run or step, a config of another version of this program, or base weights
-      that are not those of the run.
+    UserError: no such run or step, a config of another version of this program, base weights that
+      are not those of the run, or the record of its layers lost.
   """
-  saved = checkpoint.SavedRun(workdir)
+  saved = saved_run.SavedRun(workdir)
   try:
     number = saved.find_step(step)
     meta = saved.meta(number)
@@ -99,7 +99,8 @@ def load_adapted(
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
     cache = config.subspace.cache_dir or str(workdir / 'decomposition')
-    method = selection.stored_layers(make_method(config, cache_dir=cache), params, workdir)
+    method = make_method(config, cache_dir=cache)
+    method = selection.stored_layers(method, params, config=config, workdir=workdir, hashes=meta)
     initial, frozen = method.init(params, jax.random.key(config.seed))
     del params
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))

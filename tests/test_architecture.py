@@ -32,6 +32,7 @@ ALLOWED = {
   'preprocess': {'data', 'telemetry'},
   'evaluation': {'sharding', 'data', 'telemetry', 'preprocess'},
   'checkpoint': {'state', 'config'},
+  'saved_run': set(),
   'stopping': set(),
   'tools': {'evaluation'},
   'reporting': {
@@ -77,7 +78,7 @@ ALLOWED = {
   'main': {'train'},
   'trained': {
     'telemetry',
-    'checkpoint',
+    'saved_run',
     'config',
     'detector',
     'methods',

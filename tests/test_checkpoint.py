@@ -111,6 +111,21 @@ def test_without_a_readable_checkpoint_nothing_is_moved(run, tmp_path):
   assert not (tmp_path / 'damaged_checkpoints').exists()
 
 
+@pytest.mark.parametrize('newest_is_damaged', [False, True])
+def test_another_runs_checkpoints_are_refused_before_anything_is_made(
+  run, tmp_path, newest_is_damaged
+):
+  save(run, tmp_path, [10, 20])
+  if newest_is_damaged:
+    DAMAGES['config cut in half'](tmp_path / 'checkpoints' / '00000020')
+  with pytest.raises(UserError, match=r'holds a run of another train manifest .hash b, now x'):
+    Checkpoints(tmp_path, config=run.config, **HASHES | {'manifest_hash': 'x'})
+  other = run.make_config('linear', seed=3)
+  with pytest.raises(UserError, match=r'holds a run of another config \(seed: 0 -> 3\)'):
+    Checkpoints(tmp_path, config=other, **HASHES)
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['00000010', '00000020']
+
+
 def test_without_any_checkpoint_all_stays_as_it_is(run, tmp_path):
   state, iterator, best = restore(run, tmp_path)
   assert state is run.state and iterator.state['next_step'] == 0 and best == Best()

@@ -161,6 +161,7 @@ def test_a_method_brings_all_that_it_is():
     ('gend', 'method = gend means head.normalize_features = True, not False: start from configs/g'),
     ('effort', 'method = effort means subspace.num_subspaces = 1, not 4'),
     ('effort_published', 'or configs/ffpp.py:method=effort_published, which set all of it'),
+    ('bvg_ls', 'method = bvg_ls means mask.select = global, not per_subspace: start from'),
   ],
 )
 def test_a_methods_name_alone_does_not_make_it(common, method, message):
@@ -168,6 +169,29 @@ def test_a_methods_name_alone_does_not_make_it(common, method, message):
   config.method = method
   with pytest.raises(UserError, match=message):
     make_method(config)
+
+
+def test_bvg_ls_chooses_its_layer_in_every_step():
+  config = ffpp.get_config('method=bvg_ls')
+  assert make_method(config).name == 'bvg_ls'
+  config.mask.refresh_steps = 20
+  with pytest.raises(UserError, match=r'= bvg_ls means mask\.refresh_steps = 1, not 20') as info:
+    make_method(config)
+  assert '\n' not in str(info.value)
+
+
+def test_a_ranking_of_one_is_no_mask(common):
+  config = common.get_config()
+  config.mask.select = 'per_layer'
+  config_lib.validate(config)
+  config.subspace.num_subspaces = 1
+  with pytest.raises(UserError, match=r'subspace\.num_subspaces = 1 leaves nothing to rank'):
+    config_lib.validate(config)
+  config.mask.kind = 'none'
+  config_lib.validate(config)
+  config.mask.granularity = 'block'
+  with pytest.raises(UserError, match=r'which mask\.granularity = block switches as one'):
+    config_lib.validate(config)
 
 
 def test_own_manifest_is_divided_by_its_splits():

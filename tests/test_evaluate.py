@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from configs import cross_eval, demo
-from masm_jax import checkpoint, telemetry, trained
+from masm_jax import saved_run, telemetry, trained
 from masm_jax.cross_evaluation import evaluate
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data import synthetic
@@ -333,12 +333,12 @@ def test_weights_trained_anew_are_not_given_the_scores_of_the_old(
 ):
   """The same config and the same step: what was learned tells them apart."""
   kept = (on_eight_devices / 'results.json').read_bytes()
-  restored = checkpoint.SavedRun.trainable
+  restored = saved_run.SavedRun.trainable
 
   def trained_anew(self, step, target):
     return jax.tree.map(lambda x: x * 1.001, restored(self, step, target))
 
-  monkeypatch.setattr(checkpoint.SavedRun, 'trainable', trained_anew)
+  monkeypatch.setattr(saved_run.SavedRun, 'trainable', trained_anew)
   with pytest.raises(UserError, match=r'other weights: this run was trained anew .* another --out'):
     evaluate(run, make_suite(), on_eight_devices)
   assert (on_eight_devices / 'results.json').read_bytes() == kept

@@ -56,7 +56,9 @@ def params():
   return detector_lib.init_params(DETECTOR, jax.random.key(0))
 
 
-def choose(params, workdir, config=None, mesh=None, batches=make_batches, hashes=HASHES):
+def choose(
+  params, workdir, config=None, mesh=None, batches=make_batches, hashes=HASHES, resuming=False
+):
   config = config or make_config()
   return selection.choose_layers(
     make_method(config),
@@ -67,6 +69,14 @@ def choose(params, workdir, config=None, mesh=None, batches=make_batches, hashes
     make_batches=batches,
     workdir=workdir,
     hashes=hashes,
+    resuming=resuming,
+  )
+
+
+def stored(params, workdir, config=None, hashes=HASHES):
+  config = config or make_config()
+  return selection.stored_layers(
+    make_method(config), params, config=config, workdir=workdir, hashes=hashes
   )
 
 
@@ -116,11 +126,11 @@ def test_the_layers_of_the_highest_ratio_are_chosen_decomposed_and_stored(params
   assert method.groups(trainable) is None
 
   # Another attempt of this run takes what is stored, without a look at the data.
-  again, same = choose(params, tmp_path, batches=None)
+  again, same = choose(params, tmp_path, batches=None, resuming=True)
   assert same.layers == selected.layers and again == method
   np.testing.assert_array_equal(same.scores, selected.scores)
   # So does whoever loads the run.
-  assert selection.stored_layers(make_method(make_config()), params, tmp_path) == method
+  assert stored(params, tmp_path) == method
 
 
 def test_the_stored_choice_holds_even_where_the_data_would_choose_otherwise(params, tmp_path):
@@ -130,9 +140,66 @@ def test_the_stored_choice_holds_even_where_the_data_would_choose_otherwise(para
   telemetry.write_json(tmp_path / 'selection.json', record)
   _, selected = choose(params, tmp_path)
   assert selected.layers == ('block_00',)
-  # Another base, or another config, is another run: it measures anew.
+  # Another base, or another config, is another run: before its first checkpoint it measures anew.
   _, other = choose(params, tmp_path, hashes=HASHES | {'base_weights': 'c'})
   assert len(other.layers) == 2
+
+
+DAMAGES = {
+  'missing': lambda file: file.unlink(),
+  'cut in half': lambda file: file.write_bytes(file.read_bytes()[:-200]),
+  'no JSON object': lambda file: file.write_text('[]'),
+  'without scores': lambda file: edit(file, lambda record: record.pop('scores')),
+  'shorter': lambda file: edit(file, lambda record: record['chosen'].pop()),
+  'of other base weights': lambda file: edit(file, of_other_weights),
+}
+
+
+def edit(file, change):
+  record = telemetry.read_json(file)
+  change(record)
+  telemetry.write_json(file, record)
+
+
+def of_other_weights(record):
+  record['identity']['base_weights'] = 'c'
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tmp_path, damage):
+  file = tmp_path / 'selection.json'
+  choose(params, tmp_path)
+  DAMAGES[damage](file)
+  before = file.read_bytes() if file.exists() else None
+  message = r'selection\.json, which says what layers .* is missing, damaged or that of another run'
+  with pytest.raises(UserError, match=message):
+    choose(params, tmp_path, batches=None, resuming=True)
+  with pytest.raises(UserError, match=message):
+    stored(params, tmp_path)
+  assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_a_choice_is_that_of_one_config(params, tmp_path):
+  choose(params, tmp_path)
+  with pytest.raises(UserError, match='that of another run'):
+    stored(params, tmp_path, make_config(keep=0.25))
+  with pytest.raises(UserError, match='that of another run'):
+    stored(params, tmp_path, hashes=HASHES | {'train_manifest': 'c'})
+  # What may change in a run's life does not matter.
+  config = make_config()
+  config.data.num_workers = 3
+  assert stored(params, tmp_path, config) == stored(params, tmp_path)
+
+
+def test_without_a_mask_every_layer_is_trained_and_nothing_is_probed_or_stored(params, tmp_path):
+  config = make_config(kind='none')
+  method, selected = choose(params, tmp_path, config, batches=None)
+  assert selected is None and not list(tmp_path.iterdir())
+  assert method == stored(params, tmp_path, config) == make_method(config)
+  trainable, _ = method.init(params, jax.random.key(0))
+  everything, _ = choose(params, tmp_path, make_config(kind='all'))
+  trained_by_all, _ = everything.init(params, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, trainable, trained_by_all)
 
 
 def test_eight_devices_choose_what_one_does(params, tmp_path, monkeypatch):
@@ -179,9 +246,11 @@ def test_methods_without_a_choice_come_back_as_they_are(params, tmp_path):
       make_batches=None,
       workdir=tmp_path,
       hashes=HASHES,
+      resuming=True,
     )
     assert same is method and nothing is None
-    assert selection.stored_layers(method, params, tmp_path) is method
+    record = {'config': config, 'workdir': tmp_path, 'hashes': HASHES}
+    assert selection.stored_layers(method, params, **record) is method
   assert not list(tmp_path.iterdir())
 
 
@@ -199,8 +268,9 @@ def test_bad_input_is_told(params, tmp_path):
   config.mask.kind = 'oneshot'
   with pytest.raises(UserError, match=r'mask\.kind = oneshot is not for method = masm'):
     make_method(config)
-  with pytest.raises(UserError, match=r'cannot read .*selection\.json'):
-    selection.stored_layers(make_method(make_config()), params, tmp_path)
+  for granularity in ('block', 'kernel_subspace'):
+    with pytest.raises(UserError, match=r'mask\.select = per_layer ranks the subspaces of each'):
+      make_method(make_config(select='per_layer', granularity=granularity))
   broken = jax.tree.map(lambda x: x * np.float32('nan'), params)
   with pytest.raises(UserError, match='gradients of the probe are not finite'):
     choose(broken, tmp_path)

@@ -47,4 +47,10 @@ def make_method(
       f'mask.kind = {wrong} is not for method = {config.method}, whose layers are chosen {when}: '
       f'start from configs/{config.method}.py or configs/ffpp.py:method={config.method}'
     )
+  masks = config.mask.kind not in ('none', 'all')
+  if masks and config.mask.select == 'per_layer' and isinstance(method, ChoosesLayers):
+    raise UserError(
+      f'mask.select = per_layer ranks the subspaces of each layer, but method = {config.method} '
+      'chooses layers before they have any: use global'
+    )
   return method

@@ -3,7 +3,7 @@
 [kin: the layer is the one whose gradient has the highest bias-variance ratio] [ours: a layer is a
 block, everything before the first one a layer too, and the last LayerNorm part of the last block;
 the ratio is that of the exponential averages of `masking.grad_stats`; the head moves in every step,
-and before the first mask everything does]
+and before the first mask, `mask.warmup_steps`, everything does]
 """
 
 import dataclasses
@@ -40,6 +40,7 @@ def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgr
     'mask.score': 'bvr',
     'mask.select': 'global',
     'mask.keep_count': 1,
+    'mask.refresh_steps': 1,
   }
   check_definition(config, definition)
   return BvgLs('bvg_ls', (r'.*',), config.mask.granularity)
