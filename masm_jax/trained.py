@@ -8,9 +8,9 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from masm_jax import saved_run, selection, sharding, steps, telemetry, tree
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
+from masm_jax import saved_run, selection, sharding, steps, telemetry, tree
 from masm_jax.errors import UserError
 from masm_jax.methods import Method, make_method
 
