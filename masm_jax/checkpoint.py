@@ -286,6 +286,8 @@ def _like(state: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-  """What an error says, without the list of source lines that tensorstore adds."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return re.sub(r'\s*\[source locations=.*', '', lines[0])[:300] if lines else type(error).__name__
+  """What an error says, short: the reason in one of tensorstore's stands at the end of the line."""
+  text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+  if reason := re.search(r': ([^:\[\]]+) \[os_error_code=', text):
+    return reason[1]
+  return re.sub(r'\s*\[source locations=.*', '', text)[:300] or type(error).__name__

@@ -34,6 +34,9 @@ _COMPILER_OPTIONS = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
   'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
+  # Optimization barriers, which hold rematerialisation apart from what it repeats, stay to the end,
+  # as on accelerators. By default the CPU's compiler drops them, and merges both.
+  'xla_disable_hlo_passes': 'cse_barrier_expander',
 }
 
 

@@ -9,6 +9,9 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import json
+import math
+import mmap
 import os
 import pathlib
 import re
@@ -19,8 +22,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
+import threadpoolctl
 
 from masm_jax import tree
 from masm_jax.errors import UserError
@@ -159,18 +162,41 @@ def artifact_kernel(factors: Mapping[str, jax.Array]) -> jax.Array:
 
 
 @jax.jit
-def semantic_kernel(kernel: jax.Array, factors: Mapping[str, jax.Array]) -> jax.Array:
-  """`kernel_sem`: W minus the initial artifact part, so that their sum is W. [d_in, d_out]."""
-  return kernel - artifact_kernel(factors)
+def semantic_kernel(
+  kernel: jax.Array, factors: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """What stays of W beside its initial artifact part, so that their sum is W; and `|W|_F^2`.
+
+  Args:
+    kernel: W, float32 [d_in, d_out].
+    factors: `U`, `S`, `V`.
+
+  Returns:
+    `kernel_sem` [d_in, d_out] and the energy, a scalar.
+  """
+  return kernel - artifact_kernel(factors), jnp.sum(jnp.square(kernel))
+
+
+def each_kernel(work: Callable[..., Any], *operands: Iterable[Any]) -> Iterable[Any]:
+  """`map`, a kernel per core at a time; one after the other where they are only traced."""
+  operands = [list(operand) for operand in operands]
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
+    yield from map(work, *operands)
+    return
+  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    yield from pool.map(work, *operands)
 
 
 def _cache_key(kernels: Mapping[str, jax.Array], config: SubspaceConfig) -> str:
   digest = hashlib.sha256()
   fields = (config.num_subspaces, config.rank, config.split, config.keep_factors)
-  digest.update(repr(('decomposition', 1, fields)).encode())
-  for path, kernel in kernels.items():
-    digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode())
-    digest.update(np.ascontiguousarray(kernel, np.float32).data)
+  digest.update(repr(('decomposition', 2, fields)).encode())
+  contents = each_kernel(
+    lambda kernel: hashlib.sha256(np.ascontiguousarray(kernel, np.float32).data).digest(),
+    kernels.values(),
+  )
+  for (path, kernel), content in zip(kernels.items(), contents, strict=True):
+    digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode() + content)
   return digest.hexdigest()
 
 
@@ -225,15 +251,16 @@ def on_host(values: Any) -> Any:
 def _decompose_in_threads(
   kernels: Mapping[str, jax.Array], config: SubspaceConfig, on_progress: OnProgress
 ) -> dict[str, Factors]:
-  """One kernel per core at a time: LAPACK's SVD hardly uses more than one."""
+  """One kernel per core at a time."""
 
   def work(kernel: jax.Array) -> Factors:
     return jax.device_get(decompose_kernel(jnp.asarray(kernel, jnp.float32), config))
 
   factors = {}
-  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+  # LAPACK's SVD hardly uses more than one core, and its threads stand in the way of ours.
+  with threadpoolctl.threadpool_limits(1, user_api='blas'):
     for done, (path, result) in enumerate(
-      zip(kernels, pool.map(work, kernels.values()), strict=True), start=1
+      zip(kernels, each_kernel(work, kernels.values()), strict=True), start=1
     ):
       factors[path] = result
       if on_progress:
@@ -270,16 +297,25 @@ def decompose_by_shape(
 
 
 def _read_cache(path: pathlib.Path) -> dict[str, Factors] | None:
-  if not path.is_file():
-    return None
+  """The factors of a cache file, mapped into memory and not read yet; None if it is not whole.
+
+  A file is only ever replaced as a whole, so that what is mapped stays as it is.
+  """
   try:
-    flat = safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError):
-    return None  # Not whole: decompose again and replace it.
-  factors: dict[str, Factors] = {}
-  for name, value in flat.items():
-    owner, _, leaf = name.rpartition('/')
-    factors.setdefault(owner, {})[leaf] = value
+    with path.open('rb') as file:
+      mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # The layout of safetensors: the length of a JSON header, the header, the tensors.
+    begin = 8 + int.from_bytes(mapped[:8], 'little')
+    header = json.loads(mapped[8:begin])
+    factors: dict[str, Factors] = {}
+    for name, entry in header.items():
+      owner, _, leaf = name.rpartition('/')
+      flat = np.frombuffer(
+        mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
+      )
+      factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
+  except (OSError, ValueError):
+    return None  # Not there, or cut short: decompose again and replace it.
   return factors
 
 

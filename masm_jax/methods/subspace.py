@@ -99,9 +99,13 @@ def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple
   over_outputs = (((g.ndim - 1,), (1,)), ((), ()))
   dx = lax.dot_general(g, _rebuild(kernel_sem, us, v, dtype), over_outputs)
   g_inner = lax.dot_general(g, v.astype(dtype), over_outputs)  # [..., m]
-  d_us = lax.dot_general(x, g_inner, over_tokens, preferred_element_type=jnp.float32)
+  # The narrow operand first: it is the one that is transposed.
+  d_us = lax.dot_general(g_inner, x, over_tokens, preferred_element_type=jnp.float32).T
   inner = matmul_f32(x, us.astype(dtype)).astype(dtype)  # [..., m]
   dv = lax.dot_general(inner, g, over_tokens, preferred_element_type=jnp.float32)
+  # The layers below wait for all three: else a scheduler may put the factors' gradients off to the
+  # end of the step, and hold x and g of every layer until then.
+  dx, d_us, dv = lax.optimization_barrier((dx, d_us, dv))
   # Nothing reads the frozen kernel's gradient, and XLA drops it.
   d_sem = lax.dot_general(x, g, over_tokens, preferred_element_type=jnp.float32)
   return dx, d_sem, d_us, dv
@@ -204,12 +208,19 @@ def split_params(
     {},
     {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels},
   )
-  for owner, factors in decompose.decompose(kernels, config, on_progress).items():
-    kernel = jnp.asarray(kernels[owner], jnp.float32)
-    artifact = {name: factors[name] for name in _ARTIFACT}
+  factors_of = decompose.decompose(kernels, config, on_progress)
+  artifacts = [{name: factors[name] for name in _ARTIFACT} for factors in factors_of.values()]
+
+  def rest(kernel: Any, artifact: Mapping[str, Any]) -> tuple[Any, Any]:
     # Back on the host at once: no device ever holds the whole model, unless it is its place.
-    frozen[f'{owner}/kernel_sem'] = decompose.on_host(decompose.semantic_kernel(kernel, artifact))
-    frozen[f'{START}/{owner}/energy'] = decompose.on_host(jnp.sum(jnp.square(kernel)))
+    return decompose.on_host(decompose.semantic_kernel(jnp.asarray(kernel, jnp.float32), artifact))
+
+  rests = decompose.each_kernel(rest, (kernels[owner] for owner in factors_of), artifacts)
+  for (owner, factors), artifact, (kernel_sem, energy) in zip(
+    factors_of.items(), artifacts, rests, strict=True
+  ):
+    frozen[f'{owner}/kernel_sem'] = kernel_sem
+    frozen[f'{START}/{owner}/energy'] = energy
     frozen |= {f'{START}/{owner}/{name}': value for name, value in factors.items()}
     trainable |= {f'{owner}/{name}': value.copy() for name, value in artifact.items()}
   return tree.unflatten(trainable), tree.unflatten(frozen)

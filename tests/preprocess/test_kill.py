@@ -1,4 +1,4 @@
-"""SIGKILL at ten random moments: nothing lost, done twice or written by half; and Ctrl-C."""
+"""SIGKILL at ten random moments: nothing lost, done twice or half-written; and Ctrl-C."""
 
 import hashlib
 import json
