@@ -83,7 +83,7 @@ def _diagrams(
       diagrams[legend] = (run.series, level, bins)
     bins = calibrated(figures).get('reliability')
     if bins and level == 'video' and not many:
-      diagrams[f'{legend}, with temperature'] = (run.series + 1, level, bins)
+      diagrams[f'{legend}, rescaled'] = (run.series + 1, level, bins)
   return diagrams
 
 
@@ -140,7 +140,7 @@ def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
 def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
   """Every metric of a set at both levels, then those of the rescaled probabilities."""
   rows = []
-  for suffix, part in (('', lambda figures: figures), (', with temperature', calibrated)):
+  for suffix, part in (('', lambda figures: figures), (', rescaled', calibrated)):
     of_level = [part(run.figures(name, level)) for level in LEVELS]
     keys = dict.fromkeys(key for figures in of_level for key in figures.get('metrics', {}))
     rows += [

@@ -73,8 +73,8 @@ def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whol
   of = results['sets']['ffpp']
   for key, name in (('brier', 'Brier score'), ('fpr@threshold', 'FPR at the threshold')):
     assert named[name] == tuple(f'{of[k]["metrics"][key]["value"]:.3f}' for k in runs.LEVELS)
-  assert named['ECE, with temperature'] == ('0.031', '0.031')
-  assert named['Log-loss (nats), with temperature'] == ('0.413', '0.413')
+  assert named['ECE, rescaled'] == ('0.031', '0.031')
+  assert named['Log-loss (nats), rescaled'] == ('0.413', '0.413')
   assert [name for _, name, _ in whole['headlines']][-2:] == ['ECE', 'ECE, rescaled']
   (groups,) = section['groups']
   assert [row['value'] for row in groups['rows']] == ['DF', 'F2F', 'FS', 'NT']
