@@ -157,7 +157,7 @@ def reliability(
       x = [float(part['mean_score']) for part in bins]
       y = [float(part['fake_share']) for part in bins]
       style = line_style(series, level)
-      axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend), **style)
+      axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend, 20), **style)
     means = [float(part['mean_score']) for _, _, bins in diagrams.values() for part in bins]
     span = (min(means), max(means)) if means else (0.0, 1.0)
     narrow = span[1] - span[0] < _NARROW  # Scores that hardly differ: their axis is enlarged.
@@ -171,7 +171,8 @@ def reliability(
     if narrow:
       axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.grid(True)
-    _legend(axes, 'upper left')
+    if diagrams:  # Above the axes: the curves may run anywhere within them.
+      figure.legend(loc='outside upper left', ncols=2, columnspacing=1.2)
     return svg.to_svg(figure, key, f'Reliability diagram of {name}')
 
 
