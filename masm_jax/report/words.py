@@ -12,7 +12,12 @@ HEADLINES = (
   ('balanced_accuracy@threshold', 'Balanced acc.', 'mean of both recalls at the threshold'),
   ('fpr@threshold', 'FPR', 'reals called fake at the threshold'),
   ('tpr@threshold', 'TPR', 'fakes called fake at the threshold'),
-  ('ece', 'ECE', 'expected calibration error, 15 bins of equal mass'),
+  (
+    'ece',
+    'ECE',
+    'expected calibration error, 15 bins of equal mass; it grows with noise, and draws are noisier'
+    ' than the set: its interval may lie above it',
+  ),
 )
 # Beside them where validation has fixed a temperature.
 RESCALED = ('ece', 'ECE, rescaled', 'the same after the temperature that validation fixed')

@@ -120,6 +120,13 @@ def test_page_is_quiet_whole_and_within_its_width(visit, pages, name, width, sch
   assert [url for url in tab.asked if url.startswith('file')] == [pages[name].as_uri()]
 
 
+def test_cards_of_runs_side_by_side_are_level(visit):
+  tops = visit('two', 1400).evaluate(
+    "[...document.querySelectorAll('.verdicts section')].map(e => e.getBoundingClientRect().top)"
+  )
+  assert len(tops) == 2 and tops[0] == tops[1]
+
+
 def test_every_kind_of_figure_is_there(visit):
   captions = visit('one', 1400).evaluate(
     "[...document.querySelectorAll('details.set')].map(set => [set.querySelector('summary')"
