@@ -30,13 +30,14 @@ class Masm:
   subspace: SubspaceConfig
   regularizer: RegularizerConfig
   granularity: Granularity = 'block_subspace'
+  saves_memory: bool = False  # See `subspace.SubspaceDense`.
   on_progress: OnProgress = None
   name: str = 'masm'
 
   @property
   def dense_cls(self) -> Callable[..., nn.Module]:
     """Layers that multiply by the semantic kernel and the artifact factors apart."""
-    return subspace.DenseFactory(self.subspace.forward)
+    return subspace.DenseFactory(self.subspace.forward, self.saves_memory)
 
   def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
     """Decomposes the backbone; the head is trained as it is. No randomness is used."""
@@ -75,6 +76,7 @@ def fields(
     'subspace': SubspaceConfig(**subspaces),
     'regularizer': RegularizerConfig(**config.regularizer.to_dict()),
     'granularity': config.mask.granularity,
+    'saves_memory': config.backbone.remat,
     'on_progress': on_progress,
     'name': config.method,
   }

@@ -103,15 +103,28 @@ def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple
   d_us = lax.dot_general(g_inner, x, over_tokens, preferred_element_type=jnp.float32).T
   inner = matmul_f32(x, us.astype(dtype)).astype(dtype)  # [..., m]
   dv = lax.dot_general(inner, g, over_tokens, preferred_element_type=jnp.float32)
-  # The layers below wait for all three: else a scheduler may put the factors' gradients off to the
-  # end of the step, and hold x and g of every layer until then.
-  dx, d_us, dv = lax.optimization_barrier((dx, d_us, dv))
   # Nothing reads the frozen kernel's gradient, and XLA drops it.
   d_sem = lax.dot_general(x, g, over_tokens, preferred_element_type=jnp.float32)
   return dx, d_sem, d_us, dv
 
 
 matmul_rebuilt.defvjp(_matmul_rebuilt_fwd, _matmul_rebuilt_bwd)
+
+
+@jax.custom_vjp
+def with_gradients_together(*values: jax.Array) -> tuple[jax.Array, ...]:
+  """The values as they are; none of their gradients goes on before all of them are there.
+
+  Around the input and the factors of a layer it makes the layers below wait for the factors'
+  gradients. A scheduler may else put these off to the end of the step, and hold the input and the
+  output's gradient of every layer until then: all that rematerialisation had saved.
+  """
+  return values
+
+
+with_gradients_together.defvjp(
+  lambda *values: (values, None), lambda _, gradients: lax.optimization_barrier(gradients)
+)
 
 
 def extra_operations(num_tokens: int, d_in: int, d_out: int, num_components: int) -> dict[str, int]:
@@ -152,6 +165,8 @@ class SubspaceDense(layers.Dense):
       return super().__call__(x)
     leaf = lambda name: self.get_variable('params', name)
     kernel_sem, u, s, v = leaf('kernel_sem'), leaf('U'), leaf('S'), leaf('V')
+    if self.saves_memory:
+      x, u, s, v = with_gradients_together(x, u, s, v)
     num_subspaces, d_in, rank = u.shape
     num_components = num_subspaces * rank
     # The K subspaces side by side: one pair of skinny products.
@@ -255,7 +270,8 @@ class DenseFactory:
   """Builds `SubspaceDense` layers; hashable, so that it can be a static field of a module."""
 
   forward: str
+  saves_memory: bool = False
 
   def __call__(self, **kwargs: Any) -> nn.Module:
     """Same keyword arguments as `layers.Dense`."""
-    return SubspaceDense(forward=self.forward, **kwargs)
+    return SubspaceDense(forward=self.forward, saves_memory=self.saves_memory, **kwargs)

@@ -1,6 +1,7 @@
 """The decomposition, the factored layer, and what merging gives back."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def test_adapted_layer_equals_the_merged_one(shape, forward):
   here = lambda t: t['backbone']['block_00']['attn']['q']
   layer = subspace.SubspaceDense(features=d_out, forward=forward)
 
-  def adapted(trainable, x):
+  def adapted(trainable, x, layer=layer):
     return layer.apply({'params': here(tree.combine(trainable, frozen))}, x)
 
   plain = layers.Dense(features=d_out).apply({'params': here(merged)}, x)
@@ -127,6 +128,9 @@ def test_adapted_layer_equals_the_merged_one(shape, forward):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), actual, expected
   )
+  frugal = functools.partial(adapted, layer=layer.clone(saves_memory=True))
+  same = jax.grad(loss(frugal), argnums=(0, 1))(trainable, x)
+  jax.tree.map(np.testing.assert_array_equal, same, actual)
 
 
 @pytest.mark.parametrize('forward', ['factored', 'materialized'])
