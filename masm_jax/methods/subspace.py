@@ -155,9 +155,12 @@ class SubspaceDense(layers.Dense):
   Attributes:
     forward: `factored` (never build W), `materialized` (build W first) or `auto`: whichever costs
       fewer operations for the shapes at hand, decided at trace time.
+    saves_memory: see `with_gradients_together`. On several devices each layer then waits for the
+      sum of its gradients over all of them, too.
   """
 
   forward: str = 'auto'
+  saves_memory: bool = False
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., d_in] -> [..., d_out]."""
