@@ -25,6 +25,8 @@ from masm_jax import peers
 from masm_jax.errors import UserError
 from masm_jax.state import TrainState
 
+_HALF_WRITTEN = '.orbax-checkpoint-tmp'  # In the name of a checkpoint that is being written.
+
 
 @dataclasses.dataclass
 class _KeepNewestAndBest:
@@ -83,13 +85,16 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._policy,
         step_format_fixed_length=8,
-        # What a kill left half-written has no final name; it is never read, and removed here.
-        cleanup_tmp_directories=True,
       ),
     )
     steps = self._newest_first()
     self._check_same_directory(steps)
     self._check_identity(steps)
+    # What a kill left half-written has no final name and is never read. Orbax would remove it in a
+    # thread of its own, before the check, and with a traceback where the check ends the program.
+    if jax.process_index() == 0:
+      for path in pathlib.Path(self._manager.directory).glob(f'*{_HALF_WRITTEN}*'):
+        shutil.rmtree(path, ignore_errors=True)
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, best: Best) -> None:
     """Saves in the background, unless this step is saved already."""

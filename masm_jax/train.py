@@ -107,6 +107,11 @@ def train(
   params, base_hash = detector_lib.load_params(
     backbone, config.backbone.weights, detector_config, jax.random.key(config.seed)
   )
+  method = make_method(
+    config,
+    cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
+    on_progress=reporting.decomposition_progress(is_lead),
+  )
   # Another run's checkpoints are refused here, before this one leaves anything beside them.
   checkpoints = checkpoint_lib.Checkpoints(
     workdir,
@@ -114,11 +119,6 @@ def train(
     base_hash=base_hash,
     manifest_hash=sets.train.sha256,
     val_hash=sets.val.sha256,
-  )
-  method = make_method(
-    config,
-    cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
-    on_progress=reporting.decomposition_progress(is_lead),
   )
   method, selected = selection.choose_layers(
     method,

@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 from configs import demo, ffpp
-from masm_jax import costs
-from masm_jax.backbones import get_preset
+from masm_jax import backbones, costs
 
 # optax raises a float to an integer power, which strict promotion refuses.
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -42,35 +42,59 @@ def product_operations(jaxpr):
   return total
 
 
+@pytest.fixture
+def cut_to(monkeypatch):
+  """`cut_to(depth)`: from now on ViT-L/14 has so many blocks."""
+  preset = backbones.get_preset('clip_l14')
+
+  def cut(depth):
+    shallow = dataclasses.replace(preset, config=dataclasses.replace(preset.config, depth=depth))
+    monkeypatch.setitem(backbones.PRESETS, 'clip_l14', shallow)
+
+  return cut
+
+
 @pytest.mark.parametrize(
-  ('method', 'bound', 'most'),
-  [('masm', 2.0, 2.15), ('fmsd', 1.5, 1.65)],  # FMSD on the deepest 12 of 24 blocks.
+  ('method', 'depths', 'total', 'most'),
+  # What `python -m masm_jax.inspect` prints of the whole model, GFLOP, and what is allowed.
+  [('masm', (2, 3), 10_729.5, 2.15), ('fmsd', (4, 6), 7_744.3, 1.65)],
 )
-def test_a_step_on_vit_l14_costs_what_the_specification_allows(method, bound, most):
-  """Of the program as it is handed to XLA, which compiles it to no more (`inspect` shows that)."""
+def test_a_compiled_step_on_vit_l14_costs_what_the_specification_allows(
+  method, depths, total, most, cut_to
+):
+  """Few of its 24 equal blocks are compiled: each block more costs what the one before did.
+
+  The first and the last block cost less than those between them; both are in either depth. FMSD is
+  on the deepest half, so that its second depth has one frozen and one trained block more.
+  """
   config = ffpp.get_config(f'method={method},backbone=clip_l14')
   assert (config.subspace.num_subspaces, config.subspace.rank) == (4, 8)
   assert (config.subspace.targets, config.mask.keep) == ('all', 0.5)
-  program = costs.trace(config)
-  ratio = operations(program.train_step) / operations(program.forward)
-  assert bound - 0.02 < ratio <= most
-  blocks = {
-    row['path'].split('/')[1] for row in costs.kernel_rows(program.trainable, program.frozen)
-  }
-  assert len(blocks) == {'masm': 24, 'fmsd': 12}[method] and max(blocks) == 'block_23'
+  assert config.train.batch_size == 32
+  assert backbones.get_preset('clip_l14').config.depth == 24
+
+  def measure(depth):
+    cut_to(depth)
+    report = costs.inspect(config)
+    assert len(report['kernels']) == 6 * {'masm': depth, 'fmsd': depth // 2}[method]
+    return report['train_step_gflop'], report['forward_gflop']
+
+  less, more = np.array([measure(depth) for depth in depths])
+  step, forward = less + (24 - depths[0]) / (depths[1] - depths[0]) * (more - less)
+  assert forward == pytest.approx(5_017.1, rel=1e-3)
+  assert step == pytest.approx(total, rel=1e-3)
+  assert step / forward <= most
 
 
 @pytest.fixture
-def peak_of_blocks(monkeypatch):
+def peak_of_blocks(cut_to):
   """Temporary MB of a step on ViT-L/14 with so many blocks, batches of 32, compiled.
 
   Without regularizers and mask, which take minutes to compile and little memory.
   """
-  preset = get_preset('clip_l14')
 
   def measure(method, depth, remat):
-    cut = dataclasses.replace(preset, config=dataclasses.replace(preset.config, depth=depth))
-    monkeypatch.setattr(costs.detector_lib.backbones, 'get_preset', lambda name: cut)
+    cut_to(depth)
     config = ffpp.get_config(f'method={method},backbone=clip_l14')
     config.train.batch_size = 32
     config.backbone.remat = remat
