@@ -256,6 +256,8 @@ def _decompose_in_threads(
   def work(kernel: jax.Array) -> Factors:
     return jax.device_get(decompose_kernel(jnp.asarray(kernel, jnp.float32), config))
 
+  import scipy.linalg  # noqa: F401  jax's LAPACK: a limit holds for libraries that are loaded.
+
   factors = {}
   # LAPACK's SVD hardly uses more than one core, and its threads stand in the way of ours.
   with threadpoolctl.threadpool_limits(1, user_api='blas'):
