@@ -53,6 +53,8 @@ def main() -> int:
     raise UserError(f'--only={options.only}: this sweep has runs 0 to {len(sweep.runs) - 1}')
   runs = sweep.runs if options.only is None else sweep.runs[options.only : options.only + 1]
   jobs = options.jobs or (default_jobs() if options.only is None else 1)
+  if options.table:
+    table.check_any_finished(sweep)  # Before minutes of counting what its steps cost.
   try:
     failures = [] if options.table else local.run_all(runs, jobs=jobs, say=say)
     if options.only is None and len(failures) < len(runs):

@@ -231,6 +231,12 @@ def to_csv(table: Mapping[str, Any]) -> str:
   return pd.DataFrame(records).to_csv(index=False, lineterminator='\n')
 
 
+def check_any_finished(sweep: Sweep) -> None:
+  """Raises a UserError where there is nothing to make a table of."""
+  if all(run.progress() is not Progress.FINISHED for run in sweep.runs):
+    raise UserError(f'no run of the sweep in {sweep.workdir} has finished: there is no table')
+
+
 def write_tables(
   sweep: Sweep, *, checkpoint: str = 'best', metric: str = 'auroc', level: str = 'video'
 ) -> str:
@@ -239,9 +245,8 @@ def write_tables(
   Raises:
     UserError: no run has finished, or a file cannot be written.
   """
+  check_any_finished(sweep)
   table = make_table(sweep, checkpoint=checkpoint)
-  if not any(row['seeds_done'] for row in table['rows']):
-    raise UserError(f'no run of the sweep in {sweep.workdir} has finished: there is no table')
   speed = make_speed(sweep)
   report = to_markdown(table, metric=metric, level=level, speed=speed)
   report += (
