@@ -41,6 +41,9 @@ def in_turn(
 ) -> dict[str, float]:
   """Median seconds of each program; all take turns, so that other load meets them alike.
 
+  Each turn begins with a run that is not timed: the threads of the program before may still spin,
+  and the caches are full of what was its own.
+
   Args:
     programs: each runs once and returns when it is done.
     rounds: how often each has its turn.
@@ -51,6 +54,7 @@ def in_turn(
   seconds: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(rounds):
     for name, program in programs.items():
+      program()
       start = time.perf_counter()
       for _ in range(repeats):
         program()

@@ -278,9 +278,9 @@ class Checkpoints:
       shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if changed[4:] else '')
       raise UserError(f'{where} config ({shown}): {remedy}')
     for name, value in self._identity.items():
-      if meta[name] != value:
+      if (stored := meta.get(name, '')) != value:
         raise UserError(
-          f'{where} {name.replace("_", " ")} (hash {meta[name][:12]}, now '
+          f'{where} {name.replace("_", " ")} (hash {stored[:12]}, now '
           f'{value[:12]}): use a new --workdir, or the files it was started with'
         )
 

@@ -277,3 +277,18 @@ def _lasting(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str,
     for name, value in flatten(config).items()
     if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)
   }
+
+
+def inputs(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Weights and test sets as they are named: what results depend on beside the fingerprint.
+
+  Where a set's files lie (`root`) does not matter.
+  """
+  tests = {name: spec.to_dict() for name, spec in config.data.tests.items() if spec.manifest}
+  return {
+    'backbone.weights': config.backbone.weights,
+    'data.tests': {
+      name: {field: value for field, value in spec.items() if field != 'root'}
+      for name, spec in tests.items()
+    },
+  }

@@ -58,6 +58,7 @@ _PROFILE = flags.DEFINE_string(
 )
 
 # Storage that is full or fails is for the user to mend, like bad input.
+_SHUTDOWN_TIMEOUT_S = 6 * 3600
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -96,6 +97,9 @@ def start_jax(*, deterministic: bool) -> None:
       _NUM_PROCESSES.value,
       _PROCESS_ID.value,
       heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT_S,
+      # Processes that are done wait for the first one, which may have hours of figures to draw;
+      # if it is lost meanwhile, jax's heartbeats end them.
+      shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
     )
 
 

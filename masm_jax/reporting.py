@@ -105,6 +105,7 @@ class RunReport:
       'config_sha256': config_lib.fingerprint(config)
     }
     telemetry.write_json(self._workdir / 'run.json', record)
+    self._hashes = dict(hashes)
     self._writer.truncate(step)
     if self._masks:
       self._masks.truncate(step)
@@ -208,6 +209,8 @@ class RunReport:
       'trainable_parameters': num_trainable,
       'select_by': config.eval.select_by,
       'config_sha256': config_lib.fingerprint(config),
+      'inputs': config_lib.inputs(config),
+      'hashes': self._hashes,
     }
     if is_synthetic:
       document['note'] = SYNTHETIC_NOTE

@@ -98,7 +98,7 @@ def agree(values: Any) -> Any:
   """
   if jax.process_count() == 1:
     return values
-  leaves, structure = jax.tree.flatten(jax.tree.map(np.ascontiguousarray, values))
+  leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: np.asarray(x, order='C'), values))
   sums = np.array([zlib.crc32(leaf.data) for leaf in leaves], np.uint32)
   differs = (multihost_utils.process_allgather(sums) != sums).any(axis=0)
   differs = multihost_utils.process_allgather(differs).any(axis=0)

@@ -239,6 +239,7 @@ def train(
 
     # ---- Results: the last step, and the one that validation chose -------------------------------
     results: dict[str, Any] = {}
+    num_evaluated = 0
     test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
     for name, step in {'last': total_steps, 'best': best.step}.items():
       if name == 'best' and step == total_steps:
@@ -254,7 +255,9 @@ def train(
       for set_name, manifest in {'val': sets.val, **test_sets}.items():
         table = evaluator.scores(params, manifest, on_progress=watchdog.beat)
         results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
-        if stop.requested(total_steps):
+        # Counted on: jax's preemption service lets processes agree on numbers that rise.
+        num_evaluated += 1
+        if stop.requested(total_steps + num_evaluated):
           checkpoints.close()
           logging.warning(
             'stopped while evaluating; the training is saved, and the same command evaluates it'

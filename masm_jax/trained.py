@@ -101,7 +101,7 @@ def load_adapted(
     cache = config.subspace.cache_dir or str(workdir / 'decomposition')
     method = make_method(config, cache_dir=cache)
     method = selection.stored_layers(method, params, config=config, workdir=workdir, hashes=meta)
-    initial, frozen = method.init(params, jax.random.key(config.seed))
+    initial, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
     del params
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
     everywhere = sharding.replicated(mesh)

@@ -171,6 +171,15 @@ def test_a_methods_name_alone_does_not_make_it(common, method, message):
     make_method(config)
 
 
+@pytest.mark.parametrize('method', ['linear', 'ln', 'bitfit', 'lora', 'full', 'gend'])
+def test_a_mask_is_refused_where_nothing_can_be_masked(method):
+  config = ffpp.get_config(f'method={method}')
+  assert make_method(config)
+  config.mask.kind = 'random'
+  with pytest.raises(UserError, match=rf'= {method} means mask\.kind = none, not random'):
+    make_method(config)
+
+
 def test_bvg_ls_chooses_its_layer_in_every_step():
   config = ffpp.get_config('method=bvg_ls')
   assert make_method(config).name == 'bvg_ls'

@@ -97,3 +97,8 @@ def test_processes_agree_on_the_leaves_that_differ(monkeypatch):
   agreed = sharding.agree(ours)
   assert len(asked) == 1
   jax.tree.map(np.testing.assert_array_equal, agreed, theirs)
+  assert {name: value.shape for name, value in agreed.items()} == {
+    'same': (3,),
+    'sign': (2,),
+    'far': (),
+  }

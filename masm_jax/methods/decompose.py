@@ -5,30 +5,22 @@ several learnable artifact subspaces] [ours: disjoint artifact subspaces, how co
 to them, the disk cache]
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import json
-import math
-import mmap
-import os
-import pathlib
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import threadpoolctl
 
 from masm_jax import tree
 from masm_jax.errors import UserError
+from masm_jax.methods import factor_cache
 
-Factors = dict[str, np.ndarray]
+Factors = factor_cache.Factors
 OnProgress = Callable[[int, int], None] | None
 Split = Literal['interleaved', 'contiguous']
 
@@ -124,6 +116,12 @@ def check_ranks(path: str, shape: tuple[int, int], config: SubspaceConfig) -> No
     )
 
 
+def artifact_shapes(shape: tuple[int, int], config: SubspaceConfig) -> dict[str, tuple[int, ...]]:
+  """Shapes of the artifact factors of a kernel `[d_in, d_out]`."""
+  count, rank = config.num_subspaces, config.rank
+  return {'U': (count, shape[0], rank), 'S': (count, rank), 'V': (count, rank, shape[1])}
+
+
 @functools.partial(jax.jit, static_argnames=('config',))
 def decompose_kernel(kernel: jax.Array, config: SubspaceConfig) -> dict[str, jax.Array]:
   """Splits one kernel by thin SVD, `W = U diag(S) V`, in float32.
@@ -177,29 +175,6 @@ def semantic_kernel(
   return kernel - artifact_kernel(factors), jnp.sum(jnp.square(kernel))
 
 
-def each_kernel(work: Callable[..., Any], *operands: Iterable[Any]) -> Iterable[Any]:
-  """`map`, a kernel per core at a time; one after the other where they are only traced."""
-  operands = [list(operand) for operand in operands]
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
-    yield from map(work, *operands)
-    return
-  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-    yield from pool.map(work, *operands)
-
-
-def _cache_key(kernels: Mapping[str, jax.Array], config: SubspaceConfig) -> str:
-  digest = hashlib.sha256()
-  fields = (config.num_subspaces, config.rank, config.split, config.keep_factors)
-  digest.update(repr(('decomposition', 2, fields)).encode())
-  contents = each_kernel(
-    lambda kernel: hashlib.sha256(np.ascontiguousarray(kernel, np.float32).data).digest(),
-    kernels.values(),
-  )
-  for (path, kernel), content in zip(kernels.items(), contents, strict=True):
-    digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode() + content)
-  return digest.hexdigest()
-
-
 def decompose(
   kernels: Mapping[str, jax.Array],
   config: SubspaceConfig,
@@ -228,8 +203,13 @@ def decompose(
   is_traced = any(isinstance(kernel, jax.core.Tracer) for kernel in kernels.values())
   cache = None
   if config.cache_dir and not is_traced:
-    cache = pathlib.Path(config.cache_dir) / f'{_cache_key(kernels, config)[:32]}.safetensors'
-    if (cached := _read_cache(cache)) is not None:
+    cache = factor_cache.FactorCache(
+      config.cache_dir,
+      kernels,
+      fields=(config.num_subspaces, config.rank, config.split, config.keep_factors),
+      shapes={path: artifact_shapes(kernel.shape, config) for path, kernel in kernels.items()},
+    )
+    if (cached := cache.read()) is not None:
       return cached
   config = dataclasses.replace(config, cache_dir='', targets=(), forward='auto')  # One compile key.
   if is_traced:
@@ -239,7 +219,7 @@ def decompose(
   else:
     factors = decompose_by_shape(kernels, config, on_progress)
   if cache is not None:
-    _write_cache(cache, factors)
+    cache.write(factors)
   return factors
 
 
@@ -262,7 +242,7 @@ def _decompose_in_threads(
   # LAPACK's SVD hardly uses more than one core, and its threads stand in the way of ours.
   with threadpoolctl.threadpool_limits(1, user_api='blas'):
     for done, (path, result) in enumerate(
-      zip(kernels, each_kernel(work, kernels.values()), strict=True), start=1
+      zip(kernels, factor_cache.each_kernel(work, kernels.values()), strict=True), start=1
     ):
       factors[path] = result
       if on_progress:
@@ -296,40 +276,3 @@ def decompose_by_shape(
     if on_progress:
       on_progress(len(factors), len(kernels))
   return {path: factors[path] for path in kernels}
-
-
-def _read_cache(path: pathlib.Path) -> dict[str, Factors] | None:
-  """The factors of a cache file, mapped into memory and not read yet; None if it is not whole.
-
-  A file is only ever replaced as a whole, so that what is mapped stays as it is.
-  """
-  try:
-    with path.open('rb') as file:
-      mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # The layout of safetensors: the length of a JSON header, the header, the tensors.
-    begin = 8 + int.from_bytes(mapped[:8], 'little')
-    header = json.loads(mapped[8:begin])
-    factors: dict[str, Factors] = {}
-    for name, entry in header.items():
-      owner, _, leaf = name.rpartition('/')
-      flat = np.frombuffer(
-        mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
-      )
-      factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
-  except (OSError, ValueError):
-    return None  # Not there, or cut short: decompose again and replace it.
-  return factors
-
-
-def _write_cache(path: pathlib.Path, factors: Mapping[str, Factors]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  flat = {
-    f'{owner}/{leaf}': np.ascontiguousarray(value)
-    for owner, leaves in factors.items()
-    for leaf, value in leaves.items()
-  }
-  # Whole or not at all, also among several processes and on a disk that fills up.
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as folder:
-    temporary = pathlib.Path(folder) / path.name
-    safetensors.numpy.save_file(flat, temporary)
-    os.replace(temporary, path)

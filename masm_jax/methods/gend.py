@@ -21,6 +21,11 @@ def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgr
   del cache_dir, on_progress
   check_definition(
     config,
-    {'head.normalize_features': True, 'loss.uniformity': 0.5, 'loss.alignment': 0.1},
+    {
+      'head.normalize_features': True,
+      'loss.uniformity': 0.5,
+      'loss.alignment': 0.1,
+      'mask.kind': 'none',
+    },
   )
   return Selective('gend', ln.PATTERNS)

@@ -19,7 +19,7 @@ from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.errors import UserError
 from masm_jax.methods import decompose, subspace
-from masm_jax.methods.base import OnProgress
+from masm_jax.methods.base import OnProgress, check_definition
 
 Params = Mapping[str, Any]
 
@@ -135,6 +135,7 @@ class Lora:
 def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Lora:
   """LoRA as `config.lora` describes it; see `make_method`."""
   del cache_dir, on_progress
+  check_definition(config, {'mask.kind': 'none'})
   return Lora(
     targets=decompose.TARGETS.get(config.lora.targets, (config.lora.targets,)),
     rank=config.lora.rank,

@@ -16,7 +16,7 @@ from jax import lax
 
 from masm_jax import tree
 from masm_jax.backbones import layers
-from masm_jax.methods import decompose
+from masm_jax.methods import decompose, factor_cache
 
 START = 'start'  # Subtree of the frozen leaves that belong to the regularizers, not the model.
 _ARTIFACT = ('U', 'S', 'V')
@@ -233,7 +233,7 @@ def split_params(
     # Back on the host at once: no device ever holds the whole model, unless it is its place.
     return decompose.on_host(decompose.semantic_kernel(jnp.asarray(kernel, jnp.float32), artifact))
 
-  rests = decompose.each_kernel(rest, (kernels[owner] for owner in factors_of), artifacts)
+  rests = factor_cache.each_kernel(rest, (kernels[owner] for owner in factors_of), artifacts)
   for (owner, factors), artifact, (kernel_sem, energy) in zip(
     factors_of.items(), artifacts, rests, strict=True
   ):

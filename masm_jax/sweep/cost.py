@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,11 +68,19 @@ def _count(
   from masm_jax import costs
 
   jax.config.update('jax_platforms', 'cpu')  # It is imported by now, and no device has started.
+  failed = []
   for row, config in configs.items():
-    report = costs.inspect(config)
+    try:
+      report = costs.inspect(config)
+    except Exception:  # Of any type: the other rows are counted all the same.
+      failed.append(row)
+      print(f'{row}:', traceback.format_exc(), flush=True)
+      continue
     found = {name: report[name] for name in ('train_step_gflop', 'ratio', 'peak_temp_mb')}
     document = {'config_sha256': _fingerprint(config)} | found
     telemetry.write_json(paths[row], document)
+  if failed:
+    sys.exit(1)
 
 
 def _path(sweep: Sweep, row: str) -> pathlib.Path:

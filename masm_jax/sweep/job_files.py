@@ -33,7 +33,7 @@ _KUBERNETES = """\
 #   kubectl apply -f {file}
 #   {table}     (when they are done)
 # Fill in: an image that holds this repository at /masm_jax with its .venv, the volume that keeps
-# the runs (mounted at {workdir}), and the accelerator of a pod.
+# the runs (mounted at {mount}), and the accelerator of a pod.
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -55,7 +55,7 @@ spec:
             - {command_json}
           volumeMounts:
             - name: runs
-              mountPath: {workdir}
+              mountPath: {mount}
       volumes:
         - name: runs
           persistentVolumeClaim:
@@ -81,6 +81,7 @@ def job_file(sweep: Sweep, kind: str, command: Sequence[str], root: pathlib.Path
       f'{shlex.join([command[0], "-m", "masm_jax.main", *run.flags()])}\n' for run in sweep.runs
     )
   words = shlex.join(command)
+  in_image = shlex.join(['.venv/bin/python', *command[1:]])
   template = {'slurm': _SLURM, 'kubernetes': _KUBERNETES}[kind]
   return template.format(
     count=len(sweep.runs),
@@ -91,6 +92,6 @@ def job_file(sweep: Sweep, kind: str, command: Sequence[str], root: pathlib.Path
     log=sweep.workdir / 'slurm-%A_%a.log',
     root=shlex.quote(str(root)),
     command=words,
-    command_json=json.dumps(f'exec {words} --only="$JOB_COMPLETION_INDEX"'),
-    workdir=sweep.workdir,
+    command_json=json.dumps(f'exec {in_image} --only="$JOB_COMPLETION_INDEX"'),
+    mount=pathlib.PurePosixPath('/masm_jax') / sweep.workdir,  # Itself, if it is absolute.
   )

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import importlib.util
+import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ class Run:
   def progress(self) -> Progress:
     """What its directory holds.
 
-    A run is finished when `results.json` is that of this very config and has every test set.
+    A run is finished when `results.json` is that of this very config, and has every test set as the
+    config names it, on the weights that it names. Else it goes on, and then sees whether those are
+    the files it was begun with.
 
     Raises:
       UserError: the directory holds a run of another config.
@@ -76,13 +79,15 @@ class Run:
           'or the fields that it was started with'
         )
       found = Progress.BEGUN
-      if name == 'results.json' and not self._missing_sets(document):
+      if name == 'results.json' and self._is_finished(document):
         return Progress.FINISHED
     return found
 
-  def _missing_sets(self, results: Mapping[str, Any]) -> set[str]:
-    wanted = {name for name, spec in self.config.data.tests.items() if spec.manifest}
-    return wanted - set(results['best']['sets'])
+  def _is_finished(self, results: Mapping[str, Any]) -> bool:
+    # As they stand in JSON. Results of an earlier version do not name their inputs.
+    wanted = json.loads(json.dumps(config_lib.inputs(self.config)))
+    missing = set(wanted['data.tests']) - set(results['best']['sets'])
+    return not missing and _contains(results.get('inputs', wanted), wanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +117,14 @@ class Sweep:
   def runs_of(self, row: str) -> list[Run]:
     """Its runs, by seed."""
     return [run for run in self.runs if run.row == row]
+
+
+def _contains(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+  """Whether all inputs that are wanted are among those found."""
+  tests = found['data.tests']
+  return found['backbone.weights'] == wanted['backbone.weights'] and all(
+    tests.get(name) == spec for name, spec in wanted['data.tests'].items()
+  )
 
 
 def load_sweeps(path: str) -> Any:

@@ -9,7 +9,7 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,13 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
     before it was counted) and `sets`: `{set: {level: {metric: over_seeds}}}`. Plain JSON types,
     without times and directories.
   """
-  rows, notes = [], set()
+  rows, notes, hashes = [], set(), {}
   for name, fields in sweep.rows.items():
     finished = [run for run in sweep.runs_of(name) if run.progress() is Progress.FINISHED]
     results = [telemetry.read_json(run.workdir / 'results.json') for run in finished]
     notes |= {result['note'] for result in results if 'note' in result}
+    for run, result in zip(finished, results, strict=True):
+      _check_alike(hashes, run, result)
     rows.append(
       {
         'row': name,
@@ -80,7 +82,7 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
         'seeds_done': [run.seed for run in finished],
         'trainable_parameters': results[0]['trainable_parameters'] if results else None,
         'cost': read_cost(sweep, name),
-        'sets': _figures([result[checkpoint]['sets'] for result in results]),
+        'sets': _figures([result[checkpoint]['sets'] for result in results], _set_names(sweep)),
       }
     )
   document = {
@@ -97,7 +99,27 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
   return json_files.to_json(document | {'rows': rows})
 
 
-def _figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _check_alike(hashes: dict[str, str], run: Run, result: Mapping[str, Any]) -> None:
+  """Refuses a run on other weights or data than those before it; notes its own in `hashes`.
+
+  What a run was given by a path may change under that path, and weights and test sets may change
+  between two commands of one sweep.
+  """
+  for name, found in result.get('hashes', {}).items():
+    if hashes.setdefault(name, found) != found:
+      raise UserError(
+        f'{run.workdir}: its {name} (hash {found[:12]}) is not that of the runs before it '
+        f'({hashes[name][:12]}): such runs make no table; delete the outdated ones and go on'
+      )
+
+
+def _set_names(sweep: Sweep) -> set[str]:
+  """The sets of the table: those that every finished run has."""
+  tests = sweep.runs[0].config.data.tests
+  return {'val', *(name for name, spec in tests.items() if spec.manifest)}
+
+
+def _figures(results: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, Any]:
   """`{set: {level: {metric: over_seeds}}}` of one row's runs."""
   return {
     name: {
@@ -108,6 +130,7 @@ def _figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       for level in scores.LEVELS
     }
     for name in (results[0] if results else ())
+    if name in names
   }
 
 

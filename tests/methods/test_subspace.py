@@ -239,10 +239,23 @@ def test_cache_is_read_back_exactly_and_replaced_when_damaged(tmp_path, monkeypa
   third = subspace.split_params(params, config)
   jax.tree.map(np.testing.assert_array_equal, first, third)
   assert len(list(tmp_path.iterdir())) == 1
+  whole = file.read_bytes()
+  for old, new in ((b'"U"', b'"X"'), (b'/q/U', b'/q/W'), (b'data_offsets', b'data_offsetz')):
+    file.write_bytes(whole.replace(old, new))
+    jax.tree.map(np.testing.assert_array_equal, first, subspace.split_params(params, config))
+    assert file.read_bytes() == whole
   # Another split, or other weights, have another entry.
   subspace.split_params(params, dataclasses.replace(config, split='contiguous'))
   subspace.split_params(make_params(seed=5), config)
   assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
+  (tmp_path / 'file').write_text('')
+  config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path / 'file'))
+  found = subspace.split_params(make_params(), config)
+  jax.tree.map(np.testing.assert_array_equal, found, subspace.split_params(make_params(), CONFIG))
+  assert 'the decomposition cannot be kept in' in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,16 @@ def test_progress_of_a_run(tmp_path):
   results = {'config_sha256': sha, 'best': {'sets': sets}}
   telemetry.write_json(run.workdir / 'results.json', results)
   assert run.progress() is plan.Progress.FINISHED
+  inputs = config_lib.inputs(run.config)
+  inputs['data.tests']['train'] = {}  # One more does no harm.
+  telemetry.write_json(run.workdir / 'results.json', results | {'inputs': inputs})
+  assert run.progress() is plan.Progress.FINISHED
+  for other in (
+    inputs | {'backbone.weights': 'other.safetensors'},
+    inputs | {'data.tests': inputs['data.tests'] | {'known': {'manifest': 'other.parquet'}}},
+  ):
+    telemetry.write_json(run.workdir / 'results.json', results | {'inputs': other})
+    assert run.progress() is plan.Progress.BEGUN
   del sets['poisson']  # The sets of a run may change: then it has one to evaluate yet.
   telemetry.write_json(run.workdir / 'results.json', results)
   assert run.progress() is plan.Progress.BEGUN
@@ -136,6 +146,12 @@ def test_job_files(tmp_path):
   manifest = job_files.job_file(sweep, 'kubernetes', command, REPOSITORY)
   assert '  completions: 4\n' in manifest and '  name: sweep-split\n' in manifest
   assert r'--only=\"$JOB_COMPLETION_INDEX\""' in manifest
+  assert (
+    'exec .venv/bin/python launch/sweep.py' in manifest and f'mountPath: {tmp_path}' in manifest
+  )
+  sweep = make('split', pathlib.Path('runs/split'))
+  manifest = job_files.job_file(sweep, 'kubernetes', command, REPOSITORY)
+  assert 'mountPath: /masm_jax/runs/split\n' in manifest
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from masm_jax import config as config_lib
 from masm_jax import telemetry
+from masm_jax.errors import UserError
 from masm_jax.sweep import plan, table
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
@@ -65,6 +66,28 @@ def sweep(tmp_path, monkeypatch):
     )
     (run.workdir / 'perf.jsonl').write_text(lines)
   return sweep
+
+
+def change(run, update):
+  path = run.workdir / 'results.json'
+  document = telemetry.read_json(path)
+  update(document)
+  telemetry.write_json(path, document)
+
+
+def test_runs_on_other_weights_or_data_make_no_table(sweep):
+  for run in sweep.runs[:3]:
+    change(run, lambda document: document.update(hashes={'base_weights': 'a', 'test/known': 'b'}))
+  table.make_table(sweep)
+  change(sweep.runs[2], lambda document: document['hashes'].update({'test/known': 'c'}))
+  with pytest.raises(UserError, match=r'seed1: its test/known \(hash c\) is not that of .* \(b\)'):
+    table.make_table(sweep)
+
+
+def test_the_table_has_the_sets_that_all_runs_have(sweep):
+  change(sweep.runs[0], lambda document: document['best']['sets'].update(train=figures(1.0)))
+  made = table.make_table(sweep)
+  assert set(made['rows'][0]['sets']) == {'val', 'known', 'checkerboard', 'regenerate'}
 
 
 def test_markdown(sweep, monkeypatch):

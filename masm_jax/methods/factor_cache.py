@@ -1,0 +1,110 @@
+"""The factors of a decomposition on the disk, from which a run starts in a second."""
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import mmap
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+
+Factors = dict[str, np.ndarray]
+
+
+class FactorCache:
+  """One file of a cache, named after all that its factors depend on.
+
+  Args:
+    folder: of the cache.
+    kernels: path -> W, float32 [d_in, d_out].
+    fields: what of the config decides how they are split.
+    shapes: path -> the shapes of the factors that every entry has.
+  """
+
+  def __init__(
+    self,
+    folder: str,
+    kernels: Mapping[str, jax.Array],
+    *,
+    fields: tuple,
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
+  ):
+    self._path = pathlib.Path(folder) / f'{_key(kernels, fields)[:32]}.safetensors'
+    self._shapes = shapes
+
+  def read(self) -> dict[str, Factors] | None:
+    """The factors, mapped into memory and not read yet; None if there are none, or not all whole.
+
+    A file that is whole is never replaced, so that what is mapped stays as it is.
+    """
+    try:
+      with self._path.open('rb') as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+      # The layout of safetensors: the length of a JSON header, the header, the tensors.
+      begin = 8 + int.from_bytes(mapped[:8], 'little')
+      header = json.loads(mapped[8:begin])
+      factors: dict[str, Factors] = {}
+      for name, entry in header.items():
+        owner, _, leaf = name.rpartition('/')
+        flat = np.frombuffer(
+          mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
+        )
+        factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
+      for path, shapes in self._shapes.items():
+        if any(factors[path][name].shape != shape for name, shape in shapes.items()):
+          return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      return None  # Not there, cut short or damaged: decompose again and replace it.
+    return factors if factors.keys() == self._shapes.keys() else None
+
+  def write(self, factors: Mapping[str, Factors]) -> None:
+    """Keeps the factors, if that can be: without them a run is only slower to start."""
+    flat = {
+      f'{owner}/{leaf}': np.ascontiguousarray(value)
+      for owner, leaves in factors.items()
+      for leaf, value in leaves.items()
+    }
+    folder = self._path.parent
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      # Whole or not at all, also among several processes and on a disk that fills up.
+      with tempfile.TemporaryDirectory(dir=folder, prefix='.writing-') as temporary_folder:
+        temporary = pathlib.Path(temporary_folder) / self._path.name
+        safetensors.numpy.save_file(flat, temporary)
+        with temporary.open('rb') as file:
+          os.fsync(file.fileno())
+        if self.read() is None:  # What another process wrote meanwhile may be mapped already.
+          os.replace(temporary, self._path)
+    except (OSError, safetensors.SafetensorError) as error:
+      logging.warning('the decomposition cannot be kept in %s: %s', folder, error)
+
+
+def each_kernel(work: Callable[..., Any], *operands: Iterable[Any]) -> Iterable[Any]:
+  """`map`, a kernel per core at a time; one after the other where they are only traced."""
+  operands = [list(operand) for operand in operands]
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
+    yield from map(work, *operands)
+    return
+  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    yield from pool.map(work, *operands)
+
+
+def _key(kernels: Mapping[str, jax.Array], fields: tuple) -> str:
+  digest = hashlib.sha256()
+  digest.update(repr(('decomposition', 2, fields)).encode())
+  contents = each_kernel(
+    lambda kernel: hashlib.sha256(np.ascontiguousarray(kernel, np.float32).data).digest(),
+    kernels.values(),
+  )
+  for (path, kernel), content in zip(kernels.items(), contents, strict=True):
+    digest.update(f'{path} {kernel.shape} {kernel.dtype}'.encode() + content)
+  return digest.hexdigest()
