@@ -34,6 +34,7 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
     'forest': _forest(runs, tests) if tests else None,
     'tables': [(level, _table(runs, names, level)) for level in LEVELS],
     'headlines': (*HEADLINES, RESCALED) if _has_temperature(runs) else HEADLINES,
+    'intervals': _intervals(runs),
     'sets': [sections.data_set(runs, name, i, tsne_points) for i, name in enumerate(names)],
     'inside': [_inside(run) for run in runs],
     'protocol': [_protocol(run) for run in runs],
@@ -69,7 +70,31 @@ def _warnings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     }
     for (kind, name, text), whose in found.items()
   ]
-  return sorted(entries, key=lambda entry: results.urgency(entry['kind']))
+  return sorted(entries + _unlike(runs), key=lambda entry: results.urgency(entry['kind']))
+
+
+def _unlike(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  """A warning for each set of which runs have scored different rows under one name."""
+  entries = []
+  for name in set_names(runs):
+    found: dict[str, list[str]] = {}
+    for run in runs:
+      if rows := run.rows_hash(name):
+        found.setdefault(rows, []).append(run.name)
+    if len(found) > 1:
+      whose = '; '.join(f'{_listed(names)}: hash {rows[:12]}' for rows, names in found.items())
+      text = f'the runs scored different rows of {name} ({whose}): do not compare their figures'
+      shown = {'set': svg.clean(name), 'text': svg.clean(text), 'runs': []}
+      entries.append({'kind': 'rows_differ', 'heading': '', **shown})
+  return entries
+
+
+def _intervals(runs: Sequence[Run]) -> str:
+  """What the intervals of the tables are: '95% intervals'."""
+  if len({run.confidence for run in runs}) == 1:
+    return f'{runs[0].confidence} intervals'
+  listed = ', '.join(f'{run.confidence} for {svg.label(run.name)}' for run in runs)
+  return f'intervals that differ between the runs ({listed})'
 
 
 def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +121,7 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
     tiles.append((number(auroc[best][0]), f'highest: {svg.label(best)}'))
   above = [name for name, (_, low, _) in auroc.items() if low > _CHANCE]
   if above:
-    where = 'on every test set' if len(above) == len(auroc) else f'on {_listed(above)}'
+    where = 'on every test set' if len(above) == len(tests) else f'on {_listed(above)}'
     verdict['sentences'].append(f'Better than chance {where}.')
   chance = [name for name, (_, low, high) in auroc.items() if low <= _CHANCE <= high]
   below = [name for name, (_, _, high) in auroc.items() if high < _CHANCE]
@@ -152,7 +177,7 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
       rows.append(
         {
           'set': svg.clean(name),
-          'is_validation': name == VALIDATION,
+          'role': sections.role([run]) if name == VALIDATION else '',
           'run': svg.clean(run.name),
           'series': run.series % len(svg.SERIES),
           'count': f'{figures["num_real"]:,} + {figures["num_fake"]:,}',
@@ -184,15 +209,15 @@ def _protocol(run: Run) -> dict[str, Any]:
   facts = [
     ('Run', about.get('workdir')),
     ('Method', f'{about.get("method")} on {about.get("backbone")}, seed {about.get("seed")}'),
-    ('Checkpoint', f'{about.get("checkpoint")}, step {about.get("step")}; chosen by'
-     f' {about.get("selected_by")} on validation; last step {about.get("last_step")}'),
+    ('Checkpoint', f'{about.get("checkpoint")}, step {about.get("step")}; {_chosen(run)};'
+     f' last step {about.get("last_step")}'),
     ('Trainable parameters', f'{about.get("trainable_parameters", 0):,}'),
     ('Threshold', f'{threshold.get("origin")}: {number(run.threshold("frame"))} for frames,'
      f' {number(run.threshold("video"))} for videos'),
     ('Temperature', f'{float(temperature["frame"]):.3f}, {temperature.get("origin")}'
      if temperature else 'none'),
     ('Score of a video', f'{protocol.get("video_score")} of its frames'),
-    ('Intervals', f'{float(bootstrap["confidence"]):.0%} percentile bootstrap,'
+    ('Intervals', f'{run.confidence} percentile bootstrap,'
      f' {bootstrap["draws"]:,} draws over clusters ({bootstrap.get("unit")}),'
      f' seed {bootstrap.get("seed")}'),
     ('Image side', f'{protocol.get("image_size")} px'),
@@ -227,6 +252,15 @@ def _protocol(run: Run) -> dict[str, Any]:
       if value
     ],
   }
+
+
+def _chosen(run: Run) -> str:
+  about = run.results['run']
+  how = f'by {about.get("selected_by")} on validation'
+  if run.is_best:
+    return f'chosen {how}'
+  best = f' (best {how}: step {about["best_step"]})' if about.get('best_step') else ''
+  return f'chosen by hand{best}'
 
 
 def _per_video(counts: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 from masm_jax.evaluation import metrics, robustness
 from masm_jax.report import svg
+from masm_jax.report.words import number
 
 _CURVE_STEP = 1 / 400  # Of the axis: points that are closer than this are left out of a curve.
 _BINS = 36
@@ -180,7 +181,7 @@ def robustness_curve(
   name: str,
   perturbation: str,
   lines: Sequence[tuple[str, int, str, Sequence[tuple[float, float, float]]]],
-  parameters: Sequence[Any],
+  parameters: Mapping[int, Any],
   limits: tuple[float, float],
   *,
   key: str,
@@ -190,26 +191,26 @@ def robustness_curve(
   Args:
     name: of the data set.
     perturbation: a key of `robustness.CATALOGUE` or of `WHOLE_VIDEO`, or any other name.
-    lines: (legend, series, level 'frame' or 'video', (value, low, high) of levels 0, 1, ...).
-    parameters: of levels 1, 2, ...
+    lines: (legend, series, level 'frame' or 'video', (value, low, high) of level 0 and of
+      those of `parameters`; nan where there is none).
+    parameters: of the levels, `{level: parameter}`, ascending from 1 or above.
     limits: of the AUROC axis, shared by the panels of a set.
     key: unique on the page.
   """
   of_video = robustness.WHOLE_VIDEO.get(perturbation)
   known = robustness.CATALOGUE.get(of_video or perturbation)
+  x = [0, *parameters]
   with svg.panel(310, 205) as (figure, axes):
     axes.axhline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
     for legend, series, level, points in lines:
       values = np.array(points, float)
-      x = np.arange(len(values))
       style = line_style(series, level)
       axes.plot(x, values[:, 0], marker='o', markersize=4, label=svg.label(legend), **style)
       if level == 'video':
         shade = {'color': style['color'], 'alpha': 0.15, 'linewidth': 0}
         axes.fill_between(x, values[:, 1], values[:, 2], **shade)
-    shown = ['none', *(_parameter(value) for value in parameters)]
-    axes.set_xticks(range(len(shown)), shown)
-    axes.set(xlim=(-0.2, len(shown) - 0.8), ylim=limits, ylabel='AUROC')
+    axes.set_xticks(x, ['none', *(_parameter(value) for value in parameters.values())])
+    axes.set(xlim=(-0.2, max(x) + 0.2), ylim=limits, ylabel='AUROC')
     title = known.title if known else perturbation
     if of_video or perturbation.isupper():
       where = ', whole video' if of_video and of_video != perturbation else ''
@@ -220,7 +221,7 @@ def robustness_curve(
     if len(lines) > 1:
       _legend(axes, 'best')
     text = '; '.join(
-      f'{legend}, {level}: ' + ', '.join(f'{value:.3f}' for value, _, _ in points)
+      f'{legend}, {level}: ' + ', '.join(number(value) for value, _, _ in points)
       for legend, _, level, points in lines
     )
     return svg.to_svg(figure, key, f'AUROC of {name} under {perturbation}: {text}')

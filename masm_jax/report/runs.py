@@ -56,6 +56,26 @@ class Run:
     """What validation fixed; nan where it could not."""
     return float(self.results['protocol']['threshold'].get(level, math.nan))
 
+  @property
+  def confidence(self) -> str:
+    """Of the intervals, as a percentage."""
+    return f'{100 * float(self.results["protocol"]["bootstrap"]["confidence"]):g}%'
+
+  @property
+  def is_best(self) -> bool:
+    """Whether the checkpoint is the one that validation chose during training."""
+    return self.results['run'].get('checkpoint') == 'best'
+
+  @property
+  def is_chosen_here(self) -> bool:
+    """Whether the validation set of this evaluation is the one that chose the checkpoint."""
+    here = self.results['protocol']['threshold'].get('manifest_sha256')
+    return self.is_best and here is not None and here == self.results['run'].get('val_manifest')
+
+  def rows_hash(self, name: str) -> str:
+    """Hash of the rows of a set; empty where it is not known."""
+    return str(self.results['protocol'].get('sets', {}).get(name, {}).get('manifest_sha256', ''))
+
   def scores(self, name: str, level: str) -> Scores:
     """Labels and scores of a set at a level, for a drawing."""
     table = (self.videos if level == 'video' else self.frames)[name]

@@ -50,9 +50,9 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
   return {
     'id': key,
     'name': svg.clean(name),
-    'is_validation': name == VALIDATION,
+    'role': role(runs) if name == VALIDATION else '',
     'is_open': index < _OPEN_SETS and name != VALIDATION,
-    'facts': _facts(runs[0], name),
+    'facts': _facts(runs, name),
     'panels': drawings,
     'features': features,
     'robustness': _robustness(runs, name, key),
@@ -62,13 +62,26 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
   }
 
 
-def _facts(run: Run, name: str) -> str:
+def role(runs: Sequence[Run]) -> str:
+  """What the validation set did for the runs."""
+  whose = [svg.label(run.name) for run in runs if run.is_chosen_here]
+  if not whose:
+    return 'fixed the threshold'
+  of = '' if len(whose) == len(runs) else f' of {", ".join(whose)}'
+  return f'fixed the threshold, chose the checkpoint{of}'
+
+
+def _facts(runs: Sequence[Run], name: str) -> str:
   """One line about a set: how much there is of it."""
-  frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
-  return (
-    f'{videos["num"]:,} videos ({videos["num_real"]:,} real, {videos["num_fake"]:,} fake),'
-    f' {frames["num"]:,} frames'
-  )
+  lines = []
+  for run in runs:
+    frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
+    lines.append(
+      f'{videos["num"]:,} videos ({videos["num_real"]:,} real, {videos["num_fake"]:,} fake),'
+      f' {frames["num"]:,} frames'
+    )
+  others = f' in {svg.label(runs[0].name)}; other counts in other runs'
+  return lines[0] + (others if len(set(lines)) > 1 else '')
 
 
 def _diagrams(
@@ -93,15 +106,21 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
   keys = list(dict.fromkeys(key for of_run in tested.values() for key in of_run))
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   lines: dict[str, list[Any]] = {part: [] for part in keys}
-  parameters: dict[str, list[Any]] = {}
+  parameters: dict[str, dict[int, Any]] = {}
   for part in keys:
+    every = [step for of_run in tested.values() for step in of_run.get(part, [])]
+    # Of each level that any run was tested at, in order; the first run's where they differ.
+    parameters[part] = {
+      step['level']: step.get('parameter')
+      for step in sorted(reversed(every), key=lambda step: step['level'])
+    }
     for run in runs:
       if not (steps := tested[run.name].get(part)):
         continue
-      parameters.setdefault(part, [step.get('parameter') for step in steps])
       for level in levels:
+        of_step = {step['level']: interval(step[level], 'auroc') for step in steps}
         points = [run.value(name, level, 'auroc')]
-        points += [interval(step[level], 'auroc') for step in steps]
+        points += [of_step.get(at, (math.nan,) * 3) for at in parameters[part]]
         legend = run.name if len(runs) > 1 else f'{level}s'
         lines[part].append((legend, run.series, level, points))
   values = [x for part in lines.values() for line in part for point in line[3] for x in point]

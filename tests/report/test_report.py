@@ -335,6 +335,102 @@ def test_robustness_starts_from_the_unperturbed_set(evaluation, whole):
   assert all(f'>{title}</text>' in drawings[key] for key, title in titles.items())
 
 
+def test_only_a_best_checkpoint_was_chosen_by_validation(evaluation, whole, tmp_path):
+  assert dict(whole['protocol'][0]['facts'])['Checkpoint'] == (
+    'best, step 408; chosen by video_auroc on validation; last step 472'
+  )
+  both = 'fixed the threshold, chose the checkpoint'
+  assert whole['sets'][-1]['role'] == whole['tables'][0][1][-1]['role'] == both
+
+  def last(results):
+    results['run'] |= {'checkpoint': 'last', 'step': 472}
+
+  def other_validation(results):
+    results['protocol']['threshold']['manifest_sha256'] = '9' * 64
+
+  shown = built(edited(tmp_path / 'last', evaluation, last))
+  assert dict(shown['protocol'][0]['facts'])['Checkpoint'] == (
+    'last, step 472; chosen by hand (best by video_auroc on validation: step 408); last step 472'
+  )
+  html = page.render(shown)
+  assert html.count('fixed the threshold<') == 3 and 'chose the checkpoint' not in html
+  changed = edited(tmp_path / 'other', evaluation, other_validation)
+  assert built(changed)['sets'][-1]['role'] == 'fixed the threshold'
+  mixed = built(f'A={evaluation}', f'B={changed}')
+  assert mixed['sets'][-1]['role'] == f'{both} of A'
+  assert [row['role'] for row in mixed['tables'][0][1][-2:]] == [both, 'fixed the threshold']
+
+
+def test_the_intervals_confidence_is_that_of_the_results(evaluation, html, tmp_path):
+  def change(results):
+    results['protocol']['bootstrap']['confidence'] = 0.995
+
+  assert 'small figures are 95% intervals.' in html
+  wide = edited(tmp_path / 'wide', evaluation, change)
+  shown = built(wide)
+  assert 'small figures are 99.5% intervals.' in page.render(shown)
+  assert dict(shown['protocol'][0]['facts'])['Intervals'].startswith('99.5% percentile bootstrap')
+  text = 'intervals that differ between the runs (95% for A, 99.5% for B)'
+  assert built(f'A={evaluation}', f'B={wide}')['intervals'] == text
+
+
+def test_robustness_of_several_runs_is_drawn_by_level(evaluation, other, tmp_path, monkeypatch):
+  def change(results):
+    curves = results['robustness']['ffpp']
+    curves['CS'] = [step for step in curves['CS'] if step['level'] == 5]
+
+  drawn = {}
+  curve = panels.robustness_curve
+
+  def spy(name, perturbation, lines, parameters, limits, *, key):
+    drawn[name, perturbation] = lines, parameters
+    return curve(name, perturbation, lines, parameters, limits, key=key)
+
+  monkeypatch.setattr(panels, 'robustness_curve', spy)
+  few = edited(tmp_path / 'few', other, change)
+  shown = built(f'A={few}', f'B={evaluation}')
+  (first, second), parameters = drawn['ffpp', 'CS']
+  assert list(parameters) == [1, 2, 3, 4, 5]
+  at = [np.isfinite(points[3])[:, 0].tolist() for points in (first, second)]
+  assert at == [[True, False, False, False, False, True], [True] * 6]
+  step = json.loads((few / 'results.json').read_text())['robustness']['ffpp']['CS'][0]
+  assert first[3][5][0] == step['video']['metrics']['auroc']['value']
+  assert 'A, video: ' in dict(shown['sets'][0]['robustness'])['CS']
+  built(few)  # Alone, its one level is still the fifth.
+  assert list(drawn['ffpp', 'CS'][1]) == [5]
+  ticks = []
+  monkeypatch.setattr(
+    panels.Axes, 'set_xticks', lambda self, x, *args, of=panels.Axes.set_xticks: (
+      ticks.append(list(x)), of(self, x, *args)
+    )
+  )  # fmt: skip
+  curve('s', 'CS', [('a', 0, 'video', [(0.9, 0.8, 1.0)] * 2)], {5: 0.1}, (0.4, 1.0), key='k')
+  assert ticks == [[0, 5]]
+
+
+def test_every_test_set_means_those_without_auroc_too(evaluation, tmp_path):
+  def change(results):
+    for name in ('ffpp', 'celebdf_v2'):
+      results['sets'][name]['video']['metrics'] = values(0.9, 0.8, 0.95)
+
+  folder = edited(tmp_path / 'a', evaluation, change)
+  assert verdict_of(folder)['sentences'][0] == 'Better than chance on ffpp, celebdf_v2.'
+  (run,) = runs.read_runs([str(folder)])
+  sentences = content._verdict(run, ['ffpp', 'celebdf_v2'])['sentences']
+  assert sentences[0] == 'Better than chance on every test set.'
+
+
+def test_runs_of_other_rows_under_one_name_are_warned_of(evaluation, other, tmp_path):
+  def change(results):
+    results['protocol']['sets']['ffpp']['manifest_sha256'] = 'ab' * 32
+
+  shown = built(f'A={evaluation}', f'B={edited(tmp_path / "b", other, change)}')
+  (warning,) = [entry for entry in shown['warnings'] if entry['kind'] == 'rows_differ']
+  assert warning['set'] == 'ffpp' and 'B: hash abababababab' in warning['text']
+  assert 'the runs scored different rows of ffpp (A: hash ' in page.render(shown)
+  assert shown['sets'][0]['facts'].endswith('144 frames in A; other counts in other runs')
+
+
 def test_histogram_shares_are_of_each_class():
   frame = pd.DataFrame({'label': [0, 0, 1, 1], 'score': [0.1, 0.2, 0.8, 1.0]})
   curve = panels.Scores(
