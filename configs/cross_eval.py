@@ -71,6 +71,6 @@ def get_config(arg=None):
       suite.sets[name] = sets[name]
   keys = [key for key in options['robustness'].split('+') if key not in ('', 'none')]
   suite.robustness.perturbations = tuple(
-    name for key in keys for name in _PERTURBATIONS.get(key, (key,))
+    dict.fromkeys(name for key in keys for name in _PERTURBATIONS.get(key, (key,)))
   )
   return suite

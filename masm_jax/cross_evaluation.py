@@ -162,7 +162,13 @@ def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
 def _taken(out: pathlib.Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
   """Why a folder is not free for a checkpoint: it holds the scores of another."""
   if all(found.get(name) == identity[name] for name in ('config_sha256', 'step')):
-    text = f'{out} holds the evaluation of other weights: this run was trained anew since then'
+    if 'trained_weights' in found:
+      text = f'{out} holds the evaluation of other weights: this run was trained anew since then'
+    else:
+      text = (
+        f'{out} holds an evaluation made by an earlier version, which did not note the trained'
+        ' weights'
+      )
   else:
     text = (
       f'{out} holds the evaluation of another checkpoint (step {found.get("step")} of config'

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from configs import cross_eval, demo
-from masm_jax import saved_run, telemetry, trained
+from masm_jax import cross_evaluation, saved_run, telemetry, trained
 from masm_jax.cross_evaluation import evaluate
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data import synthetic
@@ -342,6 +342,15 @@ def test_weights_trained_anew_are_not_given_the_scores_of_the_old(
   with pytest.raises(UserError, match=r'other weights: this run was trained anew .* another --out'):
     evaluate(run, make_suite(), on_eight_devices)
   assert (on_eight_devices / 'results.json').read_bytes() == kept
+
+
+def test_a_folder_of_an_earlier_version_is_named_so(tmp_path):
+  identity = {'config_sha256': 'c', 'step': 4, 'base_weights': 'b', 'trained_weights': 't'}
+  old = {name: identity[name] for name in ('config_sha256', 'step', 'base_weights')}
+  telemetry.write_json(tmp_path / 'evaluation.json', old)
+  with pytest.raises(UserError, match=r'made by an earlier version, .* another --out') as caught:
+    cross_evaluation._claim(tmp_path, identity)
+  assert 'trained anew' not in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_a_folder_of_another_checkpoint_is_refused(run, on_eight_devices):

@@ -4,7 +4,8 @@ import dataclasses
 
 import pandas as pd
 
-from masm_jax.data.importers.names import identity_scope
+from masm_jax.data import linking
+from masm_jax.data.importers import names
 from masm_jax.data.manifest import Manifest
 
 _SHOWN = 3
@@ -52,8 +53,9 @@ def find_leaks(known: Manifest, test: Manifest, seen: str = 'training') -> list[
 
   Files are compared by their SHA-256, where it is known. Videos are compared by `video_id` and
   `source_video_id`, each with each: the source of a training fake must not be a test video.
-  Identities belong to their data set, or to the family of data sets that was made from the same
-  videos (`names.identity_scope`): elsewhere the same name is another person.
+  Identities are those of the column, or those that the video's name speaks of where it is empty
+  (`linking.identities`); they belong to their data set, or to the family of data sets that was made
+  from the same videos: elsewhere the same name is another person.
 
   Args:
     known: what was learned from, or chosen with.
@@ -66,10 +68,10 @@ def find_leaks(known: Manifest, test: Manifest, seen: str = 'training') -> list[
     keys = columns_of(test.table)
     shared = keys[keys['key'].isin(keys_of_known)]
     if len(shared):
-      names = tuple(sorted(set(shared['shown'])))
+      those = tuple(sorted(set(shared['shown'])))
       touched = shared['video_id'].nunique()
       total = test.table['video_id'].nunique()
-      found.append(Leak(kind, names, touched, total, seen))
+      found.append(Leak(kind, those, touched, total, seen))
   return found
 
 
@@ -89,11 +91,14 @@ def _videos(table: pd.DataFrame) -> pd.DataFrame:
 
 def _identities(table: pd.DataFrame) -> pd.DataFrame:
   videos = table[['dataset', 'identities', 'video_id']].drop_duplicates()
-  videos = videos.assign(name=videos['identities'].str.split(';')).explode('name')
-  videos = videos[videos['name'].fillna('') != '']
-  scopes = {dataset: identity_scope(dataset) for dataset in videos['dataset'].unique()}
-  keys = videos['dataset'].map(scopes) + ':' + videos['name']
-  return _keys(keys, videos['dataset'] + ':' + videos['name'], videos['video_id'])
+  videos = videos.assign(key=pd.Series(linking.identities(videos), videos.index, dtype=object))
+  videos = videos.explode('key').dropna(subset='key').reset_index(drop=True)
+  # Shown with the data set's own name, not the family's.
+  shown = [
+    f'{dataset}:{key.removeprefix(names.identity_scope(dataset) + ":")}'
+    for dataset, key in zip(videos['dataset'], videos['key'], strict=True)
+  ]
+  return _keys(videos['key'], pd.Series(shown, dtype=object), videos['video_id'])
 
 
 def _keys(key: pd.Series, shown: pd.Series, video_id: pd.Series) -> pd.DataFrame:

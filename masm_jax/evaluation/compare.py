@@ -109,15 +109,17 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
   settings = Settings(video_score=first['video_score'], **first['bootstrap'])
   figures: dict[str, Any] = {}
   clusters: dict[str, Any] = {}
+  warnings: list[dict[str, Any]] = []
   for name in shared:
-    figures[name], clusters[name] = _compare_set(name, detectors, reference, settings)
+    figures[name], clusters[name], unsure = _compare_set(name, detectors, reference, settings)
+    warnings += unsure
   return {
     'format': FORMAT,
     'reference': reference,
     'bootstrap': first['bootstrap'],
     'video_score': first['video_score'],
     'notes': notes,
-    'warnings': _warnings(detectors, shared),
+    'warnings': _warnings(detectors, shared) + warnings,
     'methods': {
       detector.name: {
         'seeds': list(detector.seeds),
@@ -134,18 +136,21 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
 
 def _compare_set(
   name: str, detectors: Sequence[Detector], reference: str, settings: Settings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Figures of one set by level, detector and metric; unit and number of its clusters."""
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+  """Figures of one set by level, detector and metric; its clusters' unit and number; warnings."""
   rows: pd.DataFrame | None = None
+  others: list[str] = []  # Detectors whose images may be others than the first one's.
   point: dict[tuple[str, str], list[Mapping[str, float]]] = {}
   draws: dict[tuple[str, str], list[Mapping[str, np.ndarray]]] = {}
   for detector in detectors:
     for folder, found in zip(detector.folders, detector.results, strict=True):
       table = scores.read_scores(results.scores_path(folder, name))
       if rows is None:
-        rows, first = table[_ROW], folder
+        rows, first, manifest = table, folder, _manifest_hash(found, name)
         clusters = make_clusters(table, settings.unit)
-      _check_rows(name, rows, table[_ROW], first, folder)
+      same_images = _check_rows(name, rows, table, first, folder)
+      if not same_images and _manifest_hash(found, name) != manifest:
+        others.append(detector.name)
       for level in scores.LEVELS:
         part = table if level == 'frame' else metrics.video_scores(table, settings.video_score)
         threshold = float(found['protocol']['threshold'][level])
@@ -174,7 +179,15 @@ def _compare_set(
         )
         for metric in drawn[detector.name]
       }
-  return result, {'unit': clusters.unit, 'number': clusters.num}
+  text = f'{name}: evaluated on another manifest than {first}; the images may be others'
+  unsure = [
+    {'methods': list(dict.fromkeys(others)), 'set': name, 'kind': 'manifest_changed', 'text': text}
+  ]
+  return result, {'unit': clusters.unit, 'number': clusters.num}, unsure if others else []
+
+
+def _manifest_hash(found: Mapping[str, Any], name: str) -> str:
+  return found['protocol'].get('sets', {}).get(name, {}).get('manifest_sha256', '')
 
 
 def _names(detectors: Sequence[Detector]) -> list[str]:
@@ -206,9 +219,20 @@ def _entry(
 
 def _check_rows(
   name: str, rows: pd.DataFrame, other: pd.DataFrame, first: pathlib.Path, second: pathlib.Path
-) -> None:
-  if rows.equals(other):
-    return
+) -> bool:
+  """Refuses other rows; True if their images are known to be the same, by hash."""
+  if rows[_ROW].equals(other[_ROW]):
+    if not ('sha256' in rows and 'sha256' in other):
+      return False
+    known = (rows['sha256'] != '') & (other['sha256'] != '')
+    changed = rows['path'][known & (rows['sha256'] != other['sha256'])]
+    if changed.empty:
+      return bool(known.all())
+    raise UserError(
+      f'{name}: {first} and {second} saw different images by the name {changed.iloc[0]}'
+      f' ({len(changed)} of {len(rows)} rows): differences need the same rows, evaluate on one'
+      ' manifest'
+    )
   where = f'{name}: {first} has {len(rows)} rows, {second} {len(other)}'
   only = sorted(set(rows['path']) ^ set(other['path']))
   what = f'only one of them has {only[0]}' if only else 'labels or videos differ'

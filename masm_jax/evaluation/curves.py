@@ -105,8 +105,8 @@ def points(
     )
   found = [
     Point(name, curve, level, _copy(config.copies, name, curve, level))
-    for name in config.sets or names
-    for curve in config.perturbations
+    for name in dict.fromkeys(config.sets or names)  # One that is named twice counts once.
+    for curve in dict.fromkeys(config.perturbations)
     for level in _levels(config, curve)
   ]
   copies = [point.copy for point in found if point.copy]

@@ -25,6 +25,7 @@ COLUMNS = (
   'split',
 )
 LEVELS = ('frame', 'video')
+_OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
 
 Figures = Mapping[str, float]
 SetFigures = Mapping[str, Figures]  # By level.
@@ -51,7 +52,7 @@ def score_table(
     ValueError: if the arrays do not fit each other or the manifest, or a record comes twice.
     UserError: if a score is not finite, or the manifest has a column of that name already.
   """
-  if taken := [column for column in ('score', 'logit') if column in manifest_table]:
+  if taken := [column for column in _OWN if column in manifest_table]:
     raise UserError(f'the manifest has a column {taken[0]!r}, which scores need: rename it')
   record_idx = np.asarray(record_idx)
   probs, logits = np.asarray(probs, np.float64), np.asarray(logits, np.float64)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from configs import cross_eval
 from masm_jax.data.__main__ import main
 from masm_jax.data.importers import names
 from masm_jax.data.importers.folder import import_folder
@@ -56,6 +57,23 @@ def test_names_of_unknown_origin_and_families_of_data_sets():
     'DFDC': ('DFDC',),
   }.items():
     assert {names.identity_scope(dataset) for dataset in datasets} == {family}
+
+
+def test_families_know_the_names_of_the_suites_sets():
+  sets = {
+    name
+    for protocol in ('within', 'cross_dataset', 'cross_manipulation')
+    for name in cross_eval.get_config(f'protocol={protocol}').sets
+  }
+  families = {
+    'FF++': {'ffpp_c23', 'ffpp_c40', 'ffpp_DF', 'ffpp_F2F', 'ffpp_FS', 'ffpp_NT', 'dfo'}
+    | {'faceshifter'},
+    'Celeb-DF': {'cdfv1', 'cdfv2', 'cdfv3'},
+  }
+  for family, members in families.items():
+    assert {name for name in sets if names.identity_scope(name) == family} == members
+  alone = sets - families['FF++'] - families['Celeb-DF']
+  assert 'ffiw' in alone and all(names.identity_scope(name) == name for name in alone)
 
 
 def test_frame_numbers():

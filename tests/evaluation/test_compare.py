@@ -36,7 +36,7 @@ def score_table(quality, *, num_videos=30, seed=0, video='v'):
   )
 
 
-def evaluation(folder, sets, *, method='masm', seed=0, warnings=(), **protocol):
+def evaluation(folder, sets, *, method='masm', seed=0, warnings=(), manifests=None, **protocol):
   """The folder of an evaluation, as far as a comparison reads it."""
   for name, table in sets.items():
     scores.write_scores(results.scores_path(folder, name), table)
@@ -50,6 +50,7 @@ def evaluation(folder, sets, *, method='masm', seed=0, warnings=(), **protocol):
         'video_score': 'mean',
         'threshold': {'frame': 0.5, 'video': 0.6},
         'bootstrap': BOOTSTRAP,
+        'sets': {name: {'manifest_sha256': hash_} for name, hash_ in (manifests or {}).items()},
         **protocol,
       },
       'sets': {results.VAL: {}, **{name: {} for name in sets}},
@@ -227,6 +228,29 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
   with pytest.raises(UserError, match=message) as caught:
     compare.compare(compare.load_detectors([one, two]))
   assert '\n' not in str(caught.value)
+
+
+def test_equal_names_of_different_images_are_not_compared(tmp_path):
+  def compared(first, second, **hashes):
+    folders = [
+      evaluation(tmp_path / name, {'x': table}, method=name, manifests={'x': hashes[name]})
+      for name, table in (('one', first), ('two', second))
+    ]
+    return compare.compare(compare.load_detectors(folders))['warnings']
+
+  plain = score_table(1.0)
+  hashed = plain.assign(sha256=plain['path'])
+  changed = hashed.assign(sha256=hashed['sha256'].replace('007.png', 'other'))
+  unknown = hashed.assign(sha256='')
+  with pytest.raises(UserError, match=r'different images by the name 007\.png \(1 of 60 rows\)'):
+    compared(hashed, changed, one='m', two='n')
+  # Known to be the same, or of one manifest: nothing to say.
+  assert compared(hashed, hashed, one='m', two='n') == []
+  assert compared(plain, plain, one='m', two='m') == []
+  for first, second in ((plain, hashed), (unknown, changed), (plain, plain)):
+    (warning,) = compared(first, second, one='m', two='n')
+    assert (warning['set'], warning['kind']) == ('x', 'manifest_changed')
+    assert warning['methods'] == ['two'] and f'than {tmp_path / "one"};' in warning['text']
 
 
 def test_errors_of_the_command_are_one_line(tmp_path, three, capsys):

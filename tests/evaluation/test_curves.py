@@ -43,6 +43,13 @@ def test_the_suite_file_takes_groups_and_single_perturbations():
   assert cross_eval.get_config('robustness=none').robustness.perturbations == ()
 
 
+def test_what_is_named_twice_is_scored_once():
+  suite = cross_eval.get_config('robustness=deeperforensics+CS')
+  assert suite.robustness.perturbations == ('CS', 'CC', 'BW', 'GNC', 'GB', 'PX')
+  twice = config(perturbations=('CS', 'VC', 'CS', 'VC'), levels=(2,), sets=('a', 'a'))
+  assert [(p.name, p.curve) for p in curves.points(twice, ['a'])] == [('a', 'CS'), ('a', 'VC')]
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [

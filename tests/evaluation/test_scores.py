@@ -74,9 +74,10 @@ def test_a_diverged_model_is_named(tmp_path):
     table_of([0, 1], [0.1, math.nan], [0.0, math.nan])
 
 
-def test_a_manifest_column_is_never_overwritten():
-  with pytest.raises(UserError, match="has a column 'logit'"):
-    scores.score_table(MANIFEST.assign(logit=0.0), [0], [0.1], [0.0])
+@pytest.mark.parametrize('name', ['score', 'logit', 'feature', 'thumbnail'])
+def test_a_manifest_column_is_never_overwritten(name):
+  with pytest.raises(UserError, match=f'has a column {name!r}'):
+    scores.score_table(MANIFEST.assign(**{name: 0.0}), [0], [0.1], [0.0])
 
 
 def test_unusable_files_are_one_line(tmp_path):

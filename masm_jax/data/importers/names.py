@@ -18,7 +18,8 @@ _MARKED = re.compile(r'(?P<target>\d+)_fake')
 # Data sets whose names speak of the same people.
 _FAMILIES = {
   'FF++': re.compile(
-    r'ff|ff\+\+|faceforensics.*|ff-\w+|faceshifter|deeperforensics.*|dfr|df40-ff', re.IGNORECASE
+    r'ff(\+\+|pp)?([-_ ]\w+)?|faceforensics.*|faceshifter|deeperforensics.*|dfr|dfo|df40-ff',
+    re.IGNORECASE,
   ),
   'Celeb-DF': re.compile(r'celeb-?df.*|cdf.*|df40-cdf', re.IGNORECASE),
 }
