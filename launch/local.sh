@@ -4,12 +4,17 @@
 #   launch/local.sh [--dry_run] NUM_PROCESSES --config=configs/demo.py --workdir=runs/local [flags]
 #   MODULE=masm_jax.evaluate launch/local.sh NUM_PROCESSES --checkpoint=... --suite=... --out=...
 #
-# The flags are those of masm_jax.main, or of MODULE; --dry_run prints the commands and runs nothing. The processes
-# meet over the loopback interface (PORT, 12355 by default). Without an accelerator each has one CPU
-# device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N. Ends with the first exit
-# status that is not 0, and stops the other processes then. SIGTERM and Ctrl-C are passed on: the run
-# saves and ends with 143, and the same command goes on from there.
+# The flags are those of masm_jax.main, or of MODULE; --dry_run prints the commands and runs
+# nothing. The processes meet over the loopback interface (PORT, 12355 by default). Without an
+# accelerator each has one CPU device; set XLA_FLAGS=--xla_force_host_platform_device_count=N for N.
+#
+# When one process ends with a status that is not 0, the others get 20 s to end, and are stopped
+# then. Ends with that status, or with 2 if any process ended with 2: there is an error to mend.
+# SIGTERM and Ctrl-C are passed on: the run saves and ends with 143, and the same command goes on
+# from there.
 set -euo pipefail
+
+readonly bad_input=2
 
 dry_run=0
 if [[ ${1:-} == --dry_run ]]; then
@@ -28,8 +33,8 @@ python=${PYTHON:-.venv/bin/python}
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < count; i++)); do
-  command=("$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port" --num_processes="$count"
-    --process_id="$i" "$@")
+  command=("$python" -m "${MODULE:-masm_jax.main}" --coordinator="127.0.0.1:$port"
+    --num_processes="$count" --process_id="$i" "$@")
   if ((dry_run)); then
     printf '%q ' "${command[@]}"
     echo '&'
@@ -61,5 +66,11 @@ if ((status)); then
     sleep 1
   done
   kill -KILL "${pids[@]}" 2>/dev/null || true
+  # The process with the error need not end first: the others may miss it before it has gone.
+  for pid in "${pids[@]}"; do
+    code=0
+    wait "$pid" 2>/dev/null || code=$?
+    ((code != bad_input)) || status=$bad_input
+  done
 fi
 exit "$status"

@@ -51,9 +51,25 @@ def test_a_dry_run_of_the_local_launcher():
   ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ('first', 'second', 'expected'),
+  [(75, 2, 2), (2, 75, 2), (75, 134, 75), (143, 143, 143), (0, 75, 75), (0, 2, 2), (0, 0, 0)],
+)
+def test_the_local_launcher_ends_with_the_error_to_mend(tmp_path, first, second, expected):
+  """Two stand-ins for masm_jax.main, of which the second ends a moment after the first."""
+  python = tmp_path / 'python'
+  python.write_text(
+    '#!/bin/bash\n'
+    f'case "$*" in *process_id=0*) exit {first} ;; *) sleep 0.5; exit {second} ;; esac\n'
+  )
+  python.chmod(0o755)
+  assert launch('local.sh', '2', *FLAGS, PYTHON=str(python)).returncode == expected
+
+
 def test_a_dry_run_on_slurm():
   (command,) = printed(launch('slurm.sbatch', '--dry_run', *FLAGS))
   assert command[0] == 'srun' and command[-2:] == list(FLAGS)
+  assert command[3:6] == ['launch/slurm_task.sh', 'python', '-m']
   assert command[command.index('-m') + 1 : -2] == ['masm_jax.main', '--distributed']
   (command,) = printed(
     launch('slurm.sbatch', '--dry_run', '--workdir=r/{task}', '--config.seed={task}',
@@ -107,6 +123,84 @@ def test_the_batch_shell_outlives_a_sigterm(slurm):
   result = launch('slurm.sbatch', *FLAGS, path=path, SLURM_JOB_ID='7')
   assert result.returncode == 143, result.stderr
   assert 'requeue 7\n' in log.read_text()
+
+
+@pytest.fixture
+def slurm_tasks(slurm, tmp_path):
+  """An srun that starts processes, signals them if asked to, and ends with the highest status."""
+
+  def make(statuses, signalled=''):
+    path, log = slurm(0)
+    # Stands for masm_jax.main: saves on SIGTERM, each time that it is told to.
+    (tmp_path / 'python').write_text(
+      f'#!{sys.executable}\n'
+      'import os, pathlib, signal, sys, time\n'
+      'me, status = os.environ["SLURM_PROCID"], int(os.environ["STATUS"])\n'
+      'signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(f"stop{me}").touch())\n'
+      'os.chdir(os.environ["SCRATCH"])\n'
+      'pathlib.Path(f"up{me}").write_text(str(os.getpid()))\n'
+      'while status == 143 and not pathlib.Path(f"stop{me}").exists():\n'
+      '  time.sleep(0.02)\n'
+      'time.sleep(0.3)\n'
+      'os._exit(status) if status >= 0 else os.kill(os.getpid(), -status)\n'
+    )
+    (tmp_path / 'srun').write_text(
+      f'#!{sys.executable}\n'
+      'import os, pathlib, signal, subprocess, sys, time\n'
+      f'statuses, scratch = {statuses}, pathlib.Path({str(tmp_path)!r})\n'
+      'command = [word for word in sys.argv[1:]]\n'
+      'while command[0].startswith("--"):\n'
+      '  del command[0]\n'
+      'tasks = [\n'
+      '  subprocess.Popen(command, start_new_session=True, env=os.environ | {\n'
+      '    "SLURM_PROCID": str(i), "STATUS": str(status), "SCRATCH": str(scratch)})\n'
+      '  for i, status in enumerate(statuses)]\n'
+      'while not all((scratch / f"up{i}").exists() for i in range(len(tasks))):\n'
+      '  time.sleep(0.02)\n'
+      f'for task in tasks if {signalled!r} else ():\n'
+      f'  if {signalled!r} == "group":\n'
+      '    os.killpg(task.pid, signal.SIGTERM)\n'
+      '  else:\n'
+      '    task.send_signal(signal.SIGTERM)\n'
+      'ends = [task.wait() for task in tasks]\n'
+      'sys.exit(max(end if end >= 0 else 128 - end for end in ends))\n'
+    )
+    (tmp_path / 'python').chmod(0o755)
+    return path, log, {'PYTHON': str(tmp_path / 'python'), 'SLURM_JOB_ID': '7'}
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ('statuses', 'expected', 'requeued'),
+  [
+    ((2, 75), 2, False),
+    ((134, 75, 2), 2, False),
+    ((2, 2), 2, False),
+    ((0, 75), 75, True),
+    ((75, -9), 137, True),  # Out of memory, say.
+    ((1, 0), 1, False),
+    ((0, 0), 0, False),
+  ],
+)
+def test_srun_cannot_hide_an_error_to_mend(slurm_tasks, statuses, expected, requeued):
+  path, log, environment = slurm_tasks(statuses)
+  result = launch('slurm.sbatch', *FLAGS, path=path, **environment)
+  assert result.returncode == expected, result.stderr
+  assert log.exists() == requeued
+
+
+@pytest.mark.parametrize('signalled', ['task', 'group'])
+def test_a_sigterm_reaches_the_processes_behind_srun(slurm_tasks, tmp_path, signalled):
+  """SLURM may signal the first process of a task alone, or all; and both end after it has saved."""
+  path, log, environment = slurm_tasks((143, 143, 0), signalled)
+  result = launch('slurm.sbatch', *FLAGS, path=path, **environment)
+  assert result.returncode == 143, result.stderr
+  assert 'requeue 7\n' in log.read_text()
+  for i in range(2):
+    assert (tmp_path / f'stop{i}').exists()
+    with pytest.raises(ProcessLookupError):
+      os.kill(int((tmp_path / f'up{i}').read_text()), 0)
 
 
 def test_a_dry_run_on_a_tpu_pod():
