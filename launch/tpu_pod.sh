@@ -251,7 +251,7 @@ pack() {
 }
 
 install() {
-  do_run gcloud compute tpus tpu-vm scp "$archive" "$name:" "${where[@]}" --worker=all || return
+  do_run gcloud compute tpus tpu-vm scp "$archive" "$name:" "${where[@]}" --worker=all || return 1
   on_all_workers setup_worker "$share"
 }
 
