@@ -5,13 +5,15 @@ attention run in float32 whatever it is.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jax.typing import DTypeLike
+
+from masm_jax.backbones import attention
 
 # Builds a dense layer from `features`, `dtype` and `name`; a method passes its own.
 DenseCls = Callable[..., nn.Module]
@@ -22,9 +24,26 @@ def quick_gelu(x: jax.Array) -> jax.Array:
   return x * jax.nn.sigmoid(1.702 * x)
 
 
+@jax.custom_vjp
 def exact_gelu(x: jax.Array) -> jax.Array:
-  """GELU through erf (arXiv 1606.08415), not the tanh approximation that is Flax's default."""
-  return jax.nn.gelu(x, approximate=False)
+  """GELU through erf (arXiv 1606.08415), not the tanh approximation that is Flax's default.
+
+  Of the input alone the backward pass makes all it needs. jax's own is made of erfc, which costs
+  several times as much on CPUs, and differs from this by a rounding of 1.
+  """
+  return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+  return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+def _exact_gelu_bwd(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+  density = jnp.exp(-0.5 * jnp.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))
+  return (g * (_normal_cdf(x) + x * density),)
+
+
+exact_gelu.defvjp(lambda x: (exact_gelu(x), x), _exact_gelu_bwd)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -107,39 +126,59 @@ class LayerNorm(nn.Module):
     """Maps `x [..., D]` to `[..., D]`, float32."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    leading = tuple(range(x.ndim - 1))
-    centred = x.astype(jnp.float32)
-    centred -= jnp.mean(centred, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(variance + self.eps)
-    return y * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)
+    return layer_norm(x, scale, bias, self.eps)
 
 
-@functools.cache
-def has_fused_attention(query: tuple[int, ...], key: tuple[int, ...], dtype: str) -> bool:
-  """Whether cuDNN computes attention of these shapes, gradient included: it is tried, once.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+  """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis, float32.
 
-  jax's own default is the unfused form on every backend. What cuDNN takes depends on its version,
-  the GPU, the lengths and the type; where it does not take it, XLA's form is as right and slower.
+  Its own gradient keeps the input, its mean and its spread, and needs two sums per row;
+  differentiated as it stands, it keeps and reads several arrays of the input's size.
 
   Args:
-    query: `(T, heads, head_dim)` of one image.
-    key: the same of the keys and values.
-    dtype: name of the compute dtype; cuDNN takes bfloat16 and float16.
+    x: [..., D], of any float type.
+    scale: float32 [D].
+    bias: float32 [D].
+    eps: added to the variance.
+
+  Returns:
+    float32 [..., D].
   """
-  if jax.default_backend() != 'gpu' or dtype not in ('bfloat16', 'float16'):
-    return False
-  operands = [jax.ShapeDtypeStruct((2, *shape), dtype) for shape in (query, key, key)]
+  return _layer_norm_fwd(x, scale, bias, eps)[0]
 
-  def total(*qkv: jax.Array) -> jax.Array:
-    return jax.nn.dot_product_attention(*qkv, implementation='cudnn').astype(jnp.float32).sum()
 
-  try:
-    jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*operands).compile()
-  except Exception as error:  # Of many types, from the checks in jax to cuDNN's own.
-    logging.warning('no fused attention for %s queries, %s keys: %s', query, key, error)
-    return False
-  return True
+def _normalise(x: jax.Array, mean: jax.Array, inverse_std: jax.Array) -> jax.Array:
+  return (x.astype(jnp.float32) - mean) * inverse_std
+
+
+def _layer_norm_fwd(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  leading = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x.astype(jnp.float32), axis=-1, keepdims=True)
+  # In two passes: the mean of squares minus the squared mean loses digits.
+  variance = jnp.mean(jnp.square(x.astype(jnp.float32) - mean), axis=-1, keepdims=True)
+  inverse_std = jax.lax.rsqrt(variance + eps)
+  y = _normalise(x, mean, inverse_std) * jnp.expand_dims(scale, leading)
+  return y + jnp.expand_dims(bias, leading), (x, scale, mean, inverse_std)
+
+
+def _layer_norm_bwd(
+  eps: float, residuals: tuple[jax.Array, ...], g: jax.Array
+) -> tuple[jax.Array, ...]:
+  del eps
+  x, scale, mean, inverse_std = residuals
+  leading = tuple(range(x.ndim - 1))
+  normalised = _normalise(x, mean, inverse_std)
+  scaled = g * jnp.expand_dims(scale, leading)
+  along = jnp.mean(scaled * normalised, axis=-1, keepdims=True)
+  dx = (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normalised * along) * inverse_std
+  # Where the scale and the bias are frozen nothing reads their sums, and XLA drops them.
+  return dx.astype(x.dtype), jnp.sum(g * normalised, axis=leading), jnp.sum(g, axis=leading)
+
+
+layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 
 class Attention(nn.Module):
@@ -158,25 +197,21 @@ class Attention(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `x [B, T, D]` to `[B, T, D]`, or to `[B, 1, D]` with `cls_query`."""
+  def __call__(self, x: jax.Array, batch_size: int) -> jax.Array:
+    """Maps the tokens of B images, `x [B * T, D]`, to `[B * T, D]`, or `[B, D]` with `cls_query`."""
     width = x.shape[-1]
+    first = x.reshape(batch_size, -1, width)[:, 0]
 
-    def heads(tokens: jax.Array, name: str) -> jax.Array:
-      y = self.dense_cls(features=width, dtype=self.dtype, name=name)(tokens)
-      return y.reshape(*y.shape[:2], self.num_heads, width // self.num_heads)
+    def project(tokens: jax.Array, name: str) -> jax.Array:
+      return self.dense_cls(features=width, dtype=self.dtype, name=name)(tokens)
 
-    query = heads(x[:, :1] if self.cls_query else x, 'q')
-    key, value = heads(x, 'k'), heads(x, 'v')
-    fused = has_fused_attention(query.shape[1:], key.shape[1:], jnp.dtype(self.dtype).name)
-    # In bfloat16 it makes its float32 logits by a promotion that the strict mode forbids. (The mode
-    # rejects its bfloat16 gradient even so: at lowering, out of reach from here.)
-    with jax.numpy_dtype_promotion('standard'):
-      y = jax.nn.dot_product_attention(
-        query, key, value, implementation='cudnn' if fused else 'xla'
-      )
-    y = y.reshape(*y.shape[:2], width)
-    return self.dense_cls(features=width, dtype=self.dtype, name='out')(y)
+    def heads(tokens: jax.Array) -> jax.Array:
+      return tokens.reshape(batch_size, -1, self.num_heads, width // self.num_heads)
+
+    query = project(first if self.cls_query else x, 'q')
+    key, value = project(x, 'k'), project(x, 'v')
+    y = attention.attend(heads(query), heads(key), heads(value))
+    return project(y.reshape(-1, width), 'out')
 
 
 class Mlp(nn.Module):
@@ -196,7 +231,7 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `x [B, T, D]` to `[B, T, D]`."""
+    """Maps `x [..., D]` to `[..., D]`."""
     y = self.dense_cls(features=self.hidden_dim, dtype=self.dtype, name='fc1')(x)
     y = ACTIVATIONS[self.activation](y)
     return self.dense_cls(features=x.shape[-1], dtype=self.dtype, name='fc2')(y)

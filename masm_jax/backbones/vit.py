@@ -83,6 +83,12 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `x [B, T, D]` to `[B, T, D]`, or to `[B, 1, D]` with `cls_only`."""
     config = self.config
+    batch_size, _, width = x.shape
+    # Tokens as rows of one matrix: elementwise work then has the shape of the products around it.
+    # With images apart from tokens, XLA's CPU backend does it anew for each product that reads it,
+    # a whole chain of residual gradients over several blocks among it.
+    first = x[:, 0]
+    x = x.reshape(-1, width)
     y = layers.LayerNorm(config.norm_eps, name='ln_1')(x).astype(self.dtype)
     y = layers.Attention(
       num_heads=config.num_heads,
@@ -90,8 +96,8 @@ class Block(nn.Module):
       dense_cls=self.dense_cls,
       dtype=self.dtype,
       name='attn',
-    )(y)
-    x = (x[:, :1] if self.cls_only else x) + y
+    )(y, batch_size)
+    x = (first if self.cls_only else x) + y
     y = layers.LayerNorm(config.norm_eps, name='ln_2')(x).astype(self.dtype)
     y = layers.Mlp(
       hidden_dim=config.mlp_dim,
@@ -100,7 +106,7 @@ class Block(nn.Module):
       dtype=self.dtype,
       name='mlp',
     )(y)
-    return x + y
+    return (x + y).reshape(batch_size, -1, width)
 
 
 class HiddenStates(NamedTuple):

@@ -71,17 +71,3 @@ def test_layer_norm_keeps_float32_under_a_large_mean():
   x64 = np.asarray(half).astype(np.float64)
   exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-6)
   np.testing.assert_allclose(ours, exact, atol=1e-5)
-
-
-def test_attention_that_cudnn_does_not_take_is_left_to_xla(monkeypatch, caplog):
-  """On a machine without cuDNN, made to believe that it has a GPU."""
-  shape = (5, 2, 8)
-  layers.has_fused_attention.cache_clear()
-  assert not layers.has_fused_attention(shape, shape, 'bfloat16')  # A CPU.
-  layers.has_fused_attention.cache_clear()
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert not layers.has_fused_attention(shape, shape, 'float32')  # Not of that type, ever.
-  with caplog.at_level('WARNING'):
-    assert not layers.has_fused_attention(shape, shape, 'bfloat16')
-  assert 'no fused attention for (5, 2, 8) queries, (5, 2, 8) keys' in caplog.text
-  layers.has_fused_attention.cache_clear()
