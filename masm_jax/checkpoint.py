@@ -6,23 +6,25 @@ Frozen leaves are rebuilt from the base weights and, for decomposed kernels, the
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
-import re
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from masm_jax import agreement, peers
 from masm_jax import config as config_lib
-from masm_jax import peers
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, first_line
 from masm_jax.state import TrainState
 
 _HALF_WRITTEN = '.orbax-checkpoint-tmp'  # In the name of a checkpoint that is being written.
@@ -149,20 +151,16 @@ class Checkpoints:
     steps = self._newest_first()
     if not steps:
       return state, iterator, Best()
-    damaged: dict[int, Exception] = {}
+    damaged: dict[int, str] = {}
     for step in steps:
-      try:
-        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
-        positions = self._iterator_state(step)
-        restored = self._read(step, state=ocp.args.StandardRestore(_like(state))).state
+      found, problem = agreement.together(functools.partial(self._read, step, state))
+      if found:
         break
-      except Exception as error:  # Of many types: Orbax', tensorstore's, json's.
-        if peers.is_lost(error):
-          raise
-        damaged[step] = error
+      damaged[step] = problem
     else:
-      listing = '; '.join(f'step {step}: {_first_line(e)}' for step, e in damaged.items())
+      listing = '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
       raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
+    meta, positions, restored = found
     self._set_aside(damaged)
     iterator.set_state(positions)
     iterator.start_prefetch()
@@ -176,8 +174,23 @@ class Checkpoints:
   def _newest_first(self) -> list[int]:
     return sorted(self._manager.all_steps(), reverse=True)
 
-  def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-    return self._manager.restore(step, args=ocp.args.Composite(**items))
+  # Read without the manager: it makes the processes meet after each item that it has read, and one
+  # that could not read it would stay away.
+
+  def _read(
+    self, step: int, state: TrainState
+  ) -> tuple[dict[str, Any], dict[str, Any], TrainState]:
+    """What was stored beside the state, the iterator's state, and the state, placed as `state`."""
+    return self._meta(step), self._iterator_state(step), self._state(step, state)
+
+  def _meta(self, step: int) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(self._folder(step) / 'meta')
+
+  def _state(self, step: int, state: TrainState) -> TrainState:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      return handler.restore(
+        self._folder(step) / 'state', args=ocp.args.StandardRestore(_like(state))
+      )
 
   def _iterator_state(self, step: int) -> dict[str, Any]:
     """What this process's data iterator goes on from.
@@ -197,17 +210,17 @@ class Checkpoints:
   def _folder(self, step: int) -> pathlib.Path:
     return pathlib.Path(self._manager.directory) / f'{step:08d}'
 
-  def _set_aside(self, damaged: dict[int, Exception]) -> None:
+  def _set_aside(self, damaged: dict[int, str]) -> None:
     """Moves checkpoints to `damaged_checkpoints`, so that the run can save those steps again."""
     if not damaged:
       return
     target = pathlib.Path(self._manager.directory).parent / 'damaged_checkpoints'
-    for step, error in damaged.items():
+    for step, problem in damaged.items():
       logging.warning(
         'the checkpoint of step %d cannot be read (%s); it is in %s now, and the run goes on from '
         'an older one',
         step,
-        _first_line(error),
+        problem,
         target,
       )
       if jax.process_index() == 0:
@@ -221,11 +234,14 @@ class Checkpoints:
   def _check_same_directory(self, steps: Sequence[int]) -> None:
     if jax.process_count() == 1:
       return
-    newest = multihost_utils.process_allgather(jax.numpy.int32(max(steps, default=0))).tolist()
-    if len(set(newest)) > 1:
+    listing = ' '.join(map(str, steps))
+    seen = [max(steps, default=0), len(steps), zlib.crc32(listing.encode())]
+    found = multihost_utils.process_allgather(np.array(seen, np.uint32))
+    if (found != found[0]).any():
       raise UserError(
         f'the processes see different checkpoints in {self._manager.directory} (newest: '
-        f'{", ".join(map(str, newest))}): --workdir must be on storage that all hosts share'
+        f'{", ".join(map(str, found[:, 0]))}; in number: {", ".join(map(str, found[:, 1]))}): '
+        '--workdir must be on storage that all hosts share'
       )
 
   @contextlib.contextmanager
@@ -242,21 +258,19 @@ class Checkpoints:
       complete = [s for s in self._manager.all_steps(read=True) if self._folder(s).is_dir()]
       good = f'step {max(complete)}' if complete else 'none'
       raise UserError(
-        f'a checkpoint could not be written to {self._manager.directory}: {_first_line(error)}; '
+        f'a checkpoint could not be written to {self._manager.directory}: {first_line(error)}; '
         f'last complete one: {good}; the same command goes on from there'
       ) from error
 
   def restore_trainable(self, state: TrainState, step: int) -> Any:
     """The trainable leaves alone of one checkpoint, placed like those of `state`."""
-    try:
-      return self._read(step, state=ocp.args.StandardRestore(_like(state))).state.trainable
-    except Exception as error:
-      if peers.is_lost(error):
-        raise
+    found, problem = agreement.together(functools.partial(self._state, step, state))
+    if found is None:
       raise UserError(
         f'the checkpoint of step {step} in {self._manager.directory}, which validation chose, '
-        f'cannot be read: {_first_line(error)}'
-      ) from error
+        f'cannot be read: {problem}'
+      )
+    return found.trainable
 
   def _check_identity(self, steps: Sequence[int]) -> None:
     """Refuses the checkpoints of another run; the newest one that says what it is speaks for all.
@@ -264,35 +278,30 @@ class Checkpoints:
     Early, so that a command with the wrong --workdir or config leaves everything as it was.
     """
     for step in steps:
-      try:
-        meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+      meta, _ = agreement.together(functools.partial(self._meta, step))
+      if meta:  # Else it is damaged: `restore` says so.
         break
-      except Exception as error:  # Damaged: `restore` says so.
-        if peers.is_lost(error):
-          raise
     else:
       return
+    if refusal := agreement.first_problem(self._refusal(meta)):
+      raise UserError(refusal)
+
+  def _refusal(self, meta: dict[str, Any]) -> str:
+    """Why checkpoints that say this of themselves are not this run's, '' if they are."""
     where = f'{self._manager.directory} holds a run of another'
     remedy = 'use a new --workdir, or that config'
     if changed := config_lib.differences(meta['config'], self._config):
       shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if changed[4:] else '')
-      raise UserError(f'{where} config ({shown}): {remedy}')
+      return f'{where} config ({shown}): {remedy}'
     for name, value in self._identity.items():
       if (stored := meta.get(name, '')) != value:
-        raise UserError(
+        return (
           f'{where} {name.replace("_", " ")} (hash {stored[:12]}, now '
           f'{value[:12]}): use a new --workdir, or the files it was started with'
         )
+    return ''
 
 
 def _like(state: Any) -> Any:
   """Shapes, types and places of a tree of arrays."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-
-
-def _first_line(error: Exception) -> str:
-  """What an error says, short: the reason in one of tensorstore's stands at the end of the line."""
-  text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
-  if reason := re.search(r': ([^:\[\]]+) \[os_error_code=', text):
-    return reason[1]
-  return re.sub(r'\s*\[source locations=.*', '', text)[:300] or type(error).__name__

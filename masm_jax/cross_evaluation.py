@@ -9,7 +9,7 @@ import ml_collections
 from absl import logging
 
 from masm_jax import config as config_lib
-from masm_jax import reporting, sharding, steps, telemetry, trained
+from masm_jax import peers, reporting, sharding, steps, telemetry, trained
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
@@ -27,6 +27,7 @@ def evaluate(
   step: str = 'best',
   weights: str = '',
   devices: Sequence[jax.Device] | None = None,
+  hang_timeout_s: float = 0.0,
 ) -> None:
   """Scores every set of a suite, and writes `out/results.json`.
 
@@ -37,15 +38,30 @@ def evaluate(
     step: which checkpoint: best, last, or a number.
     weights: the base weights' file; '' for that of the run's config.
     devices: which ones compute; all of all processes by default.
+    hang_timeout_s: see `peers.Watchdog`.
 
   Raises:
     UserError: bad input, or a folder that holds another evaluation.
   """
+  with peers.Watchdog(hang_timeout_s) as watchdog:
+    _evaluate(workdir, suite, out, step, weights, devices, watchdog)
+
+
+def _evaluate(
+  workdir: pathlib.Path,
+  suite: ml_collections.ConfigDict,
+  out: pathlib.Path,
+  step: str,
+  weights: str,
+  devices: Sequence[jax.Device] | None,
+  watchdog: peers.Watchdog,
+) -> None:
   config_lib.validate_suite(suite)
   is_lead = jax.process_index() == 0
   mesh = sharding.make_mesh(suite.fsdp, devices)
   sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')
-  run = trained.load_run(workdir, mesh, step=step, weights=weights)
+  run = trained.load_run(workdir, mesh, step=step, weights=weights, on_progress=watchdog.stage)
+  watchdog.stage()
 
   # ---- Data ----------------------------------------------------------------------------------
   specs = suite.sets or {
@@ -78,6 +94,7 @@ def evaluate(
     ),
   )
   warnings += unchecked
+  watchdog.stage()
 
   # ---- Scores and figures ----------------------------------------------------------------------
   compiled = [
@@ -96,7 +113,7 @@ def evaluate(
   identity = {name: run.facts[name] for name in named_by}
   if is_lead:
     _claim(out, identity)
-  made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead).run(
+  made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead, watchdog).run(
     val, train, tests, points, copies
   )
   if not is_lead:

@@ -1,5 +1,6 @@
 """The one exception that a user is meant to read, and how commands end with it."""
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -30,3 +31,11 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
   except KeyboardInterrupt:
     print(interrupted, file=sys.stderr)
     return 130
+
+
+def first_line(error: Exception) -> str:
+  """What an error says, short: the reason in one of tensorstore's stands at the end of the line."""
+  text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+  if reason := re.search(r': ([^:\[\]]+) \[os_error_code=', text):
+    return reason[1]
+  return re.sub(r'\s*\[source locations=.*', '', text)[:300] or type(error).__name__

@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     pathlib.Path(_OUT.value),
     step=_STEP.value,
     weights=_WEIGHTS.value,
+    hang_timeout_s=main_lib.hang_timeout_s(),
   )
   return 0
 

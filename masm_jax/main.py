@@ -10,9 +10,9 @@ import logging
 import os
 import pathlib
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import ml_collections
 from absl import app, flags
@@ -50,7 +50,7 @@ _HANG_TIMEOUT_S = flags.DEFINE_float(
   'hang_timeout_s',
   600.0,
   'With several processes: seconds without a step, or a batch of an evaluation, until this one '
-  'ends, because another stands still; 0 waits for ever.',
+  'ends, because another stands still; three times as long before the first; 0 waits for ever.',
 )
 
 _PROFILE = flags.DEFINE_string(
@@ -101,10 +101,16 @@ def start_jax(*, deterministic: bool) -> None:
       # if it is lost meanwhile, jax's heartbeats end them.
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
     )
+    peers.listen()
 
 
 def _has_peers() -> bool:
   return _DISTRIBUTED.value or bool(_COORDINATOR.value)
+
+
+def hang_timeout_s() -> float:
+  """For `peers.Watchdog`: what the flag says, 0 for a process alone."""
+  return _HANG_TIMEOUT_S.value if _has_peers() else 0.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,12 +118,7 @@ def main(argv: Sequence[str]) -> int:
   config, workdir = start(argv)
   from masm_jax.train import train
 
-  signal_number = train(
-    config,
-    workdir,
-    hang_timeout_s=_HANG_TIMEOUT_S.value if _has_peers() else 0.0,
-    profile=_PROFILE.value,
-  )
+  signal_number = train(config, workdir, hang_timeout_s=hang_timeout_s(), profile=_PROFILE.value)
   return 128 + signal_number if signal_number else 0
 
 
@@ -167,37 +168,34 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   """Entry point: runs `main_fn` and ends with its status.
 
-  A UserError, or storage that is full or broken, is one line and status 2. With several processes,
-  one that is lost is one line and `peers.LOST_STATUS`.
+  A UserError, or storage that is full or broken, is one line and status 2, for the other processes
+  too. With several processes, one that is lost is one line and `peers.LOST_STATUS`.
   """
   try:
     app.run(main_fn, flags_parser=_parse_flags)
   except UserError as error:
-    _fail(2, f'error: {error}')
+    _fail(peers.USER_STATUS, f'error: {error}')
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
     _fail(130, 'interrupted; what was saved before stays')
   except Exception as error:
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
       where = f': {error.filename}' if error.filename else ''
-      _fail(2, f'error: {error.strerror}{where}; mend that, and the same command goes on')
+      what = f'error: {error.strerror}{where}; mend that, and the same command goes on'
+      _fail(peers.USER_STATUS, what)
     if not _has_peers():
       raise
     if peers.is_lost(error):
+      peers.await_told()
       _fail(peers.LOST_STATUS, peers.describe(error))
     _fail(1, traceback.format_exc())
 
 
-def _fail(status: int, message: str) -> None:
-  print(message, file=sys.stderr)
+def _fail(status: int, message: str) -> NoReturn:
   # Before the flags are parsed there are no others.
   if not flags.FLAGS.is_parsed() or not _has_peers():
+    print(message, file=sys.stderr)
     sys.exit(status)
-  jax = sys.modules.get('jax')
-  if jax is not None and jax.distributed.is_initialized() and not jax.process_index():
-    # Where all fail alike, process 0 goes last: the others' connection to jax's service, which it
-    # runs, breaks with it, and their own message would be lost.
-    time.sleep(3)
-  peers.leave(status)
+  peers.end(status, message, tells=status == peers.USER_STATUS)
 
 
 if __name__ == '__main__':

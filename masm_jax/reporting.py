@@ -29,13 +29,16 @@ SYNTHETIC_NOTE = (
 )
 
 
-def decomposition_progress(enabled: bool) -> Callable[[int, int], None] | None:
-  """A progress bar for the SVD of the kernels: a function of (done, in all)."""
-  if not enabled:
-    return None
+def decomposition_progress(
+  enabled: bool, on_progress: Callable[[int, int], None]
+) -> Callable[[int, int], None]:
+  """A function of (kernels decomposed, in all): calls another one, and draws a bar if enabled."""
   bar: list[telemetry.Progress] = []
 
   def show(done: int, total: int) -> None:
+    on_progress(done, total)
+    if not enabled:
+      return
     if not bar:
       bar.append(telemetry.Progress(total, label='SVD', unit='kernels').__enter__())
     bar[0].update(done)

@@ -63,6 +63,7 @@ def choose_layers(
   workdir: pathlib.Path,
   hashes: Mapping[str, str],
   resuming: bool,
+  on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Method, Selection | None]:
   """Gives a method its layers; one that has no choice to make comes back as it is.
 
@@ -79,6 +80,7 @@ def choose_layers(
     workdir: the choice is stored in its `selection.json`, or read from there.
     hashes: `base_weights` and `train_manifest`, on which the choice depends beside the config.
     resuming: the workdir holds checkpoints of this run, which were trained on the stored choice.
+    on_progress: called with the batches of the probe done, after each.
 
   Returns:
     The method to train, and what was chosen (None where there was no choice).
@@ -98,7 +100,7 @@ def choose_layers(
   elif resuming:
     raise _lost(path)
   else:
-    scores = _probe(groups, params, config, detector_config, mesh, make_batches)
+    scores = _probe(groups, params, config, detector_config, mesh, make_batches, on_progress)
     chosen = layer_mask.draw(scores, config=mask_config, seed=config.seed, step=0)
     selection = Selection(groups.names, np.asarray(scores)[:, 0], np.asarray(chosen)[:, 0])
   scores, chosen = multihost_utils.broadcast_one_to_all((selection.scores, selection.chosen))
@@ -160,6 +162,7 @@ def _probe(
   detector_config: detector_lib.DetectorConfig,
   mesh: Mesh,
   make_batches: Callable[[], Batches],
+  on_progress: Callable[[int], None] | None,
 ) -> jax.Array:
   """Scores `[L, 1]` of the layers of the plain backbone, by their gradients over some batches."""
   params = sharding.place(params, sharding.frozen_sharding(params, mesh))
@@ -178,6 +181,8 @@ def _probe(
       stats = probe_step(stats, params, sharding.place_batch(inputs, mesh))
       jax.block_until_ready(stats.count)
       progress.update(done)
+      if on_progress:
+        on_progress(done)
   score = jax.jit(
     lambda stats, probed: grad_stats.group_scores(
       stats, groups, probed, kind=config.mask.score, decay=None, eps=config.mask.eps

@@ -58,6 +58,13 @@ def train(
   Raises:
     UserError: bad input, or a loss that is not finite.
   """
+  with peers.Watchdog(hang_timeout_s) as watchdog:
+    return _train(config, workdir, watchdog, profile)
+
+
+def _train(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, watchdog: peers.Watchdog, profile: str
+) -> int:
   config_lib.validate(config)
   profiled_steps = telemetry.parse_steps(profile)
   _check_writable(workdir)
@@ -102,6 +109,7 @@ def train(
     max_replaced_share=config.data.max_replaced_share,
   )
   batches = make_batches(num_steps=total_steps)
+  watchdog.stage()
 
   # ---- Model ---------------------------------------------------------------------------------
   params, base_hash = detector_lib.load_params(
@@ -110,7 +118,7 @@ def train(
   method = make_method(
     config,
     cache_dir=config.subspace.cache_dir or str(workdir / 'decomposition'),
-    on_progress=reporting.decomposition_progress(is_lead),
+    on_progress=reporting.decomposition_progress(is_lead, watchdog.stage),
   )
   # Another run's checkpoints are refused here, before this one leaves anything beside them.
   checkpoints = checkpoint_lib.Checkpoints(
@@ -130,11 +138,13 @@ def train(
     workdir=workdir,
     hashes={'base_weights': base_hash, 'train_manifest': sets.train.sha256},
     resuming=checkpoints.latest_step() is not None,
+    on_progress=watchdog.stage,
   )
   # All of it lies on the host, and each device is given its own part alone.
   trainable, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
   del params
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+  watchdog.stage()
 
   # ---- State ---------------------------------------------------------------------------------
   program = program_lib.make_program(
@@ -165,6 +175,7 @@ def train(
 
   # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
   train_state, batches, best = checkpoints.restore(train_state, batches)
+  watchdog.stage()
   start = int(train_state.step)
   report = reporting.RunReport(workdir, enabled=is_lead, groups=program.groups, selected=selected)
   report.begin(
@@ -183,7 +194,6 @@ def train(
   )
   with (
     stopping.StopRequests() as stop,
-    peers.Watchdog(hang_timeout_s) as watchdog,
     telemetry.Profiler(profiled_steps, workdir / 'profile') as profiler,
     contextlib.closing(batches),
     progress,
@@ -264,6 +274,7 @@ def train(
           )
           return stop.signal_number
     checkpoints.close()
+    watchdog.stop()  # The first process draws alone; the others wait for it as they end.
     report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))
     return 0
 

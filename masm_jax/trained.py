@@ -12,7 +12,7 @@ from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax import saved_run, selection, sharding, steps, telemetry, tree
 from masm_jax.errors import UserError
-from masm_jax.methods import Method, make_method
+from masm_jax.methods import Method, OnProgress, make_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +58,26 @@ class TrainedRun:
 
 
 def load_run(
-  workdir: pathlib.Path, mesh: Mesh, *, step: str = 'best', weights: str = ''
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  *,
+  step: str = 'best',
+  weights: str = '',
+  on_progress: OnProgress = None,
 ) -> TrainedRun:
   """Rebuilds the detector of a run; arguments and errors as of `load_adapted`."""
-  run = load_adapted(workdir, mesh, step=step, weights=weights)
+  run = load_adapted(workdir, mesh, step=step, weights=weights, on_progress=on_progress)
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
   return TrainedRun(run.config, run.detector, merge(run.trainable, run.frozen), run.facts)
 
 
 def load_adapted(
-  workdir: pathlib.Path, mesh: Mesh, *, step: str = 'best', weights: str = ''
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  *,
+  step: str = 'best',
+  weights: str = '',
+  on_progress: OnProgress = None,
 ) -> AdaptedRun:
   """Rebuilds the parts of a run; its checkpoints stay as they are.
 
@@ -76,6 +86,7 @@ def load_adapted(
     mesh: where the parameters go.
     step: 'best' (chosen by validation), 'last', or a number.
     weights: the file of base weights, if it is no longer where the config says.
+    on_progress: told of (kernels decomposed, kernels in all), where the cache has none.
 
   Returns:
     An `AdaptedRun`.
@@ -99,7 +110,7 @@ def load_adapted(
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
     cache = config.subspace.cache_dir or str(workdir / 'decomposition')
-    method = make_method(config, cache_dir=cache)
+    method = make_method(config, cache_dir=cache, on_progress=on_progress)
     method = selection.stored_layers(method, params, config=config, workdir=workdir, hashes=meta)
     initial, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
     del params

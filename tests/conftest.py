@@ -11,6 +11,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import functools
 import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -176,3 +179,37 @@ class TinyRun:
 def tiny_run():
   """The class `TinyRun`."""
   return TinyRun
+
+
+@pytest.fixture(scope='session')
+def run_pair():
+  """A function that runs a Python file in two processes, which meet over the loopback.
+
+  It takes the file and its arguments, which come after the number of the process and the address of
+  the first one, and returns exit status and output of both.
+  """
+
+  def run(file, *arguments, timeout_s=120):
+    with socket.socket() as probe:
+      probe.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{probe.getsockname()[1]}'
+    environment = os.environ | {
+      'PYTHONPATH': os.pathsep.join([str(_REPOSITORY), os.environ.get('PYTHONPATH', '')]),
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0',
+    }
+    processes = [
+      subprocess.Popen(
+        [sys.executable, str(file), str(i), address, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=_REPOSITORY,
+        env=environment,
+      )
+      for i in range(2)
+    ]  # fmt: skip
+    try:
+      outputs = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    finally:
+      for process in processes:
+        process.kill()
+    return [(process.returncode, out) for process, out in zip(processes, outputs, strict=True)]
+
+  return run

@@ -12,9 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from masm_jax import checkpoint
 from masm_jax.checkpoint import Best, Checkpoints
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, first_line
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 HASHES = {'base_hash': 'a', 'manifest_hash': 'b', 'val_hash': 'c'}
@@ -202,4 +201,4 @@ def test_what_tensorstore_says_of_a_full_disk_is_shortened_to_its_reason():
     '"/t/x/d/9d.__lock": Failed to write 2704267 bytes to file 4: No space left on device '
     "[os_error_code='28']"
   )
-  assert checkpoint._first_line(error) == 'No space left on device'
+  assert first_line(error) == 'No space left on device'

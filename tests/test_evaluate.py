@@ -197,6 +197,28 @@ def test_two_processes_give_the_figures_of_one(run, on_eight_devices, tmp_path):
   assert two.stdout.count('Figures: ') == 1
 
 
+def test_a_manifest_that_one_process_cannot_read_ends_both(run, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    flags = [f'--coordinator=127.0.0.1:{probe.getsockname()[1]}', '--num_processes=2']
+  missing = tmp_path / 'gone.parquet'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, *command(run, tmp_path / 'out', 'protocol=run'), *flags,
+       f'--process_id={i}', *([f'--suite.val.manifest={missing}'] if i else [])],
+      cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  said = [process.communicate(timeout=200)[1] for process in processes]
+  assert [process.returncode for process in processes] == [2, 2], said
+  zero, one = [[line for line in text.splitlines() if 'error: ' in line] for text in said]
+  assert len(zero) == len(one) == 1 and one[0].startswith('error: ') and str(missing) in one[0]
+  assert zero == [one[0].replace('error: ', 'error: process 1 of this run ended: ', 1)]
+  assert not (tmp_path / 'out' / 'results.json').exists()
+
+
 def test_a_finished_evaluation_repeats_to_the_byte(run, on_eight_devices, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(on_eight_devices, copy)

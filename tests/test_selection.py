@@ -57,7 +57,14 @@ def params():
 
 
 def choose(
-  params, workdir, config=None, mesh=None, batches=make_batches, hashes=HASHES, resuming=False
+  params,
+  workdir,
+  config=None,
+  mesh=None,
+  batches=make_batches,
+  hashes=HASHES,
+  resuming=False,
+  on_progress=None,
 ):
   config = config or make_config()
   return selection.choose_layers(
@@ -70,6 +77,7 @@ def choose(
     workdir=workdir,
     hashes=hashes,
     resuming=resuming,
+    on_progress=on_progress,
   )
 
 
@@ -109,7 +117,9 @@ def replay(params):
 
 
 def test_the_layers_of_the_highest_ratio_are_chosen_decomposed_and_stored(params, tmp_path):
-  method, selected = choose(params, tmp_path)
+  done = []
+  method, selected = choose(params, tmp_path, on_progress=done.append)
+  assert done == [1, 2, 3, 4]
   expected = replay(params)
   np.testing.assert_allclose(selected.scores, expected, rtol=1e-4)
   best = sorted(np.argsort(-expected)[:2])

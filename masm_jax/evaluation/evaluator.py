@@ -60,17 +60,24 @@ class Evaluator:
     probs = scipy.special.expit(logits)
     return scores.score_table(manifest.table, columns['record'], probs, logits)
 
-  def features(self, params: Any, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+  def features(
+    self,
+    params: Any,
+    manifest: Manifest,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
     """What the head saw of each record that could be decoded.
 
     Args:
       params: plain (merged) parameters, placed on the mesh.
       manifest: of few records: every host gets all features.
+      on_progress: called with the batches done, after each.
 
     Returns:
       Records int64 [N], rising, and features float32 [N, D].
     """
-    columns = self._run(self.feature_step, params, manifest)
+    columns = self._run(self.feature_step, params, manifest, on_progress=on_progress)
     order = np.argsort(columns['record'])
     return columns['record'][order].astype(np.int64), columns['feature'][order]
 

@@ -21,7 +21,7 @@ import pandas as pd
 from absl import logging
 from jax.experimental import multihost_utils
 
-from masm_jax import telemetry
+from masm_jax import peers, telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
 from masm_jax.evaluation import calibration, curves, exhibits, metrics, results, scores, summary
@@ -45,6 +45,8 @@ class SuiteRun:
     folder: of the evaluation.
     identity: JSON types that name the detector; scores of another one are not taken over.
     is_lead: whether this process writes.
+    watchdog: told of each batch, and stopped when all is scored: the lead makes the figures alone,
+      and takes its time.
   """
 
   evaluator: Evaluator
@@ -53,6 +55,7 @@ class SuiteRun:
   folder: pathlib.Path
   identity: Mapping[str, Any]
   is_lead: bool
+  watchdog: peers.Watchdog = dataclasses.field(default_factory=lambda: peers.Watchdog(0.0))
 
   def run(
     self,
@@ -82,6 +85,7 @@ class SuiteRun:
       kind = [*shown, val.sha256]  # Which mistakes are the worst depends on the threshold.
       self.score(name, manifest, self._exhibited(manifest, threshold), kind=kind)
     self._score_points(points, tests, copies)
+    self.watchdog.stop()
     if not self.is_lead:
       return None
     if train is None:
@@ -169,8 +173,13 @@ class SuiteRun:
       images_per_step=self.evaluator.batch_size,
       enabled=self.is_lead,
     )
+
+    def on_progress(done: int) -> None:
+      self.watchdog.beat()
+      bar.update(done)
+
     with bar:
-      return self.evaluator.scores(self.params, manifest, perturb=perturb, on_progress=bar.update)
+      return self.evaluator.scores(self.params, manifest, perturb=perturb, on_progress=on_progress)
 
   def _exhibited(
     self, manifest: Manifest, threshold: float
@@ -181,7 +190,9 @@ class SuiteRun:
       if self.suite.features_per_set and len(manifest):
         rows = exhibits.sample_rows(manifest, self.suite.features_per_set)
         sample = manifest.select(path=list(manifest.table['path'].iloc[rows]))
-        records, features = self.evaluator.features(self.params, sample)
+        records, features = self.evaluator.features(
+          self.params, sample, on_progress=self.watchdog.beat
+        )
         table = exhibits.with_features(
           table, sample.table['path'].to_numpy(object)[records], features
         )

@@ -1,5 +1,7 @@
 """A suite over made-up scores: what is taken over, warned of, and joined into curves."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,9 @@ class Evaluator:
     self.asked = []
 
   def scores(self, params, manifest, *, perturb=None, on_progress=None):
-    del perturb, on_progress
+    del perturb
+    for done in range(1, -(-len(manifest) // self.batch_size) + 1):
+      on_progress(done)
     self.asked.append(manifest.sha256)
     labels = manifest.table['label'].to_numpy()
     logits = np.random.default_rng(len(labels)).normal(params * labels, 1.0)
@@ -82,6 +86,30 @@ def test_scores_of_other_weights_rows_or_folders_are_made_again(tmp_path):
   assert asked(make_manifest('a', sha256='', root='two'), identity='another') == 1
   assert asked(make_manifest('a', root='three')) == 1
   assert asked(make_manifest('a', root='four')) == 0
+
+
+@pytest.mark.parametrize('is_lead', [True, False])
+def test_the_watchdog_hears_of_every_batch_and_nothing_of_the_figures(
+  tmp_path, monkeypatch, is_lead
+):
+  heard = []
+
+  class Watchdog:
+    def beat(self):
+      heard.append('batch')
+
+    def stop(self):
+      heard.append('stop')
+
+  summarize = suite.summary.summarize
+  monkeypatch.setattr(
+    suite.summary, 'summarize', lambda *a, **k: heard.append('figures') or summarize(*a, **k)
+  )
+  run = dataclasses.replace(make_run(tmp_path), watchdog=Watchdog(), is_lead=is_lead)
+  made = run.run(VAL, TRAIN, {'a': make_manifest('a')})
+  # 20 and 12 videos in batches of 4.
+  assert heard == ['batch'] * (5 + 3) + ['stop'] + ['figures'] * 2 * is_lead
+  assert (made is None) == (not is_lead)
 
 
 def test_a_kill_between_table_and_note_leaves_no_note_of_another_table(tmp_path, monkeypatch):
