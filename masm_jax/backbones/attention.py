@@ -25,8 +25,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   """
   if has_fused_attention(query.shape[1:], key.shape[1:], query.dtype.name):
     return jax.nn.dot_product_attention(query, key, value, implementation='cudnn')
-  heads_first = lambda x: x.transpose(0, 2, 1, 3)
-  return heads_first(_attend(*map(heads_first, (query, key, value))))
+  return _attend(query, key, value)
 
 
 @functools.cache
@@ -58,47 +57,55 @@ def has_fused_attention(query: tuple[int, ...], key: tuple[int, ...], dtype: str
 
 @jax.custom_vjp
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-  """`attend` with heads first: [B, N, T, d], [B, N, S, d], [B, N, S, d] -> [B, N, T, d].
+  """`attend` with its own gradient, because the T x S weights are what costs.
 
-  Its own gradient, because the T x S weights are what costs: they are written and read once where
-  automatic differentiation does it several times. As in FlashAttention (arXiv 2205.14135), rows are
-  divided by their sum after the product with the values, and the softmax's gradient takes its sum
-  over keys from the output, `sum_s P dP = sum_d O dO`.
+  They are written and read once, where automatic differentiation does it several times. As in
+  FlashAttention (arXiv 2205.14135), rows are divided by their sum after the product with the
+  values, and the softmax's gradient takes its sum over keys from the output, `sum_s P dP = sum_d O
+  dO`.
   """
   return _attend_fwd(query, key, value)[0]
 
 
+def _heads_first(x: jax.Array) -> jax.Array:
+  """[B, T, N, d] -> [B, N, T, d], and back."""
+  return x.transpose(0, 2, 1, 3)
+
+
 def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
-  """Batched over images and heads, contracted over one axis of each, float32."""
+  """Of [B, N, ., .] each, batched over images and heads, contracted over one axis each; float32."""
   dims = (((over[0],), (over[1],)), ((0, 1), (0, 1)))
   return lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)
 
 
-def _attend_fwd(
-  query: jax.Array, key: jax.Array, value: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _attend_fwd(*operands: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  query, key, value = map(_heads_first, operands)
   logits = _product(query, key, (3, 3)) / math.sqrt(query.shape[-1])
   # In (0, 1], and 1 somewhere in each row.
   weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
   total = jnp.sum(weights, axis=-1, keepdims=True)
   weights = weights.astype(value.dtype)
-  output = (_product(weights, value, (3, 2)) / total).astype(query.dtype)
-  return output, (query, key, value, weights, total, output)
+  output = _heads_first(_product(weights, value, (3, 2)) / total).astype(query.dtype)
+  # Kept in the shape that the next layer keeps it in.
+  rows = output.reshape(-1, output.shape[2] * output.shape[3])
+  return output, (*operands, weights, total, rows)
 
 
 def _attend_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
-  query, key, value, weights, total, output = residuals
+  residuals, g = lax.optimization_barrier((residuals, g))
+  *operands, weights, total, rows = residuals
+  query, key, value = map(_heads_first, operands)
   dtype = query.dtype
-  g = g.astype(jnp.float32) / total
-  mean = jnp.sum(g * output.astype(jnp.float32), axis=-1, keepdims=True)
-  g = g.astype(dtype)
-  d_value = _product(weights, g, (2, 2))
-  d_weights = _product(g, value, (3, 3))
-  d_logits = weights.astype(jnp.float32) * (d_weights - mean) / math.sqrt(query.shape[-1])
-  d_logits = d_logits.astype(dtype)
+  output = rows.reshape(g.shape).astype(jnp.float32)
+  mean = _heads_first(jnp.sum(g.astype(jnp.float32) * output, axis=-1, keepdims=True))
+  g = _heads_first(g)
+  d_value = _product(weights, (g.astype(jnp.float32) / total).astype(dtype), (2, 2))
+  d_weights = _product(g, value, (3, 3)) - mean
+  scale = 1.0 / (total * math.sqrt(query.shape[-1]))
+  d_logits = (weights.astype(jnp.float32) * d_weights * scale).astype(dtype)
   d_query = _product(d_logits, key, (3, 2))
   d_key = _product(d_logits, query, (2, 2))
-  return d_query.astype(dtype), d_key.astype(dtype), d_value.astype(dtype)
+  return tuple(_heads_first(d).astype(dtype) for d in (d_query, d_key, d_value))
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)

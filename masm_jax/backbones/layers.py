@@ -19,9 +19,19 @@ from masm_jax.backbones import attention
 DenseCls = Callable[..., nn.Module]
 
 
+@jax.custom_vjp
 def quick_gelu(x: jax.Array) -> jax.Array:
   """`x * sigmoid(1.702 x)`, the activation that OpenAI's CLIP was trained with."""
   return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _quick_gelu_bwd(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+  x, g = jax.lax.optimization_barrier((x, g))
+  gate = jax.nn.sigmoid(1.702 * x)
+  return (g * gate * (1.0 + 1.702 * x * (1.0 - gate)),)
+
+
+quick_gelu.defvjp(lambda x: (quick_gelu(x), x), _quick_gelu_bwd)
 
 
 @jax.custom_vjp
@@ -39,6 +49,7 @@ def _normal_cdf(x: jax.Array) -> jax.Array:
 
 
 def _exact_gelu_bwd(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+  x, g = jax.lax.optimization_barrier((x, g))
   density = jnp.exp(-0.5 * jnp.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))
   return (g * (_normal_cdf(x) + x * density),)
 
@@ -168,7 +179,7 @@ def _layer_norm_bwd(
   eps: float, residuals: tuple[jax.Array, ...], g: jax.Array
 ) -> tuple[jax.Array, ...]:
   del eps
-  x, scale, mean, inverse_std = residuals
+  (x, scale, mean, inverse_std), g = jax.lax.optimization_barrier((residuals, g))
   leading = tuple(range(x.ndim - 1))
   normalised = _normalise(x, mean, inverse_std)
   scaled = g * jnp.expand_dims(scale, leading)
@@ -198,7 +209,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, batch_size: int) -> jax.Array:
-    """Maps the tokens of B images, `x [B * T, D]`, to `[B * T, D]`, or `[B, D]` with `cls_query`."""
+    """Maps tokens of B images, `x [B * T, D]`, to `[B * T, D]`; to `[B, D]` with `cls_query`."""
     width = x.shape[-1]
     first = x.reshape(batch_size, -1, width)[:, 0]
 

@@ -3,6 +3,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from masm_jax.backbones import layers
@@ -71,3 +72,50 @@ def test_layer_norm_keeps_float32_under_a_large_mean():
   x64 = np.asarray(half).astype(np.float64)
   exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-6)
   np.testing.assert_allclose(ours, exact, atol=1e-5)
+
+
+def gradients(fn, *args):
+  """Of a weighted sum of what `fn` returns."""
+  weights = np.random.default_rng(1).normal(size=fn(*args).shape).astype(np.float32)
+  return jax.grad(
+    lambda *args: jnp.sum(fn(*args).astype(jnp.float32) * weights), tuple(range(len(args)))
+  )(*args)
+
+
+@pytest.mark.parametrize('leading', [(3,), (2, 5)])
+def test_layer_norm_s_gradient_is_the_one_of_its_definition(leading):
+  rng = np.random.default_rng(0)
+  x = (5 + 3 * rng.normal(size=(*leading, 16))).astype(np.float32)
+  scale, bias = rng.normal(size=(2, 16)).astype(np.float32)
+
+  def definition(x, scale, bias):
+    centred = x - x.mean(-1, keepdims=True)
+    y = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-2)
+    with jax.numpy_rank_promotion('allow'):
+      return y * scale + bias
+
+  ours = gradients(lambda *args: layers.layer_norm(*args, 1e-2), x, scale, bias)
+  for name, a, b in zip(
+    ('x', 'scale', 'bias'), ours, gradients(definition, x, scale, bias), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+  half = gradients(lambda x: layers.layer_norm(x, scale, bias, 1e-2), x.astype(jnp.bfloat16))
+  assert half[0].dtype == jnp.bfloat16
+  np.testing.assert_allclose(half[0].astype(np.float32), ours[0], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+  ('ours', 'definition'),
+  [
+    (layers.exact_gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+    (layers.quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
+  ],
+)
+def test_activations_have_the_gradients_of_their_definitions(ours, definition):
+  x = jnp.linspace(-12, 12, 97)
+  np.testing.assert_allclose(ours(x), definition(x), rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(
+    gradients(ours, x)[0], gradients(definition, x)[0], rtol=1e-5, atol=1e-6
+  )
+  half = x.astype(jnp.bfloat16)
+  assert ours(half).dtype == gradients(ours, half)[0].dtype == jnp.bfloat16
