@@ -14,7 +14,9 @@ device's peak rate. PyTorch, eager and compiled, takes turns with JAX in the sam
 
 import argparse
 import functools
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,7 +29,24 @@ from masm_jax import selection, sharding, steps, tree
 from masm_jax.methods import METHODS, make_method
 from masm_jax.program import make_program
 
-_PASSES = {'linear': 1, 'full': 3, 'bvg_ls': 3}
+
+def model_passes(trainable: Mapping[str, Any], depth: int) -> float:
+  """What a step cannot do without, in forward passes: what MFU counts as the model's work.
+
+  One is the forward pass; another the gradients of activations, down to the lowest block in which
+  something is trained; a third the gradients of the dense kernels that are trained themselves.
+
+  Args:
+    trainable: the trained leaves.
+    depth: number of blocks.
+  """
+  paths = [path for path in tree.flatten(trainable) if path.startswith('backbone/')]
+  block_of = lambda path: re.match(r'backbone/block_(\d+)/', path)
+  blocks = [int(match[1]) for match in map(block_of, paths) if match]
+  is_below = any(not block_of(path) and '/ln_post/' not in path for path in paths)
+  lowest = 0 if is_below else min(blocks, default=depth)
+  kernels = [path for path in paths if block_of(path) and path.endswith('/kernel')]
+  return 1 + (depth - lowest) / depth + len(kernels) / (6 * depth)
 
 
 def make_step(config: Any) -> dict[str, Any]:
@@ -57,7 +76,8 @@ def make_step(config: Any) -> dict[str, Any]:
   return {
     'compiled': compiled, 'state': state, 'frozen': frozen, 'placed': placed, 'batch': batch,
     'forward_flops': one_pass, 'trainable': tree.param_count(trainable),
-    'vit': backbone.config, 'dtype': np.dtype(detector_config.dtype).name,
+    'passes': model_passes(trainable, backbone.config.depth), 'vit': backbone.config,
+    'dtype': np.dtype(detector_config.dtype).name,
   }  # fmt: skip
 
 
@@ -100,7 +120,7 @@ def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
         programs['compiled'] = make(compiled=True)
   seconds = measure.in_turn(programs, rounds=args.rounds, repeats=args.repeats)
   cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  work = _PASSES.get(method, 2) * made['forward_flops']
+  work = made['passes'] * made['forward_flops']
   return {
     'method': method,
     'trainable': made['trainable'],

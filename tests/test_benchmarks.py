@@ -41,6 +41,16 @@ def test_a_table():
   )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ('method', 'passes'),
+  # FMSD: in one block of two.
+  [('linear', 1), ('full', 3), ('masm', 2), ('gend', 2), ('lora', 2), ('fmsd', 1.5)],
+)
+def test_the_model_s_own_work(method, passes, tiny_run):
+  run = tiny_run(method)
+  assert train_step.model_passes(run.trainable, depth=2) == passes
+
+
 def test_a_row_of_the_train_step(tmp_path, capsys):
   path = tmp_path / 'figures.json'
   train_step.main(

@@ -1,20 +1,24 @@
-"""Whole runs of FMSD, whose layers are chosen before it trains: repeated, killed, refused, loaded.
+"""Whole runs of FMSD, whose layers are chosen before it trains: repeated, killed, refused, loaded;
+and what the loop of any run waits for.
 
 In this process, on a tiny backbone and one device; `test_train.py` has the command itself.
 """
 
 import functools
 import shutil
+import time
 
 import cv2
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from configs import own
-from masm_jax import backbones, selection, sharding, telemetry, trained, tree
+from masm_jax import backbones, selection, sharding, steps, telemetry, trained, tree
+from masm_jax import train as train_lib
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.errors import UserError
 from masm_jax.train import train
@@ -172,3 +176,55 @@ def test_checkpoints_without_their_choice_are_refused(undisturbed, config, tmp_p
   with pytest.raises(UserError, match=r'selection\.json, which says what layers'):
     trained.load_adapted(workdir, sharding.make_mesh(), step='last')
   assert contents(workdir) == before
+
+
+@functools.cache
+def busy_program():
+  """`(value, rounds) -> (value, another)`, which keeps the device busy; rounds of two seconds."""
+
+  @jax.jit
+  def busy(value, rounds, zero):
+    square = jnp.ones((256, 256), jnp.float32)
+    square = jax.lax.fori_loop(0, rounds, lambda _, x: jnp.tanh(x @ x), square)
+    value += (square[0, 0] * zero).astype(value.dtype)
+    return value, value + 1
+
+  run = lambda value, rounds: busy(value, rounds, jnp.float32(0))
+  jax.block_until_ready(run(jnp.int32(0), 1))
+  begun = time.perf_counter()
+  jax.block_until_ready(run(jnp.int32(0), 100))
+  return run, int(200 / (time.perf_counter() - begun))
+
+
+def test_the_loop_waits_for_the_device_at_logging_steps_alone(config, tmp_path, monkeypatch):
+  """From the second step on the device is busy for seconds; the host sends it all further steps,
+  up to the one that logs, and only then asks for a value."""
+  busy, rounds = busy_program()
+  sent, found, witness = [], [], []
+  jit_train_step, check_finite = steps.jit_train_step, train_lib._check_finite
+
+  def jit_slow_step(*args):
+    train_step = jit_train_step(*args)
+
+    def slow_step(state, frozen, batch):
+      state = train_step(state, frozen, batch)
+      sent.append(len(sent) + 1)
+      if len(sent) == 2:
+        step, other = busy(state.step, rounds)
+        state = state.replace(step=step)
+        witness.append(other)
+      return state
+
+    return slow_step
+
+  def check(state, *args):
+    found.append((len(sent), witness[0].is_ready()))
+    check_finite(state, *args)
+
+  monkeypatch.setattr(steps, 'jit_train_step', jit_slow_step)
+  monkeypatch.setattr(train_lib, '_check_finite', check)
+  monkeypatch.setattr(train_lib, '_CPU_AWAIT_STEPS', 100)  # As on an accelerator.
+  fields = {'log.every_steps': 8, 'checkpoint.every': '8 steps', 'eval.every': '8 steps'}
+  assert train(changed(config, **{'train.duration': '8 steps', **fields}), tmp_path / 'run') == 0
+  assert sent == list(range(1, 9))
+  assert found == [(8, False)]  # All eight were sent while the second was still computed.
