@@ -1,11 +1,16 @@
 """The checkpoints of a run, read by others than the run itself: evaluation, analysis."""
 
+import contextlib
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
+from masm_jax import agreement
 from masm_jax.errors import UserError
+
+T = TypeVar('T')
 
 # Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
 _READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
@@ -35,8 +40,13 @@ class SavedRun:
     self._manager.close()
 
   def meta(self, step: int) -> dict[str, Any]:
-    """What was stored beside the state: config, hashes, best step and value."""
-    return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    """What was stored beside the state: config, hashes, best step and value.
+
+    Raises:
+      UserError: it cannot be read, by this process or another one.
+    """
+    path = self._folder(step) / 'meta'
+    return self._read(step, lambda: ocp.JsonCheckpointHandler().restore(path))
 
   def find_step(self, which: str) -> int:
     """The step that `best` (by validation), `last` or a number names.
@@ -63,20 +73,33 @@ class SavedRun:
     Args:
       step: one of `steps`.
       target: a tree of `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+      UserError: as of `meta`.
     """
-    # A manager of its own: one manager reads an item with one kind of arguments only.
-    with ocp.CheckpointManager(
-      self._directory, item_names=('state',), options=_READ_OPTIONS
-    ) as manager:
-      restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-      restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeRestore(
-            item={'trainable': target},
-            restore_args={'trainable': restore_args},
-            partial_restore=True,
-          )
-        ),
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(
+      item={'trainable': target},
+      restore_args={'trainable': restore_args},
+      partial_restore=True,
+    )
+
+    def read() -> Any:
+      with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.restore(self._folder(step) / 'state', args=args)['trainable']
+
+    return self._read(step, read)
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._directory / f'{step:08d}'
+
+  def _read(self, step: int, read: Callable[[], T]) -> T:
+    # Without the manager, which makes the processes meet after each item: see `checkpoint.py`.
+    found, problem = agreement.together(read)
+    if problem:
+      others = ', '.join(str(other) for other in self.steps if other != step)
+      raise UserError(
+        f'the checkpoint of step {step} in {self._directory} cannot be read: {problem}'
+        + (f'; there are also those of steps {others}: --step=NUMBER' if others else '')
       )
-    return restored.state['trainable']
+    return found

@@ -33,7 +33,7 @@ ALLOWED = {
   'evaluation': {'sharding', 'data', 'telemetry', 'preprocess'},
   'agreement': set(),
   'checkpoint': {'agreement', 'state', 'config'},
-  'saved_run': set(),
+  'saved_run': {'agreement'},
   'stopping': set(),
   'tools': {'evaluation'},
   'reporting': {

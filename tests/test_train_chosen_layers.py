@@ -228,3 +228,14 @@ def test_the_loop_waits_for_the_device_at_logging_steps_alone(config, tmp_path, 
   assert train(changed(config, **{'train.duration': '8 steps', **fields}), tmp_path / 'run') == 0
   assert sent == list(range(1, 9))
   assert found == [(8, False)]  # All eight were sent while the second was still computed.
+
+
+@pytest.mark.parametrize('item', ['state', 'meta'])
+def test_a_checkpoint_that_cannot_be_read_is_named_with_the_others(item, undisturbed, tmp_path):
+  shutil.copytree(undisturbed, tmp_path / 'run')
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  files = [path for path in (checkpoints / f'{LAST_STEP:08d}' / item).rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+  with pytest.raises(UserError, match=r'of step 4 in .* cannot be read: .* of steps 2: --step=NUM'):
+    trained.load_adapted(tmp_path / 'run', sharding.make_mesh(), step='last')
