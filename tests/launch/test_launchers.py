@@ -527,19 +527,25 @@ def test_ctrl_c_says_what_it_leaves_and_the_same_command_goes_on(cloud):
   # The trainings that are left would hold pipes open.
   with open(cloud / 'out', 'w') as out, open(cloud / 'err', 'w') as err:
     process = subprocess.Popen(
-      [LAUNCH / 'tpu_pod.sh', 'run', *TPU, '--', *FLAGS], stdout=out, stderr=err, cwd=REPOSITORY,
+      # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
+      ['env', '--default-signal=INT', LAUNCH / 'tpu_pod.sh', 'run', *TPU, '--', *FLAGS],
+      stdout=out, stderr=err, cwd=REPOSITORY,
       env=os.environ | {'CLOUD': str(cloud), 'PATH': f'{cloud}:{os.environ["PATH"]}'},
       start_new_session=True,
     )  # fmt: skip
-    give_up = time.monotonic() + 30
-    while (
-      not all((cloud / f'worker{i}.hangs').exists() for i in range(2))
-      or (cloud / 'out').read_text().count('progress, unfinished') < 2  # Seen while it runs.
-    ):
-      assert time.monotonic() < give_up
-      time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(10) == 130
+    try:
+      give_up = time.monotonic() + 30
+      while (
+        not all((cloud / f'worker{i}.hangs').exists() for i in range(2))
+        or (cloud / 'out').read_text().count('progress, unfinished') < 2  # Seen while it runs.
+      ):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+      os.killpg(process.pid, signal.SIGINT)
+      assert process.wait(10) == 130
+    finally:
+      process.kill()
+      process.wait()
   said = (cloud / 'err').read_text()
   assert 'interrupted here; a training on m may go on there\nm is not deleted: ' in said
   assert said.endswith('gcloud compute tpus queued-resources delete m --zone=z --force --quiet\n')

@@ -28,6 +28,10 @@ from masm_jax.errors import UserError
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
 CODE_VERSION = 5
 MANIFEST_NAME = 'manifest.parquet'
+_NO_MAIN_GUARD = (
+  'synthetic set: a worker process died; call it under `if __name__ == "__main__":` in a '
+  'script, or give num_processes=1'
+)
 _MARKER_NAME = 'synthetic.json'
 _FAKES_PER_VIDEO = 2
 _MIN_IDENTITIES_PER_SPLIT = 2
@@ -122,6 +126,10 @@ def materialize(
   }
   if _is_complete(root, wanted):
     return root / MANIFEST_NAME
+  # A worker that runs the script which started it is about to be refused, and killed with the
+  # others, by multiprocessing: it must not leave a folder behind.
+  if getattr(multiprocessing.current_process(), '_inheriting', False) and num_processes > 1:
+    raise UserError(_NO_MAIN_GUARD)
   try:
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
@@ -208,10 +216,7 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
     chunk = max(math.ceil(len(jobs) / (8 * num_processes)), 1)
     yield from pool.map(_write_video, jobs, chunksize=chunk)
   except concurrent.futures.process.BrokenProcessPool:
-    raise UserError(
-      'synthetic set: a worker process died; call it under `if __name__ == "__main__":` in a '
-      'script, or give num_processes=1'
-    ) from None
+    raise UserError(_NO_MAIN_GUARD) from None
   finally:
     pool.shutdown(cancel_futures=True)
 
