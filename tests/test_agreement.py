@@ -9,7 +9,6 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from configs import common
 from masm_jax import agreement, sharding
 from masm_jax.checkpoint import Best, Checkpoints
 from masm_jax.errors import UserError
+from tests.positions import Positions
 
 HASHES = {'base_hash': 'a', 'manifest_hash': 'b', 'val_hash': 'c'}
 
@@ -29,24 +29,6 @@ class State(NamedTuple):
 
   step: Any
   trainable: Any
-
-
-class Iterator(grain.DatasetIterator):
-  def __init__(self, state=None):
-    super().__init__()
-    self.state = state
-
-  def __next__(self):
-    raise StopIteration
-
-  def get_state(self):
-    return self.state
-
-  def set_state(self, state):
-    self.state = state
-
-  def start_prefetch(self):
-    pass
 
 
 def state_of(step):
@@ -62,7 +44,7 @@ def save(workdir, steps):
   checkpoints = open_run(workdir)
   for step in steps:
     positions = {'next_step': step, 'undecodable': [jax.process_index()]}
-    checkpoints.save(state_of(step), Iterator(positions), Best(step, 0.5))
+    checkpoints.save(state_of(step), Positions(positions), Best(step, 0.5))
   checkpoints.close()
 
 
@@ -70,7 +52,7 @@ def restore(workdir, damage=lambda checkpoints: None):
   """What a process has after a restart: step, leaf, iterator, best, what lies where."""
   checkpoints = open_run(workdir)
   damage(checkpoints)
-  state, iterator, best = checkpoints.restore(state_of(0), Iterator())
+  state, iterator, best = checkpoints.restore(state_of(0), Positions())
   checkpoints.close()
   aside = workdir / 'damaged_checkpoints'
   return {

@@ -7,36 +7,16 @@ import pathlib
 import shutil
 import subprocess
 
-import grain
 import jax
 import numpy as np
 import pytest
 
 from masm_jax.checkpoint import Best, Checkpoints
 from masm_jax.errors import UserError, first_line
+from tests.positions import Positions
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 HASHES = {'base_hash': 'a', 'manifest_hash': 'b', 'val_hash': 'c'}
-
-
-class Iterator(grain.DatasetIterator):
-  """A data iterator as far as a checkpoint knows it."""
-
-  def __init__(self, state=None):
-    super().__init__()
-    self.state = state or {'next_step': 0, 'undecodable': []}
-
-  def __next__(self):
-    raise StopIteration
-
-  def get_state(self):
-    return self.state
-
-  def set_state(self, state):
-    self.state = state
-
-  def start_prefetch(self):
-    pass
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +30,7 @@ def save(run, workdir, steps, best=None):
   checkpoints = Checkpoints(workdir, config=run.config, **HASHES)
   for step in steps:
     state = jax.tree.map(lambda x, value=step: np.full_like(x, value), run.state)
-    positions = Iterator({'next_step': step, 'undecodable': [7]})
+    positions = Positions({'next_step': step, 'undecodable': [7]})
     checkpoints.save(state, positions, best or Best(step, 0.5))
   checkpoints.close()
 
@@ -58,7 +38,7 @@ def save(run, workdir, steps, best=None):
 def restore(run, workdir):
   checkpoints = Checkpoints(workdir, config=run.config, **HASHES)
   try:
-    return checkpoints.restore(run.state, Iterator())
+    return checkpoints.restore(run.state, Positions())
   finally:
     checkpoints.close()
 
@@ -181,11 +161,11 @@ def fill(folder: pathlib.Path) -> pathlib.Path:
 def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(run, small_disk):
   checkpoints = Checkpoints(small_disk, config=run.config, **HASHES)
   state = lambda step: jax.tree.map(lambda x: np.full_like(x, step), run.state)
-  checkpoints.save(state(10), Iterator({'next_step': 10, 'undecodable': []}), Best(10, 0.5))
+  checkpoints.save(state(10), Positions({'next_step': 10, 'undecodable': []}), Best(10, 0.5))
   checkpoints.wait()
   filler = fill(small_disk)
   with pytest.raises(UserError, match=r'could not be written to .*No space left on device') as info:
-    checkpoints.save(state(20), Iterator({'next_step': 20, 'undecodable': []}), Best())
+    checkpoints.save(state(20), Positions({'next_step': 20, 'undecodable': []}), Best())
     checkpoints.wait()
   assert 'last complete one: step 10; the same command goes on from there' in str(info.value)
   assert '\n' not in str(info.value) and len(str(info.value)) < 300 + len(str(small_disk))

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from masm_jax.backbones import get_preset
 from masm_jax.checkpoint import Best, Checkpoints
 from masm_jax.methods import make_method
 from masm_jax.program import make_program
+from tests.positions import Positions
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
@@ -32,19 +32,6 @@ def test_collective_bytes_are_read_from_compiled_text():
     ]
   )
   assert costs.collective_bytes(hlo) == {'all-reduce': 24 + 4 + 20 + 16, 'all-gather': 64}
-
-
-class Position(grain.DatasetIterator):
-  """A data iterator as far as a checkpoint knows it."""
-
-  def __next__(self):
-    raise StopIteration
-
-  def get_state(self):
-    return {'next_step': 0, 'undecodable': []}
-
-  def set_state(self, state):
-    raise AssertionError('nothing is restored here')
 
 
 def l14_config(method):
@@ -126,7 +113,7 @@ def test_a_checkpoint_has_20_bytes_for_a_trained_parameter_and_none_for_a_frozen
   config, full, trained = full_state(method)
   assert trained == count
   checkpoints = Checkpoints(tmp_path, config=config, base_hash='a', manifest_hash='b', val_hash='c')
-  checkpoints.save(full, Position(), Best())
+  checkpoints.save(full, Positions(), Best())
   checkpoints.close()
   folder = pathlib.Path(tmp_path) / 'checkpoints'
   written = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())

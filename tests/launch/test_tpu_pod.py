@@ -1,0 +1,356 @@
+"""tpu_pod.sh with a stand-in for gcloud, which runs the remote commands in folders for workers."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.launch.launching import FLAGS, LAUNCH, REPOSITORY, TPU, launch, printed
+
+
+def test_a_dry_run_on_a_tpu_pod():
+  commands = printed(launch('tpu_pod.sh', 'run', *TPU, '--spot', '--dry_run', '--', *FLAGS))
+  assert [' '.join(command[:5]).partition(' --')[0] for command in commands] == [
+    'git archive',
+    'gcloud compute tpus queued-resources create',
+    'gcloud compute tpus tpu-vm scp',
+    'gcloud compute tpus tpu-vm ssh',
+    'gcloud compute tpus tpu-vm ssh',
+    'gcloud compute tpus queued-resources delete',
+  ]
+  assert {'--spot', '--accelerator-type=v6e-16', '--node-id=m'} <= set(commands[1])
+  train = commands[-2]
+  assert '--worker=all' in train
+  assert "; train_worker '--config=configs/demo.py' '--workdir=runs/a b')\n" in train[-1]
+
+
+# --- A stand-in for Google's cloud: two workers, each a folder in which its commands really run.
+
+# The file `log` gets what was asked for. What is to happen is in files: `states`, those that the
+# requests come to, one each; `later`, what describe finds next; `taken`, a step during which the
+# slice is taken away; `stuck`, that nothing can be deleted.
+GCLOUD = r"""#!/bin/bash
+cd "$CLOUD"
+case "$*" in
+  *--command=setup_worker*) step=setup ;;
+  *--command=train_worker*) step=train ;;
+  *) step=$4 ;;
+esac
+[[ $step == describe ]] || echo "$step" >>log
+if [[ -e taken && $(<taken) == "$step" ]]; then
+  rm taken
+  echo SUSPENDED >state
+  exit 1
+fi
+case $step in
+  describe)
+    if [[ -s later ]]; then
+      head --lines=1 later >state && sed -i 1d later
+    fi
+    [[ $(cat state 2>&1) != 'no network' ]] || { echo 'ERROR: no network' >&2; exit 1; }
+    cat state 2>/dev/null || { echo "ERROR: NOT_FOUND: Resource 'm'" >&2; exit 1; }
+    ;;
+  create)
+    [[ ! -e state ]] || { echo 'ERROR: ALREADY_EXISTS' >&2; exit 1; }
+    head --lines=1 states >state && sed -i 1d states
+    [[ -s state ]] || echo ACTIVE >state
+    mkdir worker0 worker1
+    ;;
+  delete) [[ ! -e stuck ]] && rm -r state worker0 worker1 ;;
+  scp) for worker in worker0 worker1; do cp "$5" "$worker"; done ;;
+  setup | train)
+    command="${!#}"
+    for worker in worker0 worker1; do
+      (
+        cd "$worker"
+        export HOME=$PWD WORKER=$worker PATH="$CLOUD/worker:/usr/bin:/bin"
+        exec bash -c "${command#--command=}"
+      ) &
+    done
+    wait
+    exit "$(cat gcloud_status)"
+    ;;
+esac
+"""
+
+# Each worker has the Pythons in `pythons`, and what apt-get gave it.
+PYTHON = r"""#!/bin/bash
+me=${0##*/}
+case "$*" in
+  -c*venv*) cat "$CLOUD/pythons" ~/pythons 2>/dev/null | grep -qx "$me" ;;
+  '-m venv --clear .venv')
+    rm -rf .venv
+    mkdir -p .venv/bin
+    cp "$CLOUD/venv_python" .venv/bin/python
+    echo "$me" >>~/done
+    ;;
+  *) exit 1 ;;
+esac
+"""
+
+# pip fails on the worker that `pip_fails` names, once. Trainings end as WORKER.statuses says.
+VENV_PYTHON = r"""#!/bin/bash
+case "$*" in
+  '-m pip install --quiet -r requirements.txt')
+    grep -q 'jax\[tpu\]==1' requirements.txt || exit 1
+    if [[ $(cat "$CLOUD/pip_fails" 2>/dev/null) == "$WORKER" ]]; then
+      rm "$CLOUD/pip_fails"
+      exit 1
+    fi
+    echo pip >>~/done
+    ;;
+  '-m masm_jax.main '*)
+    printf 'progress, unfinished'
+    printf '<%s>' "${@:3}" >~/flags
+    status=$(head --lines=1 "$CLOUD/$WORKER.statuses")
+    sed -i 1d "$CLOUD/$WORKER.statuses"
+    if [[ $status == hang ]]; then
+      trap 'touch "$CLOUD/$WORKER.saved"; exit 143' TERM
+      touch "$CLOUD/$WORKER.hangs"
+      for i in {1..300}; do sleep 0.1; done
+    fi
+    exit "${status:-0}"
+    ;;
+  *) exit 1 ;;
+esac
+"""
+
+SUDO = r"""#!/bin/bash
+case "$*" in
+  'mkdir -p /mnt/share') ;;
+  'mount -t nfs 10.0.0.2:/runs /mnt/share')
+    [[ ! -e $CLOUD/no_share ]] || exit 32
+    touch ~/mounted
+    echo mount >>~/done
+    ;;
+  *apt-get*update) touch ~/updated ;;
+  *apt-get*install*python3.11\ python3.11-venv)
+    [[ -e ~/updated && ! -e $CLOUD/no_python ]] || exit 100
+    echo python3.11 >~/pythons
+    echo apt >>~/done
+    ;;
+  *apt-get*install\ nfs-common) ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  commands = {
+    'gcloud': GCLOUD,
+    'git': '#!/bin/bash\ntar -C "$CLOUD/commit" -czf "${2#--output=}" masm_jax requirements.txt\n',
+    'sleep': '#!/bin/sh\n',
+    'venv_python': VENV_PYTHON,
+    'worker/sudo': SUDO,
+    'worker/python3.11': PYTHON,
+    'worker/python3.12': PYTHON,
+    'worker/mountpoint': '#!/bin/sh\n[ -e ~/mounted ]\n',
+    'worker/apt-cache': '#!/bin/sh\n[ "$(cat "$CLOUD/no_python")" != unknown ]\n',
+  }
+  (tmp_path / 'worker').mkdir()
+  (tmp_path / 'commit' / 'masm_jax').mkdir(parents=True)
+  (tmp_path / 'commit' / 'masm_jax' / 'main.py').touch()
+  (tmp_path / 'commit' / 'requirements.txt').write_text('jax==1\njaxlib==1\n')
+  for name, text in commands.items():
+    (tmp_path / name).write_text(text)
+    (tmp_path / name).chmod(0o755)
+  files = {'states': '', 'pythons': 'python3.11\n', 'gcloud_status': '0'}
+  for name, text in (files | {f'worker{i}.statuses': '' for i in range(2)}).items():
+    (tmp_path / name).write_text(text)
+  return tmp_path
+
+
+def statuses(cloud, *attempts):
+  """What the two workers' trainings end with, attempt by attempt."""
+  for i in range(2):
+    lines = ''.join(f'{attempt[i]}\n' for attempt in attempts)
+    (cloud / f'worker{i}.statuses').write_text(lines)
+
+
+def run_on(cloud, action, *options, flags=FLAGS):
+  return launch('tpu_pod.sh', action, *TPU, *options, '--', *flags, path=cloud, CLOUD=str(cloud))
+
+
+def log_of(cloud):
+  return (cloud / 'log').read_text().split()
+
+
+def done_on(cloud, worker=0):
+  return (cloud / f'worker{worker}' / 'done').read_text().split()
+
+
+ONCE = ['create', 'scp', 'setup', 'train']
+
+
+def test_a_tpu_pod_is_set_up_trained_on_and_deleted(cloud):
+  flags = (*FLAGS, "--config.x=it's $HOME")
+  result = run_on(cloud, 'run', '--keep', flags=flags)
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == ONCE
+  assert result.stdout.count('progress, unfinished') == 2
+  assert result.stdout.count(' ended with status 0\n') == 4
+  for i in range(2):
+    assert done_on(cloud, i) == ['mount', 'python3.11', 'pip']
+    given = (cloud / f'worker{i}' / 'flags').read_text()
+    assert given == ''.join(f'<{flag}>' for flag in ('--distributed', *flags))
+  assert 'gcloud compute tpus queued-resources delete m --zone=z --force --quiet' in result.stderr
+  result = run_on(cloud, 'run')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == [*ONCE, *ONCE[1:], 'delete']
+  assert not (cloud / 'worker0').exists()
+
+
+@pytest.mark.parametrize('step', ['scp', 'setup', 'train'])
+def test_a_tpu_slice_that_was_taken_away_is_asked_for_again(cloud, step):
+  (cloud / 'taken').write_text(step)
+  result = run_on(cloud, 'run')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == [*ONCE[: ONCE.index(step) + 1], 'delete', *ONCE, 'delete']
+  doing = 'train' if step == 'train' else 'setup'
+  assert f'{doing} on m ended early (slice: SUSPENDED); restart 1 of 20' in result.stderr
+
+
+def test_a_request_that_is_not_filled_is_made_again(cloud):
+  (cloud / 'states').write_text('FAILED\nSUSPENDED\n')
+  result = run_on(cloud, 'run')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == ['create', 'delete', 'create', 'delete', *ONCE, 'delete']
+  assert 'error: the request for m was not filled (it is FAILED)' in result.stderr
+  (cloud / 'log').unlink()
+  (cloud / 'states').write_text('FAILED\n' * 3)
+  result = run_on(cloud, 'run', '--restarts=1')
+  assert result.returncode == 1
+  assert log_of(cloud) == ['create', 'delete', 'create', 'delete']
+  assert 'error: create failed; gave up after 1 restarts' in result.stderr
+
+
+@pytest.mark.parametrize(
+  ('states', 'first'),
+  [
+    (('WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE'), []),
+    (('no network', 'ACTIVE'), []),
+    (('SUSPENDING', 'SUSPENDING', 'SUSPENDED'), ['delete', 'create']),
+  ],
+)
+def test_what_is_there_already_is_taken_as_it_is(cloud, states, first):
+  assert run_on(cloud, 'create').returncode == 0
+  (cloud / 'later').write_text(''.join(f'{state}\n' for state in states))
+  result = run_on(cloud, 'run', '--restarts=0')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == ['create', *first, *ONCE[1:], 'delete']
+
+
+def test_a_slice_that_cannot_be_deleted_is_named(cloud):
+  (cloud / 'stuck').touch()
+  result = run_on(cloud, 'run')
+  assert result.returncode == 1
+  assert 'error: could not delete m\nm is not deleted: ' in result.stderr
+
+
+def test_a_failed_setup_is_done_again_on_the_same_slice(cloud):
+  (cloud / 'pip_fails').write_text('worker1')
+  result = run_on(cloud, 'run', '--keep')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == [*ONCE[:3], *ONCE[1:]]
+  assert done_on(cloud, 0) == ['mount', 'python3.11', 'pip']
+  assert done_on(cloud, 1) == ['mount', 'python3.11', 'python3.11', 'pip']
+
+
+def test_another_commit_takes_the_place_of_the_last(cloud):
+  assert run_on(cloud, 'create').returncode == run_on(cloud, 'setup').returncode == 0
+  source = cloud / 'commit' / 'masm_jax'
+  (source / 'main.py').rename(source / 'new.py')
+  (cloud / 'worker0' / 'masm_jax' / 'runs').mkdir()
+  assert run_on(cloud, 'setup').returncode == 0
+  assert [path.name for path in (cloud / 'worker0/masm_jax/masm_jax').iterdir()] == ['new.py']
+  assert (cloud / 'worker0' / 'masm_jax' / 'runs').exists()
+  assert done_on(cloud) == ['mount', 'python3.11', 'pip']
+  (cloud / 'commit' / 'requirements.txt').write_text('jax==1\njaxlib==2\n')
+  assert run_on(cloud, 'setup').returncode == 0
+  assert done_on(cloud) == ['mount', 'python3.11', 'pip', 'python3.11', 'pip']
+
+
+@pytest.mark.parametrize(
+  ('found', 'apt', 'expected'),
+  [
+    ('python3.12\npython3.11\n', '', ['mount', 'python3.12', 'pip']),
+    ('python3.10\n', '', ['mount', 'apt', 'python3.11', 'pip']),
+    ('python3.10\n', 'unknown', 2),  # No try will find it.
+    ('python3.10\n', 'out of reach', 1),
+  ],
+)
+def test_a_worker_takes_or_installs_a_python(cloud, found, apt, expected):
+  (cloud / 'pythons').write_text(found)
+  if apt:
+    (cloud / 'no_python').write_text(apt)
+  assert run_on(cloud, 'create').returncode == 0
+  result = run_on(cloud, 'setup')
+  if isinstance(expected, list):
+    assert result.returncode == 0, result.stderr
+    assert done_on(cloud) == expected
+  else:
+    assert result.returncode == expected
+    assert len(re.findall('^error: .* has neither Python 3.12 nor', result.stderr, re.M)) == 2
+    assert not (cloud / 'worker0' / 'masm_jax' / '.venv').exists()
+
+
+@pytest.mark.parametrize('gcloud_status', ['0', '75', '255'])
+@pytest.mark.parametrize('ends', [(2, 75), (134, 2), (2, 2)])
+def test_an_error_to_mend_ends_the_run_on_a_tpu_pod(cloud, ends, gcloud_status):
+  assert run_on(cloud, 'create').returncode == run_on(cloud, 'setup').returncode == 0
+  statuses(cloud, (143, 143), ends)
+  assert run_on(cloud, 'train').returncode == 1
+  (cloud / 'gcloud_status').write_text(gcloud_status)
+  assert run_on(cloud, 'train').returncode == 2
+
+
+def test_a_slice_does_not_idle_after_an_error_to_mend(cloud):
+  statuses(cloud, (75, 134), (143, 143), (75, 2))
+  result = run_on(cloud, 'run')
+  assert result.returncode == 2
+  assert log_of(cloud) == [*ONCE, *ONCE[1:], *ONCE[1:], 'delete']
+  (cloud / 'no_share').touch()
+  result = run_on(cloud, 'run', '--keep')
+  assert result.returncode == 2
+  assert 'cannot mount --share=10.0.0.2:/runs' in result.stderr
+  assert 'm is not deleted' in result.stderr
+  assert log_of(cloud)[-3:] == ['create', 'scp', 'setup']
+
+
+def test_ctrl_c_says_what_it_leaves_and_the_same_command_goes_on(cloud):
+  statuses(cloud, ('hang', 'hang'))
+  # The trainings that are left would hold pipes open.
+  with open(cloud / 'out', 'w') as out, open(cloud / 'err', 'w') as err:
+    process = subprocess.Popen(
+      # A shell starts background jobs, such as these tests may be, with SIGINT ignored.
+      ['env', '--default-signal=INT', LAUNCH / 'tpu_pod.sh', 'run', *TPU, '--', *FLAGS],
+      stdout=out, stderr=err, cwd=REPOSITORY,
+      env=os.environ | {'CLOUD': str(cloud), 'PATH': f'{cloud}:{os.environ["PATH"]}'},
+      start_new_session=True,
+    )  # fmt: skip
+    try:
+      give_up = time.monotonic() + 30
+      while (
+        not all((cloud / f'worker{i}.hangs').exists() for i in range(2))
+        or (cloud / 'out').read_text().count('progress, unfinished') < 2  # Seen while it runs.
+      ):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+      os.killpg(process.pid, signal.SIGINT)
+      assert process.wait(10) == 130
+    finally:
+      process.kill()
+      process.wait()
+  said = (cloud / 'err').read_text()
+  assert 'interrupted here; a training on m may go on there\nm is not deleted: ' in said
+  assert said.endswith('gcloud compute tpus queued-resources delete m --zone=z --force --quiet\n')
+  assert log_of(cloud) == ONCE
+  result = run_on(cloud, 'run')
+  assert result.returncode == 0, result.stderr
+  assert log_of(cloud) == [*ONCE, *ONCE[1:], 'delete']
+  # What was left of the first has been told to save, and has ended.
+  assert (cloud / 'worker0.saved').exists() and (cloud / 'worker1.saved').exists()
