@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 WORKDIR ?= runs/demo
-# Huge pages for the arrays of a step on CPUs: with small ones a fifth of its time goes into page faults.
+# Huge pages for the arrays of a step on CPUs: with small ones a fifth of its time goes into page
+# faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint clean

@@ -6,9 +6,9 @@ python -m benchmarks.train_step --methods masm linear full --backbone=augreg_b16
 On an accelerator: ViT-L/14, batches of 128, bfloat16; on a CPU: ViT-Ti/16, batches of 8, float32.
 `ops` are the compiled program's operations over those of one forward pass, `MB read` its bytes to
 and from memory, `temp MB` what it needs beside its arguments; XLA counts all three. `MFU` is the
-model's own work (forward passes: 1 for a linear probe, 3 where all is trained, 2 else) over the
-device's peak rate. PyTorch, eager and compiled, takes turns with JAX in the same run; `x eager` and
-`x compiled` are how many times as fast JAX is. One device is used.
+model's own work (`model_passes`: 1 for a linear probe, 3 where all is trained, 2 or less else) over
+the device's peak rate. PyTorch, eager and compiled, takes turns with JAX in the same run; `x eager`
+and `x compiled` are how many times as fast JAX is. One device is used.
 --torch=none does without torch.
 """
 
@@ -26,11 +26,12 @@ from benchmarks import measure
 from configs import common
 from masm_jax import detector as detector_lib
 from masm_jax import selection, sharding, steps, tree
+from masm_jax.backbones import ViTConfig
 from masm_jax.methods import METHODS, make_method
 from masm_jax.program import make_program
 
 
-def model_passes(trainable: Mapping[str, Any], depth: int) -> float:
+def model_passes(trainable: Mapping[str, Any], vit: ViTConfig) -> float:
   """What a step cannot do without, in forward passes: what MFU counts as the model's work.
 
   One is the forward pass; another the gradients of activations, down to the lowest block in which
@@ -38,15 +39,18 @@ def model_passes(trainable: Mapping[str, Any], depth: int) -> float:
 
   Args:
     trainable: the trained leaves.
-    depth: number of blocks.
+    vit: the backbone.
   """
-  paths = [path for path in tree.flatten(trainable) if path.startswith('backbone/')]
+  leaves = tree.flatten(trainable)
+  paths = [path for path in leaves if path.startswith('backbone/')]
   block_of = lambda path: re.match(r'backbone/block_(\d+)/', path)
   blocks = [int(match[1]) for match in map(block_of, paths) if match]
   is_below = any(not block_of(path) and '/ln_post/' not in path for path in paths)
-  lowest = 0 if is_below else min(blocks, default=depth)
+  lowest = 0 if is_below else min(blocks, default=vit.depth)
   kernels = [path for path in paths if block_of(path) and path.endswith('/kernel')]
-  return 1 + (depth - lowest) / depth + len(kernels) / (6 * depth)
+  whole = vit.depth * (4 * vit.width**2 + 2 * vit.width * vit.mlp_dim)
+  trained = sum(leaves[path].size for path in kernels)
+  return 1 + (vit.depth - lowest) / vit.depth + trained / whole
 
 
 def make_step(config: Any) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def make_step(config: Any) -> dict[str, Any]:
   return {
     'compiled': compiled, 'state': state, 'frozen': frozen, 'placed': placed, 'batch': batch,
     'forward_flops': one_pass, 'trainable': tree.param_count(trainable),
-    'passes': model_passes(trainable, backbone.config.depth), 'vit': backbone.config,
+    'passes': model_passes(trainable, backbone.config), 'vit': backbone.config,
     'dtype': np.dtype(detector_config.dtype).name,
   }  # fmt: skip
 

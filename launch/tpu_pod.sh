@@ -99,9 +99,14 @@ request() {
 }
 
 wait_until_active() {
-  local now
+  local now unknown=0
   while true; do
     now=$(state)
+    [[ $now == UNKNOWN ]] && unknown=$((unknown + 1)) || unknown=0
+    if ((unknown == 20)); then
+      echo "error: gcloud has not told the state of $name for ten minutes" >&2
+      return 1
+    fi
     case $now in
       ACTIVE) return 0 ;;
       FAILED | SUSPENDED | NONE)

@@ -40,7 +40,7 @@ def first_problem(own: str) -> str:
   if jax.process_count() == 1:
     return own
   text = np.zeros(1024, np.uint8)
-  encoded = own.encode()[: text.size]
+  encoded = own.encode(errors='replace')[: text.size]
   text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
   problems = [
     row.tobytes().rstrip(b'\0').decode(errors='ignore')

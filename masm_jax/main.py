@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import pathlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +58,9 @@ _PROFILE = flags.DEFINE_string(
   'profile', '', 'FIRST:LAST: writes an XLA trace of these steps into WORKDIR/profile.'
 )
 
-# Storage that is full or fails is for the user to mend, like bad input.
 _SHUTDOWN_TIMEOUT_S = 6 * 3600
+
+# Storage that is full or fails is for the user to mend, like bad input.
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -195,6 +197,8 @@ def _fail(status: int, message: str) -> NoReturn:
   if not flags.FLAGS.is_parsed() or not _has_peers():
     print(message, file=sys.stderr)
     sys.exit(status)
+  # Another Ctrl-C would lead into jax's farewell, which waits for the others.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   peers.end(status, message, tells=status == peers.USER_STATUS)
 
 

@@ -85,14 +85,16 @@ def end(status: int, message: str, *, tells: bool = False) -> NoReturn:
     tells: whether the other processes are to end likewise, see `listen`.
   """
   _last_words.acquire()  # Never released: a second caller waits until the first has ended us.
-  print(message, file=sys.stderr, flush=True)
-  if tells:
-    _tell(message.removeprefix('error: '))
-  if _hosts_service():
-    # Process 0 goes last: the others' connection to jax's service, which it runs, breaks with it,
-    # and what they have to say, or were told, would be lost.
-    time.sleep(3)
-  leave(status)
+  try:
+    print(message, file=sys.stderr, flush=True)
+    if tells:
+      _tell(message.removeprefix('error: '))
+    if _hosts_service():
+      # Process 0 goes last: the others' connection to jax's service, which it runs, breaks with
+      # it, and what they have to say, or were told, would be lost.
+      time.sleep(3)
+  finally:
+    leave(status)
 
 
 def listen() -> None:
@@ -130,10 +132,12 @@ def _stop_listening() -> None:
 
 
 def _tell(message: str) -> None:
+  readable = message.encode(errors='replace').decode()  # A file's name may be no text at all.
+
   def work() -> None:
     with contextlib.suppress(Exception):
       state = _service()
-      state.client.key_value_set(f'{_TOLD}{state.process_id}', message)
+      state.client.key_value_set(f'{_TOLD}{state.process_id}', readable)
 
   # In a thread: a service that stands still does not answer, and this process has to end.
   thread = threading.Thread(target=work, daemon=True)

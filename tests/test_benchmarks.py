@@ -48,7 +48,7 @@ def test_a_table():
 )
 def test_the_model_s_own_work(method, passes, tiny_run):
   run = tiny_run(method)
-  assert train_step.model_passes(run.trainable, depth=2) == passes
+  assert train_step.model_passes(run.trainable, run.detector_config.backbone) == passes
 
 
 def test_a_row_of_the_train_step(tmp_path, capsys):

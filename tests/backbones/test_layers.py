@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 from masm_jax.backbones import layers
@@ -119,3 +120,14 @@ def test_activations_have_the_gradients_of_their_definitions(ours, definition):
   )
   half = x.astype(jnp.bfloat16)
   assert ours(half).dtype == gradients(ours, half)[0].dtype == jnp.bfloat16
+
+
+def test_gelu_in_bfloat16_has_the_negative_tail():
+  """Where `1 + erf` in bfloat16 would be coarse, and soon 0; with its gradient."""
+  x = jnp.linspace(-4, -2, 33).astype(jnp.bfloat16)
+  x64 = np.asarray(x, np.float64)
+  cdf = scipy.special.ndtr(x64)
+  np.testing.assert_allclose(np.asarray(layers.exact_gelu(x), np.float64), x64 * cdf, rtol=0.005)
+  slope = cdf + x64 * np.exp(-0.5 * x64**2) / math.sqrt(2 * math.pi)
+  ours = jax.grad(lambda x: jnp.sum(layers.exact_gelu(x).astype(jnp.float32)))(x)
+  np.testing.assert_allclose(np.asarray(ours, np.float64), slope, rtol=0.005)

@@ -244,6 +244,15 @@ def test_what_is_there_already_is_taken_as_it_is(cloud, states, first):
   assert log_of(cloud) == ['create', *first, *ONCE[1:], 'delete']
 
 
+def test_a_cloud_that_never_answers_ends_the_run(cloud):
+  """An expired login, say: no state can be had, for a slice that may or may not be there."""
+  (cloud / 'state').write_text('no network\n')
+  result = run_on(cloud, 'run', '--restarts=1')
+  assert result.returncode == 1
+  assert result.stderr.count('error: gcloud has not told the state of m for ten minutes') == 2
+  assert result.stderr.count('ERROR: no network') >= 40
+
+
 def test_a_slice_that_cannot_be_deleted_is_named(cloud):
   (cloud / 'stuck').touch()
   result = run_on(cloud, 'run')
