@@ -15,6 +15,9 @@ from jax.typing import DTypeLike
 
 from masm_jax.backbones import attention
 
+# The gradients written out below keep a layer's input and compute the rest again. A barrier around
+# what is kept holds XLA from merging that with the forward pass, whose results it would then keep.
+
 # Builds a dense layer from `features`, `dtype` and `name`; a method passes its own.
 DenseCls = Callable[..., nn.Module]
 
