@@ -23,7 +23,8 @@ from benchmarks import measure
 from configs import common
 from masm_jax import detector as detector_lib
 from masm_jax import tree
-from masm_jax.methods import decompose, make_method
+from masm_jax.methods import make_method
+from masm_jax.subspaces import decompose
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -17,8 +17,9 @@ from benchmarks import measure
 from benchmarks.train_step import random_batch
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import selection, sharding, steps
-from masm_jax.methods import METHODS, make_method
+from masm_jax.methods import METHODS, chosen_layers, make_method
+from masm_jax.parallel import sharding
+from masm_jax.training import steps
 
 
 def merges(args: argparse.Namespace, params: Any, mesh: Any) -> dict[str, float]:
@@ -29,7 +30,7 @@ def merges(args: argparse.Namespace, params: Any, mesh: Any) -> dict[str, float]
     config = common.get_config()
     config.backbone.name = args.backbone
     common.set_method(config, name)
-    method = selection.assume_deepest(make_method(config), params, config)
+    method = chosen_layers.assume_deepest(make_method(config), params, config)
     trainable, frozen = method.init(params, jax.random.key(0))
     trainable = sharding.place(trainable, sharding.replicated(mesh))
     frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from masm_jax.evaluation import summary
+from masm_jax.metrics import summary
 
 
 def score_table(num_frames: int, *, decimals: int | None) -> pd.DataFrame:

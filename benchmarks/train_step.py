@@ -25,10 +25,12 @@ import numpy as np
 from benchmarks import measure
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import selection, sharding, steps, tree
+from masm_jax import tree
 from masm_jax.backbones import ViTConfig
-from masm_jax.methods import METHODS, make_method
-from masm_jax.program import make_program
+from masm_jax.methods import METHODS, chosen_layers, make_method
+from masm_jax.parallel import sharding
+from masm_jax.training import steps
+from masm_jax.training.program import make_program
 
 
 def model_passes(trainable: Mapping[str, Any], vit: ViTConfig) -> float:
@@ -58,7 +60,7 @@ def make_step(config: Any) -> dict[str, Any]:
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   backbone, detector_config = detector_lib.from_config(config)
   params = jax.device_get(detector_lib.init_params(detector_config, jax.random.key(0)))
-  method = selection.assume_deepest(make_method(config), params, config)
+  method = chosen_layers.assume_deepest(make_method(config), params, config)
   trainable, frozen = method.init(params, jax.random.key(0))
   frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
   program = make_program(

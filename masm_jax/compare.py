@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 def _compare(args: argparse.Namespace) -> int:
   # Not above: --help should not wait for them.
   from masm_jax import telemetry
-  from masm_jax.evaluation import compare, tables, uncertainty
+  from masm_jax.evaluation import comparison as compare
+  from masm_jax.evaluation import tables
+  from masm_jax.metrics import uncertainty
 
   metrics = [name.strip() for name in args.metrics.split(',') if name.strip()]
   known = uncertainty.metric_names({'threshold': 0.5, '0.5': 0.5})

@@ -21,9 +21,10 @@ def summarize(workdir: pathlib.Path) -> None:
   Args:
     workdir: holds the run of each method in a folder of its name.
   """
-  from masm_jax import reporting, telemetry
-  from masm_jax.evaluation import scores
-  from masm_jax.tools import plots
+  from masm_jax import telemetry
+  from masm_jax.data import sets as sets_lib
+  from masm_jax.metrics import scores
+  from masm_jax.plots import curves as plots
 
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
   best = {method: result['best']['sets'] for method, result in results.items()}
@@ -34,7 +35,7 @@ def summarize(workdir: pathlib.Path) -> None:
     print(f'\n{scores.format_comparison(figures, "auroc", level)}')
   trained = (f'{name} {result["trainable_parameters"]:,}' for name, result in results.items())
   print(f'\nTrainable parameters: {", ".join(trained)}')
-  print(f'\n{reporting.SYNTHETIC_NOTE}')
+  print(f'\n{sets_lib.SYNTHETIC_NOTE}')
 
   curves = {}
   for name in sets:
@@ -49,10 +50,10 @@ def summarize(workdir: pathlib.Path) -> None:
     [line['step'] for line in masks],
     workdir / 'demo.png',
     title='masm_jax demo: ROC by frame, and the layer mask of masm',
-    note=reporting.SYNTHETIC_NOTE,
+    note=sets_lib.SYNTHETIC_NOTE,
     end_step=results['masm']['last']['step'] + 1,  # A mask holds from the step that drew it on.
   )
-  document = {'note': reporting.SYNTHETIC_NOTE, 'methods': results}
+  document = {'note': sets_lib.SYNTHETIC_NOTE, 'methods': results}
   telemetry.write_json(workdir / 'results.json', document)
   print(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
       ' (a directory for the results)'
     )
   main_lib.start_jax(deterministic=True)
-  from masm_jax.cross_evaluation import evaluate
+  from masm_jax.evaluation.run import evaluate
 
   evaluate(
     pathlib.Path(_CHECKPOINT.value),

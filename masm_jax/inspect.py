@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
   if config is None:
     raise UserError('give --config, a file of configs/')
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Read when jax is first imported, hence not above.
-  from masm_jax import costs
+  from masm_jax.training import costs
 
   report = costs.inspect(config)
   print(json.dumps(report) if _JSON.value else costs.format_report(config, report))

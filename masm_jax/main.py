@@ -19,8 +19,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from masm_jax import peers
 from masm_jax.errors import UserError
+from masm_jax.parallel import peers
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, with its arguments after a colon.', lock_config=True
@@ -118,7 +118,7 @@ def hang_timeout_s() -> float:
 def main(argv: Sequence[str]) -> int:
   """Runs the training; returns the exit status."""
   config, workdir = start(argv)
-  from masm_jax.train import train
+  from masm_jax.training.loop import train
 
   signal_number = train(config, workdir, hang_timeout_s=hang_timeout_s(), profile=_PROFILE.value)
   return 128 + signal_number if signal_number else 0

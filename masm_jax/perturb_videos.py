@@ -60,7 +60,7 @@ def _copy(args: argparse.Namespace) -> int:
     raise UserError(f'--output {args.output} lies within --input: the copy would hold itself')
   # OpenCV and PyAV are loaded when there is something to do.
   from masm_jax import telemetry
-  from masm_jax.evaluation import clips
+  from masm_jax.perturbations import clips
   from masm_jax.preprocess import pool
 
   record = {
@@ -157,7 +157,7 @@ def _make_worker(
   source: pathlib.Path, target: pathlib.Path, key: str, level: int, seed: int
 ) -> Callable[[tuple[str, str, str]], str]:
   """The function that does one file in a process: -> why it failed, or ''."""
-  from masm_jax.evaluation import clips
+  from masm_jax.perturbations import clips
   from masm_jax.preprocess import video
 
   def do(task: tuple[str, str, str]) -> str:
@@ -206,7 +206,7 @@ def _perturb_image(
 
   from masm_jax.data import transforms
   from masm_jax.data.importers import names
-  from masm_jax.evaluation import robustness
+  from masm_jax.perturbations import catalogue as robustness
   from masm_jax.preprocess import video
 
   if key == 'VC':

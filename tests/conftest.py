@@ -23,10 +23,11 @@ from absl import flags
 from configs import common
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import selection, sharding, steps
 from masm_jax.backbones import ViTConfig
-from masm_jax.methods import make_method
-from masm_jax.program import make_program
+from masm_jax.methods import chosen_layers, make_method
+from masm_jax.parallel import sharding
+from masm_jax.training import steps
+from masm_jax.training.program import make_program
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -41,7 +42,7 @@ if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
 # Files of whole runs begin first, so that no worker is left with one when the others are done.
-_LONG_FILES = ('test_train.py', 'test_real_crops.py', 'test_local.py', 'test_kill.py')
+_LONG_FILES = ('test_loop.py', 'test_real_crops.py', 'test_local.py', 'test_kill.py')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,7 +117,7 @@ class TinyRun:
       lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32),
       detector_lib.init_params(self.detector_config, jax.random.key(0)),
     )
-    self.method = selection.assume_deepest(make_method(self.config), self.params, self.config)
+    self.method = chosen_layers.assume_deepest(make_method(self.config), self.params, self.config)
     self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
     in_steps = functools.partial(config_lib.duration_steps, batch_size=8, num_examples=80)
     self.program = make_program(

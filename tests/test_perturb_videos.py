@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from masm_jax import perturb_videos
-from masm_jax.evaluation import robustness
+from masm_jax.perturbations import catalogue as robustness
 from masm_jax.preprocess.layouts import Options, list_videos
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
   main_lib.start_jax(deterministic=True)
   from masm_jax import telemetry
   from masm_jax.analysis import report
-  from masm_jax.tools import analysis_plots
+  from masm_jax.plots import analysis as analysis_plots
 
   documents = {}
   for workdir in workdirs:

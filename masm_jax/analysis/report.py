@@ -9,13 +9,16 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from masm_jax import reporting, sharding, steps, telemetry, trained, tree
+from masm_jax import files as json_files
+from masm_jax import telemetry, tree
 from masm_jax.analysis import probe, subspaces
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
-from masm_jax.evaluation.evaluator import Evaluator
-from masm_jax.methods import decompose, subspace
-from masm_jax.telemetry import json_files
+from masm_jax.inference import steps, trained
+from masm_jax.inference.scorer import Evaluator
+from masm_jax.parallel import sharding
+from masm_jax.subspaces import decompose
+from masm_jax.subspaces import layer as subspace
 
 FILE = 'analysis.json'
 PICTURE = 'analysis.png'
@@ -129,7 +132,7 @@ def _faces(config: ml_collections.ConfigDict, manifest: str) -> tuple[Manifest, 
   load = sets_lib.SetLoader(config.data.synthetic)
   faces = load('the probe', ml_collections.ConfigDict(spec)).select(label=0)
   datasets = set(faces.table['dataset'])
-  note = reporting.SYNTHETIC_NOTE if datasets == {sets_lib.SYNTHETIC} else ''
+  note = sets_lib.SYNTHETIC_NOTE if datasets == {sets_lib.SYNTHETIC} else ''
   return faces, note
 
 

@@ -14,6 +14,10 @@ from masm_jax.data.presets import SBI
 from masm_jax.errors import UserError
 
 SYNTHETIC = 'synthetic'  # The manifest name of the built-in set.
+SYNTHETIC_NOTE = (
+  'Synthetic portraits: these figures show that the program works; they prove nothing '
+  'about real deepfakes.'
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,9 @@ import pandas as pd
 from masm_jax.data import pipeline, storage
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
-from masm_jax.evaluation import results, robustness
-from masm_jax.evaluation.summary import Warning_
+from masm_jax.evaluation import results
+from masm_jax.metrics.summary import Warning_
+from masm_jax.perturbations import catalogue as robustness
 from masm_jax.preprocess.files import PARAMETERS
 
 

@@ -21,13 +21,16 @@ import pandas as pd
 from absl import logging
 from jax.experimental import multihost_utils
 
-from masm_jax import peers, telemetry
+from masm_jax import files as json_files
+from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
-from masm_jax.evaluation import calibration, curves, exhibits, metrics, results, scores, summary
-from masm_jax.evaluation.evaluator import Evaluator
-from masm_jax.evaluation.summary import Settings, Warning_
-from masm_jax.telemetry import json_files
+from masm_jax.evaluation import curves, exhibits, results
+from masm_jax.inference.scorer import Evaluator
+from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import calibration, scores, summary
+from masm_jax.metrics.summary import Settings, Warning_
+from masm_jax.parallel import peers
 
 _SUMMARY_VERSION = 2  # Raise it when figures change: kept ones are then made again.
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from masm_jax.evaluation import published, scores
+from masm_jax.evaluation import published
+from masm_jax.metrics import scores
 
 TITLES = {
   'auroc': 'AUROC',

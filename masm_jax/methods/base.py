@@ -46,7 +46,7 @@ class Method(Protocol):
 
 @runtime_checkable
 class ChoosesLayers(Method, Protocol):
-  """A method that chooses its layers before `init`; `selection.choose_layers` does it."""
+  """A method that chooses its layers before `init`; `training.probe.choose_layers` does it."""
 
   def candidates(self, params: Params) -> Groups:
     """The leaves of plain parameters whose gradients are measured, each layer a row of `[L, 1]`."""

@@ -18,7 +18,7 @@ import ml_collections
 from masm_jax.masking.groups import Groups, layer_groups
 from masm_jax.methods import masm
 from masm_jax.methods.base import OnProgress, Params
-from masm_jax.methods.decompose import find_targets
+from masm_jax.subspaces.decompose import find_targets
 
 _KERNEL = '/kernel'
 

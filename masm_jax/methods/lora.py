@@ -18,8 +18,9 @@ import ml_collections
 from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.errors import UserError
-from masm_jax.methods import decompose, subspace
 from masm_jax.methods.base import OnProgress, check_definition
+from masm_jax.subspaces import decompose
+from masm_jax.subspaces import layer as subspace
 
 Params = Mapping[str, Any]
 

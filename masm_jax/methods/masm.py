@@ -15,10 +15,11 @@ import ml_collections
 
 from masm_jax import tree
 from masm_jax.masking.groups import Granularity, Groups, subspace_groups
-from masm_jax.methods import regularizers, subspace
 from masm_jax.methods.base import OnProgress
-from masm_jax.methods.decompose import TARGETS, SubspaceConfig
-from masm_jax.methods.regularizers import RegularizerConfig
+from masm_jax.subspaces import layer as subspace
+from masm_jax.subspaces import regularizers
+from masm_jax.subspaces.decompose import TARGETS, SubspaceConfig
+from masm_jax.subspaces.regularizers import RegularizerConfig
 
 Params = Mapping[str, Any]
 

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from masm_jax.evaluation import metrics, robustness
+from masm_jax.metrics import binary as metrics
+from masm_jax.perturbations import catalogue as robustness
 from masm_jax.report import svg
 from masm_jax.report.words import number
 

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from masm_jax.errors import UserError
-from masm_jax.evaluation import metrics, results, scores
+from masm_jax.evaluation import results
+from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import scores
 from masm_jax.report.panels import Scores
 
 VALIDATION = results.VAL

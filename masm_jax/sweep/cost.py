@@ -1,4 +1,4 @@
-"""Operations of each row's compiled train step: counted once per row, by `masm_jax.costs`."""
+"""Operations of each row's compiled train step: counted once per row, by `training.costs`."""
 
 import os
 import pathlib
@@ -65,7 +65,7 @@ def _count(
   os.environ['JAX_PLATFORMS'] = 'cpu'
   import jax
 
-  from masm_jax import costs
+  from masm_jax.training import costs
 
   jax.config.update('jax_platforms', 'cpu')  # It is imported by now, and no device has started.
   failed = []

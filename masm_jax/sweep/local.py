@@ -26,7 +26,7 @@ from masm_jax.sweep.plan import Progress, Run
 LOG = 'log.txt'
 # What a run imports sooner or later: here it is imported once for all of them.
 _PRELOAD = (
-  'masm_jax.main', 'masm_jax.train', 'masm_jax.sweep.local', 'masm_jax.tools.plots',
+  'masm_jax.main', 'masm_jax.training.loop', 'masm_jax.sweep.local', 'masm_jax.plots.curves',
   'tensorboardX.event_file_writer', 'tensorboardX.summary',
 )  # fmt: skip
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'

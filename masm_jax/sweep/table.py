@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from masm_jax import files as json_files
 from masm_jax import telemetry
 from masm_jax.errors import UserError
-from masm_jax.evaluation import scores
+from masm_jax.metrics import scores
 from masm_jax.sweep.cost import read_cost
 from masm_jax.sweep.plan import Progress, Run, Sweep
-from masm_jax.telemetry import json_files
 from masm_jax.telemetry.writer import PERF_FILE
 
 CONFIDENCE = 0.95

@@ -1,6 +1,6 @@
 """What a run says about itself: metrics files, progress, parameter overview, record of the run."""
 
-from masm_jax.telemetry.json_files import read_json, read_lines, write_json
+from masm_jax.files import read_json, read_lines, write_json
 from masm_jax.telemetry.overview import count_parameters, parameter_overview
 from masm_jax.telemetry.profile import Profiler, parse_steps
 from masm_jax.telemetry.progress import Progress

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import masm_jax
-from masm_jax.telemetry.json_files import to_json
+from masm_jax.files import to_json
 
 PACKAGES = (
   'jax',

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from masm_jax.telemetry.json_files import JsonLines
+from masm_jax.files import JsonLines
 
 METRICS_FILE = 'metrics.jsonl'
 PERF_FILE = 'perf.jsonl'

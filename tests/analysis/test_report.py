@@ -12,7 +12,8 @@ from PIL import Image
 from masm_jax import telemetry
 from masm_jax.analysis import report
 from masm_jax.data import synthetic
-from masm_jax.tools import analysis_plots, canvas
+from masm_jax.plots import analysis as analysis_plots
+from masm_jax.plots import canvas
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = [f'backbone/block_{i:02d}/attn/{name}' for i in range(6) for name in 'qkv']

@@ -7,7 +7,8 @@ import pytest
 from configs import common, cross_eval
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
-from masm_jax.evaluation import curves, robustness
+from masm_jax.evaluation import curves
+from masm_jax.perturbations import catalogue as robustness
 
 
 def config(**fields):

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from masm_jax.data import manifest as manifest_lib
-from masm_jax.evaluation import exhibits, scores
+from masm_jax.evaluation import exhibits
+from masm_jax.metrics import scores
 
 
 @pytest.fixture(scope='module')

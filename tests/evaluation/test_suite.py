@@ -9,7 +9,8 @@ import pytest
 from configs import common
 from masm_jax import telemetry
 from masm_jax.data.manifest import Manifest
-from masm_jax.evaluation import curves, results, scores, suite
+from masm_jax.evaluation import curves, results, suite
+from masm_jax.metrics import scores
 
 
 class Evaluator:

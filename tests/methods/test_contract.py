@@ -17,8 +17,10 @@ import pytest
 
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import sharding, task, tree
+from masm_jax import tree
 from masm_jax.methods import METHODS
+from masm_jax.parallel import sharding
+from masm_jax.training import objective as task
 
 # optax raises a float to an integer power, which strict promotion refuses.
 pytestmark = pytest.mark.usefixtures('standard_promotion')

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from configs import ffpp
-from masm_jax import backbones, selection, tree
+from masm_jax import backbones, tree
 from masm_jax import detector as detector_lib
-from masm_jax.methods import METHODS, make_method
+from masm_jax.methods import METHODS, chosen_layers, make_method
 
 HEAD = {width: 2 * width + 2 for width in (192, 384, 768, 1024)}
 
@@ -22,7 +22,7 @@ def shapes(preset):
 def count(preset, name):
   """Trainable parameters as `configs/ffpp.py:method=...` sets the method up."""
   config = ffpp.get_config(f'method={name}')
-  method = selection.assume_deepest(make_method(config), shapes(preset), config)
+  method = chosen_layers.assume_deepest(make_method(config), shapes(preset), config)
   trainable, frozen = jax.eval_shape(method.init, shapes(preset), jax.random.key(0))
   merged = jax.eval_shape(method.merge, trainable, frozen)
   assert {path: leaf.shape for path, leaf in tree.flatten(merged).items()} == {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from masm_jax import detector as detector_lib
-from masm_jax import task, tree
+from masm_jax import tree
+from masm_jax.training import objective as task
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masm_jax import task, tree
+from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.errors import UserError
 from masm_jax.methods import lora
+from masm_jax.training import objective as task
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
 

@@ -10,7 +10,9 @@ import pytest
 import scipy.special
 from PIL import Image
 
-from masm_jax.evaluation import metrics, robustness, scores
+from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import scores
+from masm_jax.perturbations import catalogue as robustness
 
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{0}$ & \u202e\x07 名前'
 NOTE = (

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from masm_jax.errors import UserError
-from masm_jax.evaluation import metrics, scores
+from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import scores
 from masm_jax.report import __main__ as report
 from masm_jax.report import content, page, panels, pictures, runs, svg, words
 

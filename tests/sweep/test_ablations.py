@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from masm_jax import backbones, detector, losses, tree
-from masm_jax.methods import decompose, masm, regularizers
+from masm_jax import backbones, detector, tree
+from masm_jax.methods import masm
+from masm_jax.subspaces import decompose, regularizers
+from masm_jax.training import losses
 
 SHAPE = dict(image_size=16, patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=32)
 INPUT = dict(activation='gelu', pre_norm=False, patch_bias=True, norm_eps=1e-6)

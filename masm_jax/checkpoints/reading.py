@@ -1,0 +1,105 @@
+"""The checkpoints of a run, read by others than the run itself: evaluation, analysis."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orbax.checkpoint as ocp
+
+from masm_jax.errors import UserError
+from masm_jax.parallel import agreement
+
+T = TypeVar('T')
+
+# Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
+_READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
+
+
+class SavedRun:
+  """The checkpoints of a run, to read from: nothing in its directory is changed.
+
+  Args:
+    workdir: the run's directory.
+
+  Raises:
+    UserError: there is no complete checkpoint in it.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    self._directory = workdir.absolute() / 'checkpoints'
+    if not self._directory.is_dir():
+      raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
+    self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
+    self.steps = sorted(self._manager.all_steps())
+    if not self.steps:
+      raise UserError(f'{workdir} has no complete checkpoint yet')
+
+  def close(self) -> None:
+    """Lets go of the directory."""
+    self._manager.close()
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """What was stored beside the state: config, hashes, best step and value.
+
+    Raises:
+      UserError: it cannot be read, by this process or another one.
+    """
+    path = self._folder(step) / 'meta'
+    return self._read(step, lambda: ocp.JsonCheckpointHandler().restore(path))
+
+  def find_step(self, which: str) -> int:
+    """The step that `best` (by validation), `last` or a number names.
+
+    Raises:
+      UserError: it is none of these, or not kept.
+    """
+    last = self.steps[-1]
+    best = self.meta(last)['best_step']
+    if which == 'best' and not best:
+      raise UserError(f'{self._directory}: no validation has chosen a checkpoint yet; use last')
+    named = {'last': last, 'best': best}
+    if which not in named and not which.isdecimal():
+      raise UserError(f'no checkpoint {which!r}: give best, last or the number of a step')
+    step = named[which] if which in named else int(which)
+    if step not in self.steps:
+      kept = ', '.join(map(str, self.steps))
+      raise UserError(f'{self._directory} does not hold step {step}; it keeps {kept}')
+    return step
+
+  def trainable(self, step: int, target: Any) -> Any:
+    """The trainable leaves alone.
+
+    Args:
+      step: one of `steps`.
+      target: a tree of `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+      UserError: as of `meta`.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(
+      item={'trainable': target},
+      restore_args={'trainable': restore_args},
+      partial_restore=True,
+    )
+
+    def read() -> Any:
+      with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.restore(self._folder(step) / 'state', args=args)['trainable']
+
+    return self._read(step, read)
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._directory / f'{step:08d}'
+
+  def _read(self, step: int, read: Callable[[], T]) -> T:
+    # Without the manager, which makes the processes meet after each item: see `checkpoint.py`.
+    found, problem = agreement.together(read)
+    if problem:
+      others = ', '.join(str(other) for other in self.steps if other != step)
+      raise UserError(
+        f'the checkpoint of step {step} in {self._directory} cannot be read: {problem}'
+        + (f'; there are also those of steps {others}: --step=NUMBER' if others else '')
+      )
+    return found

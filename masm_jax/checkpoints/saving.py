@@ -1,0 +1,312 @@
+"""Checkpoints through Orbax: the train state, the data iterator, and what they belong to.
+
+Only what training changes is stored: trainable leaves, moments, mask, statistics, running metrics.
+Frozen leaves are rebuilt from the base weights and, for decomposed kernels, the cached factors.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from masm_jax import config as config_lib
+from masm_jax.errors import UserError, first_line
+from masm_jax.parallel import agreement, peers
+
+
+class State(Protocol):
+  """A tree of arrays that knows its step; the trained leaves are `trainable`."""
+
+  step: jax.Array
+  trainable: Any
+
+
+_HALF_WRITTEN = '.orbax-checkpoint-tmp'  # In the name of a checkpoint that is being written.
+
+
+@dataclasses.dataclass
+class _KeepNewestAndBest:
+  """Preservation policy: the newest `keep` checkpoints, and the best one so far."""
+
+  keep: int
+  best_step: int = -1
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    del context
+    newest = len(checkpoints) - self.keep
+    return [i >= newest or info.step == self.best_step for i, info in enumerate(checkpoints)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """The best validation so far: `step` 0 if there was none."""
+
+  step: int = 0
+  value: float = float('-inf')
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    workdir: the run's directory; they lie in `workdir/checkpoints`.
+    config: the run's config; stored, and compared on restore.
+    base_hash: hash of the pretrained weights.
+    manifest_hash: hash of the training manifest.
+    val_hash: hash of the validation manifest, which chooses the best checkpoint.
+
+  Raises:
+    UserError: there are checkpoints already, of another config, other base weights or other data;
+      or the processes see different directories.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    config: ml_collections.ConfigDict,
+    base_hash: str,
+    manifest_hash: str,
+    val_hash: str,
+  ):
+    self._config = config
+    self._identity = {
+      'base_weights': base_hash,
+      'train_manifest': manifest_hash,
+      'val_manifest': val_hash,
+    }
+    self._policy = _KeepNewestAndBest(config.checkpoint.keep)
+    self._manager = ocp.CheckpointManager(
+      workdir.absolute() / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._policy,
+        step_format_fixed_length=8,
+      ),
+    )
+    steps = self._newest_first()
+    self._check_same_directory(steps)
+    self._check_identity(steps)
+    # What a kill left half-written has no final name and is never read. Orbax would remove it in a
+    # thread of its own, before the check, and with a traceback where the check ends the program.
+    if jax.process_index() == 0:
+      for path in pathlib.Path(self._manager.directory).glob(f'*{_HALF_WRITTEN}*'):
+        shutil.rmtree(path, ignore_errors=True)
+
+  def save(self, state: State, iterator: grain.DatasetIterator, best: Best) -> None:
+    """Saves in the background, unless this step is saved already."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._policy.best_step = best.step
+    meta = {
+      'config': self._config.to_dict(),
+      **self._identity,
+      'best_step': best.step,
+      'best_value': str(best.value),
+    }
+    with self._storage_errors():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          data=grain.checkpoint.CheckpointSave(iterator),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
+
+  def wait(self) -> None:
+    """Returns when everything saved is on the disk."""
+    with self._storage_errors():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, then lets go of the directory."""
+    with self._storage_errors():
+      self._manager.close()
+
+  def latest_step(self) -> int | None:
+    """The newest complete checkpoint, None if there is none."""
+    return self._manager.latest_step()
+
+  def restore(
+    self, state: State, iterator: grain.DatasetIterator
+  ) -> tuple[State, grain.DatasetIterator, Best]:
+    """Restores the newest checkpoint that can be read; newer ones are moved out of the way.
+
+    It may be of another number of devices or processes. Without any, all stays as it is.
+
+    Args:
+      state: a state of the right shapes, placed as the restored one shall be.
+      iterator: the data iterator, which is set to where it was.
+
+    Raises:
+      UserError: none can be read.
+    """
+    steps = self._newest_first()
+    if not steps:
+      return state, iterator, Best()
+    damaged: dict[int, str] = {}
+    for step in steps:
+      found, problem = agreement.together(functools.partial(self._read, step, state))
+      if found:
+        break
+      damaged[step] = problem
+    else:
+      listing = '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
+      raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
+    meta, positions, restored = found
+    self._set_aside(damaged)
+    iterator.set_state(positions)
+    iterator.start_prefetch()
+    logging.info('resuming from step %d', step)
+    best = Best(meta['best_step'], float(meta['best_value']))
+    if best.step and best.step not in self._manager.all_steps():
+      best = Best()  # Gone with what was damaged: a later validation chooses.
+    self._policy.best_step = best.step
+    return restored, iterator, best
+
+  def _newest_first(self) -> list[int]:
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  # Read without the manager: it makes the processes meet after each item that it has read, and one
+  # that could not read it would stay away.
+
+  def _read(self, step: int, state: State) -> tuple[dict[str, Any], dict[str, Any], State]:
+    """What was stored beside the state, the iterator's state, and the state, placed as `state`."""
+    return self._meta(step), self._iterator_state(step), self._state(step, state)
+
+  def _meta(self, step: int) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(self._folder(step) / 'meta')
+
+  def _state(self, step: int, state: State) -> State:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+      return handler.restore(
+        self._folder(step) / 'state', args=ocp.args.StandardRestore(_like(state))
+      )
+
+  def _iterator_state(self, step: int) -> dict[str, Any]:
+    """What this process's data iterator goes on from.
+
+    Every process has written its own. With as many processes as then, each takes its own again;
+    else the position, which is the same in all, and the undecodable records that any has met.
+    """
+    folder = self._folder(step) / 'data'
+    own = folder / f'process_{jax.process_index()}-of-{jax.process_count()}.json'
+    if own.exists():
+      return json.loads(own.read_text())
+    states = [json.loads(file.read_text()) for file in sorted(folder.glob('process_*.json'))]
+    (next_step,) = {state['next_step'] for state in states}
+    met = dict.fromkeys(record for state in states for record in state['undecodable'])
+    return {'next_step': next_step, 'undecodable': list(met)}
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return pathlib.Path(self._manager.directory) / f'{step:08d}'
+
+  def _set_aside(self, damaged: dict[int, str]) -> None:
+    """Moves checkpoints to `damaged_checkpoints`, so that the run can save those steps again."""
+    if not damaged:
+      return
+    target = pathlib.Path(self._manager.directory).parent / 'damaged_checkpoints'
+    for step, problem in damaged.items():
+      logging.warning(
+        'the checkpoint of step %d cannot be read (%s); it is in %s now, and the run goes on from '
+        'an older one',
+        step,
+        problem,
+        target,
+      )
+      if jax.process_index() == 0:
+        target.mkdir(exist_ok=True)
+        shutil.rmtree(target / self._folder(step).name, ignore_errors=True)
+        self._folder(step).rename(target / self._folder(step).name)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints are moved')
+    self._manager.reload()
+
+  def _check_same_directory(self, steps: Sequence[int]) -> None:
+    if jax.process_count() == 1:
+      return
+    listing = ' '.join(map(str, steps))
+    seen = [max(steps, default=0), len(steps), zlib.crc32(listing.encode())]
+    found = multihost_utils.process_allgather(np.array(seen, np.uint32))
+    if (found != found[0]).any():
+      raise UserError(
+        f'the processes see different checkpoints in {self._manager.directory} (newest: '
+        f'{", ".join(map(str, found[:, 0]))}; in number: {", ".join(map(str, found[:, 1]))}): '
+        '--workdir must be on storage that all hosts share'
+      )
+
+  @contextlib.contextmanager
+  def _storage_errors(self) -> Iterator[None]:
+    """What goes wrong in writing is the storage's fault: the user's to mend, not a crash.
+
+    Writing goes on in the background, so that it may come up at the next save or at the end.
+    """
+    try:
+      yield
+    except Exception as error:
+      if peers.is_lost(error):
+        raise
+      complete = [s for s in self._manager.all_steps(read=True) if self._folder(s).is_dir()]
+      good = f'step {max(complete)}' if complete else 'none'
+      raise UserError(
+        f'a checkpoint could not be written to {self._manager.directory}: {first_line(error)}; '
+        f'last complete one: {good}; the same command goes on from there'
+      ) from error
+
+  def restore_trainable(self, state: State, step: int) -> Any:
+    """The trainable leaves alone of one checkpoint, placed like those of `state`."""
+    found, problem = agreement.together(functools.partial(self._state, step, state))
+    if found is None:
+      raise UserError(
+        f'the checkpoint of step {step} in {self._manager.directory}, which validation chose, '
+        f'cannot be read: {problem}'
+      )
+    return found.trainable
+
+  def _check_identity(self, steps: Sequence[int]) -> None:
+    """Refuses the checkpoints of another run; the newest one that says what it is speaks for all.
+
+    Early, so that a command with the wrong --workdir or config leaves everything as it was.
+    """
+    for step in steps:
+      meta, _ = agreement.together(functools.partial(self._meta, step))
+      if meta:  # Else it is damaged: `restore` says so.
+        break
+    else:
+      return
+    if refusal := agreement.first_problem(self._refusal(meta)):
+      raise UserError(refusal)
+
+  def _refusal(self, meta: dict[str, Any]) -> str:
+    """Why checkpoints that say this of themselves are not this run's, '' if they are."""
+    where = f'{self._manager.directory} holds a run of another'
+    remedy = 'use a new --workdir, or that config'
+    if changed := config_lib.differences(meta['config'], self._config):
+      shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if changed[4:] else '')
+      return f'{where} config ({shown}): {remedy}'
+    for name, value in self._identity.items():
+      if (stored := meta.get(name, '')) != value:
+        return (
+          f'{where} {name.replace("_", " ")} (hash {stored[:12]}, now '
+          f'{value[:12]}): use a new --workdir, or the files it was started with'
+        )
+    return ''
+
+
+def _like(state: Any) -> Any:
+  """Shapes, types and places of a tree of arrays."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

@@ -1,0 +1,239 @@
+"""One evaluation: a trained run and a suite of data sets -> a folder of scores and figures."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from masm_jax import config as config_lib
+from masm_jax import telemetry
+from masm_jax.data import sets as sets_lib
+from masm_jax.data.manifest import Manifest
+from masm_jax.errors import UserError
+from masm_jax.evaluation import curves, results
+from masm_jax.evaluation import suite as suite_lib
+from masm_jax.inference import steps, trained
+from masm_jax.inference.scorer import Evaluator
+from masm_jax.metrics import scores
+from masm_jax.metrics.summary import CALIBRATED
+from masm_jax.parallel import peers, sharding
+
+
+def evaluate(
+  workdir: pathlib.Path,
+  suite: ml_collections.ConfigDict,
+  out: pathlib.Path,
+  *,
+  step: str = 'best',
+  weights: str = '',
+  devices: Sequence[jax.Device] | None = None,
+  hang_timeout_s: float = 0.0,
+) -> None:
+  """Scores every set of a suite, and writes `out/results.json`.
+
+  Args:
+    workdir: of a training run.
+    suite: see `common.get_suite`.
+    out: the evaluation's folder; one that was stopped goes on.
+    step: which checkpoint: best, last, or a number.
+    weights: the base weights' file; '' for that of the run's config.
+    devices: which ones compute; all of all processes by default.
+    hang_timeout_s: see `peers.Watchdog`.
+
+  Raises:
+    UserError: bad input, or a folder that holds another evaluation.
+  """
+  with peers.Watchdog(hang_timeout_s) as watchdog:
+    _evaluate(workdir, suite, out, step, weights, devices, watchdog)
+
+
+def _evaluate(
+  workdir: pathlib.Path,
+  suite: ml_collections.ConfigDict,
+  out: pathlib.Path,
+  step: str,
+  weights: str,
+  devices: Sequence[jax.Device] | None,
+  watchdog: peers.Watchdog,
+) -> None:
+  config_lib.validate_suite(suite)
+  is_lead = jax.process_index() == 0
+  mesh = sharding.make_mesh(suite.fsdp, devices)
+  sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')
+  run = trained.load_run(workdir, mesh, step=step, weights=weights, on_progress=watchdog.stage)
+  watchdog.stage()
+
+  # ---- Data ----------------------------------------------------------------------------------
+  specs = suite.sets or {
+    name: spec for name, spec in run.config.data.tests.items() if spec.manifest
+  }
+  points = curves.points(suite.robustness, specs)
+  own = run.config.data
+  # The built-in set is drawn as the run or the suite says: whichever names it.
+  load_own, load_suite = map(sets_lib.SetLoader, (own.synthetic, suite.synthetic))
+  load_tests = load_suite if suite.sets else load_own
+  load_val, val_spec = (load_suite, suite.val) if suite.val.manifest else (load_own, own.val)
+  load_train, train_spec = (
+    (load_suite, suite.train) if suite.train.manifest else (load_own, own.train)
+  )
+  val = load_val('val', val_spec)
+  sets_lib.refuse_test_rows('val', val)
+  train, warnings = _training_set(load_train, train_spec, run.facts['train_manifest'])
+  if val.sha256 != run.facts['val_manifest']:
+    text = (
+      'the validation set is not the one that chose the checkpoint (hash'
+      f' {val.sha256[:12]}, then {run.facts["val_manifest"][:12]}): thresholds are those of the'
+      ' present one'
+    )
+    warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
+  tests = {name: _test_set(load_tests, name, spec) for name, spec in specs.items()}
+  copies, unchecked = curves.load_copies(
+    points,
+    lambda point: load_tests(
+      point.title, _of_copy(specs[point.name], point.copy), allow_empty=True
+    ),
+  )
+  warnings += unchecked
+  watchdog.stage()
+
+  # ---- Scores and figures ----------------------------------------------------------------------
+  compiled = [
+    steps.jit_eval_step(make(run.detector), mesh, run.params)
+    for make in (steps.make_eval_step, steps.make_feature_step)
+  ]
+  evaluator = Evaluator(
+    compiled[0],
+    mesh,
+    suite.batch_size,
+    run.detector.backbone.image_size,
+    suite.num_threads,
+    compiled[1],
+  )
+  named_by = ('config_sha256', 'step', 'base_weights', 'trained_weights')
+  identity = {name: run.facts[name] for name in named_by}
+  if is_lead:
+    _claim(out, identity)
+  made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead, watchdog).run(
+    val, train, tests, points, copies
+  )
+  if not is_lead:
+    return
+  made['warnings'] = sorted(
+    warnings + made['warnings'], key=lambda warning: results.urgency(warning['kind'])
+  )
+  for name, spec in {results.VAL: val_spec, **specs}.items():
+    made['protocol']['sets'][name] |= {'manifest': spec.manifest, 'split': spec.split}
+  document = _document(workdir, run, suite, made)
+  telemetry.write_json(out / 'results.json', document)
+  _print(document, out)
+
+
+def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDict) -> Manifest:
+  try:
+    return load(f'sets.{name}', spec, allow_empty=True)
+  except UserError as error:
+    raise UserError(
+      f'set {name}: {error} (give its manifest with --suite.sets.{name}.manifest, or choose the'
+      ' sets that you have with --suite=configs/cross_eval.py:sets=NAME+NAME)'
+    ) from error
+
+
+def _of_copy(spec: ml_collections.ConfigDict, manifest: str) -> ml_collections.ConfigDict:
+  """The same rows of a perturbed copy's manifest; its images lie beside it."""
+  return ml_collections.ConfigDict({**spec.to_dict(), 'manifest': manifest, 'root': ''})
+
+
+def _training_set(
+  load: sets_lib.SetLoader, spec: ml_collections.ConfigDict, sha256: str
+) -> tuple[Manifest | None, list[dict[str, str]]]:
+  """The training set, None if it is not at hand, and what is to be said of it."""
+  try:
+    train = load('train', spec)
+  except UserError as error:
+    logging.warning('%s', error)
+    return None, []
+  if train.sha256 == sha256:
+    return train, []
+  text = (
+    f'the training set at hand (hash {train.sha256[:12]}) is not the one that was trained on'
+    f' ({sha256[:12]}): the search for leaks may miss some'
+  )
+  return train, [{'set': '', 'kind': 'manifest_changed', 'text': text}]
+
+
+def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
+  """Marks a folder as that of one checkpoint; refuses one that is another's."""
+  path = out / 'evaluation.json'
+  if path.is_file():
+    if (found := telemetry.read_json(path)) != identity:
+      raise UserError(_taken(out, found, identity))
+    # Unfinished from here on, until it is written anew.
+    (out / 'results.json').unlink(missing_ok=True)
+    return
+  try:
+    telemetry.write_json(path, identity)
+  except OSError as error:
+    raise UserError(f'cannot write to --out={out}: {error.strerror}') from error
+
+
+def _taken(out: pathlib.Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+  """Why a folder is not free for a checkpoint: it holds the scores of another."""
+  if all(found.get(name) == identity[name] for name in ('config_sha256', 'step')):
+    if 'trained_weights' in found:
+      text = f'{out} holds the evaluation of other weights: this run was trained anew since then'
+    else:
+      text = (
+        f'{out} holds an evaluation made by an earlier version, which did not note the trained'
+        ' weights'
+      )
+  else:
+    text = (
+      f'{out} holds the evaluation of another checkpoint (step {found.get("step")} of config'
+      f' {str(found.get("config_sha256"))[:12]})'
+    )
+  return f'{text}; give another --out, or remove that folder'
+
+
+def _document(
+  workdir: pathlib.Path,
+  run: trained.TrainedRun,
+  suite: ml_collections.ConfigDict,
+  made: Mapping[str, Any],
+) -> dict[str, Any]:
+  """`results.json`; warnings stand first."""
+  is_synthetic = any(
+    facts['manifest'] == sets_lib.SYNTHETIC for facts in made['protocol']['sets'].values()
+  )
+  masks, analysis = workdir / 'masks.jsonl', workdir / 'analysis.json'
+  return {
+    'format': results.FORMAT,
+    'warnings': made['warnings'],
+    **({'note': sets_lib.SYNTHETIC_NOTE} if is_synthetic else {}),
+    'run': run.facts | {'config': run.config.to_dict()},
+    'suite': suite.to_dict(),
+    'protocol': made['protocol'],
+    'sets': made['sets'],
+    'robustness': made['robustness'],
+    'masks': telemetry.read_lines(masks) if masks.is_file() else None,
+    'subspaces': telemetry.read_json(analysis) if analysis.is_file() else None,
+  }
+
+
+def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
+  run, confidence = document['run'], document['protocol']['bootstrap']['confidence']
+  for warning in document['warnings']:
+    print(f'WARNING: {warning["text"]}')
+  print(
+    f'\n{run["method"]} on {run["backbone"]}, {run["checkpoint"]} (step {run["step"]});'
+    f' intervals of {100 * confidence:g} %'
+  )
+  print(scores.format_intervals(document['sets']))
+  if temperature := document['protocol']['temperature']:
+    print(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
+    print(scores.format_calibration(document['sets'], CALIBRATED))
+  if 'note' in document:
+    print(f'\n{document["note"]}')
+  print(f'\nFigures: {out / "results.json"}')

@@ -1,0 +1,171 @@
+"""A trained detector, rebuilt from its run's directory: config, base weights, one checkpoint."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from masm_jax import config as config_lib
+from masm_jax import detector as detector_lib
+from masm_jax import telemetry, tree
+from masm_jax.checkpoints import reading as saved_run
+from masm_jax.errors import UserError
+from masm_jax.inference import steps
+from masm_jax.methods import Method, OnProgress, chosen_layers, make_method
+from masm_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptedRun:
+  """A run as its method keeps it: what was trained apart from what was frozen.
+
+  Attributes:
+    config: of the run.
+    detector: what the merged parameters belong to.
+    method: puts the parts together.
+    initial: trainable leaves where the run began.
+    trainable: trainable leaves of the checkpoint.
+    frozen: the frozen ones.
+    facts: as of `TrainedRun`.
+  """
+
+  config: ml_collections.ConfigDict
+  detector: detector_lib.DetectorConfig
+  method: Method
+  initial: Any
+  trainable: Any
+  frozen: Any
+  facts: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """A detector and where it comes from.
+
+  Attributes:
+    config: of the run.
+    detector: what `params` belong to.
+    params: plain (merged) parameters, placed on the mesh.
+    facts: JSON types: method, backbone, seed, checkpoint, step, best_step, last_step, selected_by,
+      workdir, config_sha256, base_weights, trained_weights, trainable_parameters, train_manifest,
+      val_manifest (manifests and weights by their hashes).
+  """
+
+  config: ml_collections.ConfigDict
+  detector: detector_lib.DetectorConfig
+  params: Any
+  facts: dict[str, Any]
+
+
+def load_run(
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  *,
+  step: str = 'best',
+  weights: str = '',
+  on_progress: OnProgress = None,
+) -> TrainedRun:
+  """Rebuilds the detector of a run; arguments and errors as of `load_adapted`."""
+  run = load_adapted(workdir, mesh, step=step, weights=weights, on_progress=on_progress)
+  merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
+  return TrainedRun(run.config, run.detector, merge(run.trainable, run.frozen), run.facts)
+
+
+def load_adapted(
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  *,
+  step: str = 'best',
+  weights: str = '',
+  on_progress: OnProgress = None,
+) -> AdaptedRun:
+  """Rebuilds the parts of a run; its checkpoints stay as they are.
+
+  Args:
+    workdir: of the run, finished or not.
+    mesh: where the parameters go.
+    step: 'best' (chosen by validation), 'last', or a number.
+    weights: the file of base weights, if it is no longer where the config says.
+    on_progress: told of (kernels decomposed, kernels in all), where the cache has none.
+
+  Returns:
+    An `AdaptedRun`.
+
+  Raises:
+    UserError: no such run or step, a config of another version of this program, base weights that
+      are not those of the run, or the record of its layers lost.
+  """
+  saved = saved_run.SavedRun(workdir)
+  try:
+    number = saved.find_step(step)
+    meta = saved.meta(number)
+    config = _stored_config(meta['config'], workdir)
+    backbone, detector_config = detector_lib.from_config(config)
+    params, base_hash = detector_lib.load_params(
+      backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
+    )
+    if base_hash != meta['base_weights']:
+      raise UserError(
+        f'{workdir} was trained on other base weights (hash {meta["base_weights"][:12]}, now'
+        f' {base_hash[:12]}): give the file it was started with as --weights'
+      )
+    cache = config.subspace.cache_dir or str(workdir / 'decomposition')
+    method = make_method(config, cache_dir=cache, on_progress=on_progress)
+    method = chosen_layers.stored_layers(
+      method, params, config=config, workdir=workdir, hashes=meta
+    )
+    initial, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
+    del params
+    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+    everywhere = sharding.replicated(mesh)
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
+    )
+    trainable = saved.trainable(number, target)
+    best, last = saved.meta(saved.steps[-1])['best_step'], saved.steps[-1]
+  finally:
+    saved.close()
+  facts = {
+    'method': config.method,
+    'backbone': config.backbone.name,
+    'seed': config.seed,
+    'checkpoint': step if step in ('best', 'last') else 'step',
+    'step': number,
+    'best_step': best,
+    'last_step': last,
+    'selected_by': config.eval.select_by,
+    'workdir': str(workdir),
+    'config_sha256': config_lib.fingerprint(config),
+    'base_weights': base_hash,
+    'trained_weights': tree.content_hash(trainable),
+    'trainable_parameters': tree.param_count(trainable),
+    'train_manifest': meta['train_manifest'],
+    'val_manifest': meta['val_manifest'],
+  }
+  return AdaptedRun(config, detector_config, method, initial, trainable, frozen, facts)
+
+
+def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of a run as it was, checked by this version of the program."""
+  config = ml_collections.ConfigDict(_tuples(stored)).lock()
+  try:
+    config_lib.validate(config)
+  except UserError as error:
+    record = workdir / 'run.json'
+    git = telemetry.read_json(record).get('git') if record.is_file() else None
+    commit = f', commit {git["commit"][:12]}' if git else ''
+    raise UserError(
+      f'{workdir} was trained by another version of this program{commit}; evaluate it with that'
+      f' one. This version says: {error}'
+    ) from error
+  return config
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""From scores to numbers: metrics, calibration, clusters, intervals. Never sees a model."""

@@ -1,0 +1,300 @@
+"""Score tables: one row per evaluated frame, kept as Parquet, and the tables printed from them."""
+
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import logging
+from numpy.typing import ArrayLike
+
+from masm_jax.errors import UserError
+from masm_jax.metrics import binary as metrics
+
+COLUMNS = (
+  'video_id',
+  'path',
+  'frame',
+  'label',
+  'score',  # Probability of fake, float64.
+  'logit',  # Log-odds of fake: the fake logit minus the real one, float64.
+  'method',
+  'dataset',
+  'split',
+)
+LEVELS = ('frame', 'video')
+_OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
+
+Figures = Mapping[str, float]
+SetFigures = Mapping[str, Figures]  # By level.
+
+
+def score_table(
+  manifest_table: pd.DataFrame, record_idx: ArrayLike, probs: ArrayLike, logits: ArrayLike
+) -> pd.DataFrame:
+  """The scores of one evaluated data set, gathered over all batches and hosts.
+
+  Rows follow the manifest whatever the order of `record_idx`, so the number of hosts and the batch
+  size leave no trace in the table. Beside `COLUMNS` every other column of the manifest is kept:
+  intervals need identities, per-group figures need any of them. A record without a score (its
+  image could not be decoded) has no row.
+
+  Args:
+    manifest_table: the evaluated manifest's table, in the order that `record_idx` counts in.
+    record_idx: int [N], rows of `manifest_table`, each at most once, padding removed.
+    probs: [N], probabilities of fake; best made in float64 from the logits, since those of float32
+      are all 1 above a log-odds of about 17, and ties change the AUROC.
+    logits: [N], log-odds of fake (the fake logit minus the real one), or [N, 2] (real, fake).
+
+  Raises:
+    ValueError: if the arrays do not fit each other or the manifest, or a record comes twice.
+    UserError: if a score is not finite, or the manifest has a column of that name already.
+  """
+  if taken := [column for column in _OWN if column in manifest_table]:
+    raise UserError(f'the manifest has a column {taken[0]!r}, which scores need: rename it')
+  record_idx = np.asarray(record_idx)
+  probs, logits = np.asarray(probs, np.float64), np.asarray(logits, np.float64)
+  if logits.ndim == 2 and logits.shape[1] == 2:
+    logits = logits[:, 1] - logits[:, 0]
+  if not (record_idx.ndim == 1 and record_idx.shape == probs.shape == logits.shape):
+    raise ValueError(
+      f'{record_idx.shape} records, {probs.shape} probabilities and {logits.shape} logits do not'
+      ' fit'
+    )
+  if len(record_idx) and not np.issubdtype(record_idx.dtype, np.integer):
+    raise ValueError(f'record indices are {record_idx.dtype}, not integers')
+  record_idx = record_idx.astype(np.int64)
+  if ((record_idx < 0) | (record_idx >= len(manifest_table))).any():
+    raise ValueError(f'a record index lies outside the manifest of {len(manifest_table)} rows')
+  if len(np.unique(record_idx)) != len(record_idx):
+    raise ValueError('a record was scored twice: each example counts once')
+  order = np.argsort(record_idx)
+  rows = manifest_table.iloc[record_idx[order]].reset_index(drop=True)
+  rows = rows.assign(score=probs[order], logit=logits[order])
+  bad = ~(np.isfinite(rows['score']) & np.isfinite(rows['logit']))
+  if bad.any():
+    raise UserError(
+      f'{int(bad.sum())} of {len(rows)} scores are not finite, the first is of'
+      f' {rows["path"][bad].iloc[0]}: the model has diverged, evaluate an earlier checkpoint'
+    )
+  if len(rows) < len(manifest_table):
+    logging.warning(
+      '%d of %d records have no score', len(manifest_table) - len(rows), len(manifest_table)
+    )
+  return rows[[*COLUMNS, *(column for column in rows if column not in COLUMNS)]]
+
+
+def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
+  """Writes a score table as Parquet; the file appears whole or not at all.
+
+  Equal tables give equal bytes.
+
+  Args:
+    path: the file; its folder is made.
+    table: from `score_table`.
+
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(partial, index=False)
+    os.replace(partial, path)
+  except OSError as error:
+    raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
+
+
+def read_scores(path: str | os.PathLike) -> pd.DataFrame:
+  """Reads a file of `write_scores`.
+
+  Returns:
+    Columns `COLUMNS`, then the manifest's further ones.
+
+  Raises:
+    UserError: if the file is missing, is not Parquet, or lacks a column.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise UserError(f'no score file {path}: an evaluation writes one per data set')
+  try:
+    table = pd.read_parquet(path)
+  except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors.
+    first_line = str(error).splitlines()[0]
+    raise UserError(f'{path} is not a readable Parquet file: {first_line}') from error
+  missing = [column for column in COLUMNS if column not in table]
+  if missing:
+    raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
+  return table
+
+
+def summarize(
+  table: pd.DataFrame,
+  *,
+  reduce: str = 'mean',
+  thresholds: Mapping[str, float] | None = None,
+  name: str = '',
+) -> dict[str, dict[str, float]]:
+  """Figures of one data set at frame and at video level.
+
+  Args:
+    table: a score table.
+    reduce: how a video's score comes from its frames': mean, median or max.
+    thresholds: by level ('frame', 'video'), from validation data; see `metrics.binary_metrics`.
+    name: of the data set, for warnings.
+
+  Returns:
+    `{'frame': figures, 'video': figures}`, figures as `metrics.binary_metrics` gives them.
+
+  Raises:
+    UserError: see `metrics.binary_metrics` and `metrics.video_scores`.
+  """
+  thresholds = thresholds or {}
+  videos = metrics.video_scores(table, reduce)
+  return {
+    level: metrics.binary_metrics(
+      rows['label'].to_numpy(),
+      rows['score'].to_numpy(),
+      threshold=thresholds.get(level),
+      name=f'{name} ({level}s)' if name else f'{level}s',
+    )
+    for level, rows in zip(LEVELS, (table, videos), strict=True)
+  }
+
+
+def format_table(results: Mapping[str, SetFigures]) -> str:
+  """The printed table of one run: a row per data set, frame and video level side by side.
+
+  Args:
+    results: `{data set: {'frame': figures, 'video': figures}}`, from `summarize` or read back from
+      JSON (where nan is the string 'nan').
+
+  Returns:
+    Aligned plain text that ends without a line break; the same results give the same text.
+  """
+  columns = (('AUROC', 'auroc'), ('AP', 'ap'), ('EER', 'eer'), ('n', 'num'))
+  header = ['data set']
+  for _ in LEVELS:
+    header += [title for title, _ in columns]
+  rows = [
+    [name, *(_cell(levels.get(level, {}), key) for level in LEVELS for _, key in columns)]
+    for name, levels in results.items()
+  ]
+  widths = _widths([header, *rows])
+  half = len(columns)
+  spans = [sum(widths[1 + i * half : 1 + (i + 1) * half]) + 2 * (half - 1) for i in range(2)]
+  groups = [
+    ' ' * widths[0],
+    *(f' {level} '.center(span, '-') for level, span in zip(LEVELS, spans, strict=True)),
+  ]
+  return '\n'.join(['   '.join(groups), *(_line(row, widths, half) for row in [header, *rows])])
+
+
+def format_intervals(
+  results: Mapping[str, Any], metrics_shown: Sequence[str] = ('auroc', 'ap', 'eer')
+) -> str:
+  """The printed table of an evaluation: per data set and level, figures with their intervals.
+
+  Args:
+    results: `sets` of an evaluation's `results.json`.
+    metrics_shown: names of its metrics.
+
+  Returns:
+    Aligned plain text that ends without a line break.
+  """
+  header = ['data set', 'level', *(_TITLES.get(name, name) for name in metrics_shown), 'n']
+  rows = [
+    [
+      name,
+      level,
+      *(format_interval(levels[level]['metrics'][metric]) for metric in metrics_shown),
+      str(levels[level]['num']),
+    ]
+    for name, levels in results.items()
+    for level in LEVELS
+  ]
+  widths = _widths([header, *rows])
+  return '\n'.join(_line(row, widths) for row in [header, *rows])
+
+
+def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
+  """The printed table of what a temperature changes: per data set and level, before and after.
+
+  Args:
+    results: `sets` of an evaluation's `results.json`, made with a temperature.
+    names: of the metrics.
+
+  Returns:
+    Aligned plain text that ends without a line break.
+  """
+  header = ['data set', 'level', *names]
+  rows = [
+    [
+      name,
+      level,
+      *(
+        ' -> '.join(f'{float(part["metrics"][metric]["value"]):.3f}' for part in (figures, after))
+        for metric in names
+      ),
+    ]
+    for name, levels in results.items()
+    for level, figures, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
+  ]
+  widths = _widths([header, *rows])
+  return '\n'.join(_line(row, widths) for row in [header, *rows])
+
+
+def format_interval(figure: Figures) -> str:
+  """`0.912 [0.884, 0.937]` from `{value, low, high}`, also where nan is text."""
+  value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+  return f'{value:.3f} [{low:.3f}, {high:.3f}]' if low == low else f'{value:.3f}'
+
+
+def format_comparison(
+  results: Mapping[str, Mapping[str, SetFigures]], metric: str = 'auroc', level: str = 'video'
+) -> str:
+  """Several methods on the same data sets: a row per method, a column per data set.
+
+  Args:
+    results: `{method: {data set: {'frame': figures, 'video': figures}}}`.
+    metric: a key of `metrics.binary_metrics`.
+    level: 'frame' or 'video'.
+
+  Returns:
+    Aligned plain text under a line that names metric and level. Columns come in the order in which
+    the data sets are first met; `-` stands where a method has no figure for a set.
+  """
+  names = list(dict.fromkeys(name for sets in results.values() for name in sets))
+  header = ['method', *names]
+  rows = [
+    [method, *(_cell(sets.get(name, {}).get(level, {}), metric) for name in names)]
+    for method, sets in results.items()
+  ]
+  widths = _widths([header, *rows])
+  title = f'{_TITLES.get(metric, metric)}, {level} level'
+  return '\n'.join([title, *(_line(row, widths) for row in [header, *rows])])
+
+
+_TITLES = {'auroc': 'AUROC', 'ap': 'AP', 'eer': 'EER'}
+
+
+def _cell(figures: Figures, key: str) -> str:
+  if key not in figures:
+    return '-'
+  # float() also takes the strings that stand for nan and inf in JSON.
+  return str(figures[key]) if key.startswith('num') else f'{float(figures[key]):.4f}'
+
+
+def _widths(rows: Iterable[list[str]]) -> list[int]:
+  return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _line(cells: list[str], widths: list[int], group: int = 0) -> str:
+  """Names left, figures right; groups of `group` columns stand three blanks apart, others two."""
+  text = cells[0].ljust(widths[0])
+  for i, (cell, width) in enumerate(zip(cells[1:], widths[1:], strict=True)):
+    text += ('   ' if group and i % group == 0 else '  ') + cell.rjust(width)
+  return text.rstrip()

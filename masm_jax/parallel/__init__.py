@@ -1,0 +1,1 @@
+"""Devices and processes: placement, agreement, lost peers, requests to stop."""

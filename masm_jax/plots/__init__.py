@@ -1,0 +1,1 @@
+"""Pictures: one drawing function per picture."""

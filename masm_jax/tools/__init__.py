@@ -1,1 +1,0 @@
-"""Things made from a finished run."""

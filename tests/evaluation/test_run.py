@@ -1,0 +1,480 @@
+"""Whole evaluations: over devices and processes, killed and started again, with leaks, refused."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import cv2
+import jax
+import markupsafe
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import cross_eval, demo
+from masm_jax import telemetry
+from masm_jax.checkpoints import reading as saved_run
+from masm_jax.data import manifest as manifest_lib
+from masm_jax.data import synthetic
+from masm_jax.errors import UserError
+from masm_jax.evaluation import results
+from masm_jax.evaluation import run as cross_evaluation
+from masm_jax.evaluation.run import evaluate
+from masm_jax.inference import trained
+from masm_jax.metrics import scores
+from masm_jax.report import __main__ as report
+from masm_jax.training.loop import train
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SETS = ('known', 'poisson', 'regenerate')
+
+
+@pytest.fixture(scope='module')
+def portraits(tmp_path_factory):
+  """A small synthetic set of 12 identities."""
+  return synthetic.materialize(
+    tmp_path_factory.mktemp('portraits') / 'set',
+    num_identities=12, videos_per_identity=1, frames_per_video=2, num_processes=1, progress=False,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def run(portraits, tmp_path_factory):
+  """A linear probe after four steps, trained on one set and tested on three."""
+  workdir = tmp_path_factory.mktemp('run') / 'linear'
+  config = demo.get_config('method=linear')
+  for spec in (config.data.train, config.data.val, *config.data.tests.values()):
+    spec.manifest = str(portraits)
+  config.data.tests.checkerboard.manifest = ''
+  config.update_from_flattened_dict(
+    {'train.batch_size': 8, 'train.duration': '4 steps', 'eval.every': '2 steps',
+     'checkpoint.every': '2 steps', 'eval.batch_size': 16, 'checkpoint.keep': 2,
+     'optim.warmup': '0 steps'}
+  )  # fmt: skip
+  with jax.numpy_dtype_promotion('standard'):  # Of optax' own; the steps have tests of their own.
+    assert train(config, workdir) == 0
+  return workdir
+
+
+def make_suite(**fields):
+  suite = cross_eval.get_config('protocol=run')
+  suite.update_from_flattened_dict({'batch_size': 16, 'bootstrap.draws': 30, **fields})
+  return suite
+
+
+@pytest.fixture(scope='module')
+def on_eight_devices(run, tmp_path_factory):
+  """In this process, which has eight virtual devices."""
+  out = tmp_path_factory.mktemp('eight') / 'out'
+  evaluate(run, make_suite(**{'robustness.perturbations': ('CS',)}), out)
+  return out
+
+
+FLAGS = ('--suite.batch_size=16', '--suite.bootstrap.draws=30')
+
+
+def command(run, out, suite='protocol=run,robustness=CS'):
+  return [
+    *('-m', 'masm_jax.evaluate', f'--checkpoint={run}', f'--out={out}'),
+    *(f'--suite=configs/cross_eval.py:{suite}', *FLAGS),
+  ]
+
+
+def environment(**variables):
+  return os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'} | variables
+
+
+def assert_close(one, two, where=''):
+  """Equal, numbers to 1e-6."""
+  if isinstance(one, dict):
+    assert one.keys() == two.keys(), where
+    for key in one:
+      assert_close(one[key], two[key], f'{where}/{key}')
+  elif isinstance(one, list):
+    assert len(one) == len(two), where
+    for i, (a, b) in enumerate(zip(one, two, strict=True)):
+      assert_close(a, b, f'{where}/{i}')
+  elif isinstance(one, float) and isinstance(two, float):
+    assert one == pytest.approx(two, abs=1e-6), where
+  else:
+    assert one == two, where
+
+
+def assert_same_figures(one, two):
+  first, second = results.read_results(one), results.read_results(two)
+  for part in ('warnings', 'protocol', 'sets', 'robustness'):
+    assert_close(first[part], second[part], part)
+
+
+def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, portraits):
+  found = results.read_results(on_eight_devices)
+  trained = telemetry.read_json(run / 'results.json')
+  assert list(found)[:2] == ['format', 'warnings']
+  assert found['run']['step'] == trained['best']['step'] == found['run']['best_step']
+  assert found['run']['last_step'] == 4 and found['run']['trainable_parameters'] == 194
+  assert found['run']['config']['train']['duration'] == '4 steps'
+  # The best checkpoint's figures are those that training reported.
+  for name in ('val', *SETS):
+    for level in scores.LEVELS:
+      reported = trained['best']['sets'][name][level]
+      value, low, high = results.figure(found, name, level, 'auroc')
+      assert value == pytest.approx(reported['auroc'], abs=1e-6)
+      assert low <= high
+  threshold = found['protocol']['threshold']
+  assert threshold['frame'] == trained['best']['sets']['val']['frame']['eer_threshold']
+  facts = found['protocol']['sets']['known']
+  table = scores.read_scores(results.scores_path(on_eight_devices, 'known'))
+  assert facts['frames'] == len(table) == found['sets']['known']['frame']['num']
+  assert facts['frames_per_video'] == {'min': 2.0, 'median': 2.0, 'max': 2.0}
+  assert facts['manifest'] == str(portraits) and facts['split'] == 'test'
+  called = table['score'] >= threshold['frame']
+  assert results.figure(found, 'known', 'frame', 'accuracy@threshold')[0] == pytest.approx(
+    np.mean(called == table['label']), abs=1e-12
+  )
+  assert all(len(feature) == 96 for feature in table['feature'])
+  shown = table['thumbnail'].notna()
+  assert shown.any() and (called[shown] != table['label'][shown]).all()
+  assert set(found['sets']['known']['groups']['method']) == {
+    *('swap', 'upsample', 'reenact', 'texture')
+  }
+  assert found['masks'] is None and found['subspaces'] is None
+
+
+def test_perturbed_sets_are_scored_from_perturbed_pixels(on_eight_devices):
+  curve = results.read_results(on_eight_devices)['robustness']['known']['CS']
+  assert [(point['level'], point['parameter']) for point in curve] == [
+    (1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1), (5, 0.0),
+  ]  # fmt: skip
+  clean = scores.read_scores(results.scores_path(on_eight_devices, 'known'))
+  tables = [scores.read_scores(on_eight_devices / point['file']) for point in curve]
+  moved = [np.abs(table['logit'] - clean['logit']).mean() for table in tables]
+  assert min(moved) > 0.01 and len(set(moved)) == 5
+  for table in tables:
+    assert table['path'].tolist() == clean['path'].tolist() and 'feature' not in table
+
+
+def test_one_device_killed_and_started_again_does_not_redo_what_is_done(
+  run, on_eight_devices, tmp_path
+):
+  """SIGKILL behind the first sets; the second attempt goes on, and ends as eight devices did."""
+  out = tmp_path / 'out'
+  with subprocess.Popen(
+    [sys.executable, *command(run, out)], cwd=REPOSITORY, env=environment(),
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+  ) as process:  # fmt: skip
+    while not (out / 'progress' / 'scores' / 'poisson.json').is_file():
+      assert process.poll() is None
+      time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+  assert not (out / 'results.json').exists()
+  before = {path: path.stat().st_ino for path in out.glob('scores/*.parquet')}
+  assert results.scores_path(out, 'known') in before
+  again = subprocess.run(
+    [sys.executable, *command(run, out)], cwd=REPOSITORY, env=environment(),
+    capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+  assert again.returncode == 0, again.stderr
+  noted = {results.scores_path(out, name) for name in ('val', 'known', 'poisson')}
+  assert all(path.stat().st_ino == before[path] for path in noted)
+  assert 'scores/known.parquet: scored before' in again.stderr
+  assert 'AUROC' in again.stdout and 'WARNING: ' in again.stdout
+  assert_same_figures(out, on_eight_devices)
+  assert not list(out.rglob('*.partial'))
+
+
+def test_two_processes_give_the_figures_of_one(run, on_eight_devices, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = str(probe.getsockname()[1])
+  two = subprocess.run(
+    ['launch/local.sh', '2', *command(run, tmp_path / 'out')[2:]], cwd=REPOSITORY,
+    capture_output=True, text=True, timeout=300,
+    env=environment(PYTHON=sys.executable, PORT=port, MODULE='masm_jax.evaluate'),
+  )  # fmt: skip
+  assert two.returncode == 0, two.stderr
+  assert_same_figures(tmp_path / 'out', on_eight_devices)
+  assert two.stdout.count('Figures: ') == 1
+
+
+def test_a_manifest_that_one_process_cannot_read_ends_both(run, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    flags = [f'--coordinator=127.0.0.1:{probe.getsockname()[1]}', '--num_processes=2']
+  missing = tmp_path / 'gone.parquet'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, *command(run, tmp_path / 'out', 'protocol=run'), *flags,
+       f'--process_id={i}', *([f'--suite.val.manifest={missing}'] if i else [])],
+      cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  said = [process.communicate(timeout=200)[1] for process in processes]
+  assert [process.returncode for process in processes] == [2, 2], said
+  zero, one = [[line for line in text.splitlines() if 'error: ' in line] for text in said]
+  assert len(zero) == len(one) == 1 and one[0].startswith('error: ') and str(missing) in one[0]
+  assert zero == [one[0].replace('error: ', 'error: process 1 of this run ended: ', 1)]
+  assert not (tmp_path / 'out' / 'results.json').exists()
+
+
+def test_a_finished_evaluation_repeats_to_the_byte(run, on_eight_devices, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(on_eight_devices, copy)
+  (copy / 'results.json').unlink()
+  shutil.rmtree(copy / 'progress' / 'robustness')  # These are scored again.
+  evaluate(run, make_suite(**{'robustness.perturbations': ('CS',)}), copy)
+  for path in on_eight_devices.rglob('*.*'):
+    assert path.read_bytes() == (copy / path.relative_to(on_eight_devices)).read_bytes(), path
+
+
+def own_suite(portraits, **sets):
+  """A suite of sets of its own, each a choice of rows of the portraits."""
+  suite = make_suite(features_per_set=0, mistakes_per_set=0)
+  base = suite.val.to_dict() | {'manifest': str(portraits)}
+  with suite.unlocked():
+    suite.sets = ml_collections.ConfigDict(
+      {name: base | {'split': 'test'} | fields for name, fields in sets.items()}
+    )
+  return suite
+
+
+def test_leaks_stand_first_and_odd_sets_are_handled(run, portraits, tmp_path):
+  table = manifest_lib.load_manifest(portraits).table
+  fake = table[table['label'] == 1]
+  one_video = fake[fake['video_id'] == fake['video_id'].iloc[0]]
+  single = portraits.parent / 'one_video.parquet'
+  manifest_lib.write_manifest(manifest_lib.build_manifest(one_video, portraits.parent), single)
+  suite = own_suite(
+    portraits,
+    clean={},
+    empty={'dataset': 'elsewhere'},
+    trained_on={'split': 'train'},
+    single={'manifest': str(single), 'split': ''},
+  )
+  evaluate(run, suite, tmp_path / 'out', step='last')
+  found = results.read_results(tmp_path / 'out')
+  kinds = [(warning['set'], warning['kind']) for warning in found['warnings']]
+  leaked = {kind for name, kind in kinds if name == 'trained_on' and kind.startswith('leak')}
+  assert leaked == {'leak_files', 'leak_videos', 'leak_identities'}
+  urgency = [results.urgency(kind) for _, kind in kinds]
+  assert urgency == sorted(urgency) and urgency[0] == 0
+  assert not any(kind.startswith('leak') for name, kind in kinds if name == 'clean')
+  assert ('empty', 'empty') in kinds and ('single', 'one_class') in kinds
+  assert ('single', 'few_clusters') in kinds
+  for name in ('empty', 'single'):
+    for level in scores.LEVELS:
+      assert all(np.isnan(results.figure(found, name, level, 'auroc')))
+  assert found['sets']['empty']['frame']['num'] == 0
+  assert found['run']['checkpoint'] == 'last' and found['run']['step'] == 4
+  assert 'feature' not in scores.read_scores(results.scores_path(tmp_path / 'out', 'clean'))
+
+
+def test_without_the_training_set_leaks_are_said_to_be_unchecked(run, portraits, tmp_path):
+  suite = own_suite(portraits, clean={})
+  suite.train.manifest = str(tmp_path / 'gone.parquet')
+  suite.val.manifest = str(portraits)
+  suite.val.methods = ('swap',)
+  evaluate(run, suite, tmp_path / 'out')
+  kinds = [warning['kind'] for warning in results.read_results(tmp_path / 'out')['warnings']]
+  assert kinds.index('leak_unchecked') < kinds.index('manifest_changed')
+
+
+def test_copies_of_whole_videos_are_a_curve_beside_those_of_crops(run, portraits, tmp_path):
+  """Crops of perturbed videos, stood in for by blurred portraits, from manifests by a pattern."""
+  for level, size in ((1, 5), (5, 15)):
+    folder = tmp_path / f'known_VC{level}'
+    shutil.copytree(portraits.parent, folder)
+    for path in folder.rglob('*.png'):
+      cv2.imwrite(str(path), cv2.blur(cv2.imread(str(path)), (size, size)))
+    table = manifest_lib.load_manifest(portraits).table.drop(columns='sha256')
+    manifest = manifest_lib.build_manifest(table.to_dict('records'), folder)
+    manifest_lib.write_manifest(manifest, folder / 'manifest.parquet')
+    telemetry.write_json(
+      folder / 'preprocess.json', {'perturbation': {'key': 'VC', 'level': level}}
+    )
+  suite = own_suite(portraits, known={'methods': ('swap',)}, other={'methods': ('poisson',)})
+  suite.update_from_flattened_dict(
+    {'robustness.perturbations': ('CC', 'VC'), 'robustness.levels': (1, 5), 'temperature': True,
+     'robustness.sets': ('known',),
+     'robustness.copies': f'{tmp_path}/{{set}}_{{key}}{{level}}/manifest.parquet'}
+  )  # fmt: skip
+  evaluate(run, suite, tmp_path / 'out')
+  found = results.read_results(tmp_path / 'out')
+  assert list(found['robustness']) == ['known'] and list(found['robustness']['known']) == [
+    'CC',
+    'VC',
+  ]
+  clean = scores.read_scores(results.scores_path(tmp_path / 'out', 'known'))
+  moved = []
+  for point in found['robustness']['known']['VC']:
+    table = scores.read_scores(tmp_path / 'out' / point['file'])
+    assert table['path'].tolist() == clean['path'].tolist()  # The same rows of the copy.
+    assert point['frame']['num'] == len(clean)
+    moved.append(np.abs(table['logit'] - clean['logit']).mean())
+  assert 0 < moved[0] < moved[1]
+  assert not {'other_videos', 'perturbation_unchecked'} & {w['kind'] for w in found['warnings']}
+  report_shows_all(tmp_path / 'out', tmp_path / 'report.html', curves=['CC', 'VC'])
+
+
+def report_shows_all(out, page, *, curves):
+  """The report of a real evaluation: its figures, its curves, its warnings, nothing else asked."""
+  assert report.main([str(out), f'--out={page}', '--tsne-points=12']) == 0
+  html, found = page.read_text(), results.read_results(out)
+  for sets in found['sets'].values():
+    for level in scores.LEVELS:
+      for part in (sets[level], sets[level].get('calibrated', {'metrics': {}})):
+        for figure in part['metrics'].values():
+          value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+          if np.isfinite(low):
+            assert f'{value:.3f}<small>{low:.3f}–{high:.3f}</small>' in html
+  for curve in curves:
+    aurocs = [found['sets']['known']['video']['metrics']['auroc']['value']]
+    aurocs += [
+      point['video']['metrics']['auroc']['value'] for point in found['robustness']['known'][curve]
+    ]
+    listed = ', '.join(f'{float(value):.3f}' for value in aurocs)
+    assert f'AUROC of known under {curve}: videos, video: {listed}' in html
+  shown = html[html.index('<body>') :]
+  places = [shown.index(markupsafe.escape(w['text'])) for w in found['warnings']]
+  assert places and max(places) < shown.index('<h1>')
+  for name in ('config_sha256', 'base_weights', 'trained_weights', 'val_manifest'):
+    assert found['run'][name] in html
+
+
+def test_the_report_shows_a_real_evaluation(on_eight_devices, tmp_path):
+  report_shows_all(on_eight_devices, tmp_path / 'report.html', curves=['CS'])
+  html = (tmp_path / 'report.html').read_text()
+  assert 'Synthetic' not in html  # The portraits came by a manifest of their own.
+  assert html.count('src="data:image/jpeg;base64,') > 3 and 't-SNE of features of known' in html
+
+
+def test_weights_trained_anew_are_not_given_the_scores_of_the_old(
+  run, on_eight_devices, monkeypatch
+):
+  """The same config and the same step: what was learned tells them apart."""
+  kept = (on_eight_devices / 'results.json').read_bytes()
+  restored = saved_run.SavedRun.trainable
+
+  def trained_anew(self, step, target):
+    return jax.tree.map(lambda x: x * 1.001, restored(self, step, target))
+
+  monkeypatch.setattr(saved_run.SavedRun, 'trainable', trained_anew)
+  with pytest.raises(UserError, match=r'other weights: this run was trained anew .* another --out'):
+    evaluate(run, make_suite(), on_eight_devices)
+  assert (on_eight_devices / 'results.json').read_bytes() == kept
+
+
+def test_a_folder_of_an_earlier_version_is_named_so(tmp_path):
+  identity = {'config_sha256': 'c', 'step': 4, 'base_weights': 'b', 'trained_weights': 't'}
+  old = {name: identity[name] for name in ('config_sha256', 'step', 'base_weights')}
+  telemetry.write_json(tmp_path / 'evaluation.json', old)
+  with pytest.raises(UserError, match=r'made by an earlier version, .* another --out') as caught:
+    cross_evaluation._claim(tmp_path, identity)
+  assert 'trained anew' not in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_folder_of_another_checkpoint_is_refused(run, on_eight_devices):
+  with pytest.raises(UserError, match='holds the evaluation of another checkpoint'):
+    evaluate(run, make_suite(), on_eight_devices, step='2' if best(run) == 4 else '4')
+
+
+def best(run):
+  return telemetry.read_json(run / 'results.json')['best']['step']
+
+
+@pytest.mark.parametrize(
+  ('fields', 'step', 'message'),
+  [
+    ({'val.split': 'test'}, 'best', 'val.split = test: thresholds are chosen on validation data'),
+    ({'bootstrap.unit': 'frame'}, 'best', "bootstrap.unit = 'frame'"),
+    ({'batch_size': 0}, 'best', 'batch_size = 0: it must be at least 1'),
+    ({'robustness.perturbations': ('XY',)}, 'best', "no perturbation 'XY'; there are"),
+    ({'robustness.sets': ('nowhere',)}, 'best', "no set 'nowhere'"),
+    ({}, '3', r'does not hold step 3; it keeps 2, 4'),
+    ({}, 'first', "no checkpoint 'first'"),
+  ],
+)
+def test_bad_suites_are_refused_before_anything_is_scored(run, tmp_path, fields, step, message):
+  with pytest.raises(UserError, match=message):
+    evaluate(run, make_suite(**fields), tmp_path / 'out', step=step)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_set_that_is_not_there_is_named_with_the_way_out(run, portraits, tmp_path):
+  suite = own_suite(portraits, clean={}, mine={'manifest': 'nowhere.csv'})
+  with pytest.raises(UserError, match=r'set mine: no manifest at nowhere.csv.*sets=NAME'):
+    evaluate(run, suite, tmp_path / 'out')
+
+
+def test_thresholds_are_not_chosen_on_rows_marked_test(run, portraits, tmp_path):
+  suite = own_suite(portraits, clean={})
+  suite.val.manifest, suite.val.split = str(portraits), ''
+  with pytest.raises(UserError, match='rows are marked test'):
+    evaluate(run, suite, tmp_path / 'out')
+
+
+def test_other_base_weights_are_refused(run, tmp_path):
+  with pytest.raises(UserError, match='trained on other base weights'):
+    evaluate(run, make_suite(), tmp_path / 'out', weights='random')
+
+
+def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_path, monkeypatch):
+  """A suite with sets of its own does not change what the run's validation set is."""
+  drawn = []
+
+  def materialize(root, *, seed, size_px):
+    drawn.append((str(root), seed, size_px))
+    return portraits
+
+  monkeypatch.setattr(synthetic, 'materialize', materialize)
+  suite = own_suite(portraits, clean={'manifest': 'synthetic'})
+  suite.synthetic.seed, suite.synthetic.root = 7, 'suite'
+  own = trained._stored_config
+
+  def synthetic_run(stored, workdir):
+    config = own(stored, workdir)
+    config.data.val.manifest, config.data.synthetic.root = 'synthetic', 'run'
+    return config
+
+  monkeypatch.setattr(trained, '_stored_config', synthetic_run)
+  evaluate(run, suite, tmp_path / 'out')
+  assert drawn == [('run', 0, 64), ('suite', 7, 64)]
+
+
+def test_the_commands_errors_are_one_line(run, tmp_path):
+  for flags, message in (
+    ([], 'give --checkpoint'),
+    ([f'--checkpoint={tmp_path}', f'--out={tmp_path}/o', '--suite=configs/cross_eval.py:sets=x'],
+     "no set 'x' in this protocol"),
+  ):  # fmt: skip
+    result = subprocess.run(
+      [sys.executable, '-m', 'masm_jax.evaluate', *flags], cwd=REPOSITORY, env=environment(),
+      capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert message in line
+
+
+def test_the_published_protocols_name_their_sets():
+  named = cross_eval.get_config('protocol=cross_dataset').sets
+  assert len(named) == 19 and named.cdfv2.manifest == 'data/cdfv2/manifest.parquet'
+  within = cross_eval.get_config('protocol=within').sets
+  assert within.ffpp_NT.methods == ('NT',) and 'ffpp_c40' in within
+  assert 'df40_efs' in cross_eval.get_config('protocol=cross_manipulation').sets
+  chosen = cross_eval.get_config('sets=cdfv2+dfdc,robustness=gend')
+  assert list(chosen.sets) == ['cdfv2', 'dfdc']
+  assert 'gend_jpeg' in chosen.robustness.perturbations
+  with pytest.raises(ValueError, match='no protocol'):
+    cross_eval.get_config('protocol=x')
+
+
+def test_read_results_refuses_a_training_run(run):
+  with pytest.raises(UserError, match=r'a training run has a results.json of its own'):
+    results.read_results(run)

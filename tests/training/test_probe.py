@@ -1,0 +1,312 @@
+"""The layers that FMSD chooses: by the gradients of the plain backbone, once, and stored."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from masm_jax import detector as detector_lib
+from masm_jax import telemetry, tree
+from masm_jax.backbones import ViTConfig
+from masm_jax.errors import UserError
+from masm_jax.methods import chosen_layers, make_method
+from masm_jax.parallel import sharding
+from masm_jax.plots import layers as layer_plots
+from masm_jax.training import probe
+
+BACKBONE = ViTConfig(
+  image_size=16,
+  patch_size=8,
+  width=24,
+  depth=4,
+  num_heads=3,
+  mlp_dim=48,
+  activation='gelu',
+  pre_norm=False,
+  patch_bias=True,
+  norm_eps=1e-6,
+  mean=(0.5,) * 3,
+  std=(0.5,) * 3,
+)
+DETECTOR = detector_lib.DetectorConfig(BACKBONE)
+HASHES = {'base_weights': 'a', 'train_manifest': 'b'}
+BATCHES = 4
+
+
+def make_config(**mask):
+  config = common.get_config()
+  common.set_method(config, 'fmsd')
+  config.subspace.update({'num_subspaces': 2, 'rank': 2})
+  config.mask.update({'probe_batches': BATCHES, **mask})
+  return config
+
+
+def make_batches(seed=0, size=8):
+  rng = np.random.default_rng(seed)
+  for _ in range(BATCHES):
+    yield {
+      'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
+      'label': rng.integers(0, 2, size).astype(np.int32),
+      'method': np.zeros(size, np.int32),
+    }
+
+
+@pytest.fixture(scope='module')
+def params():
+  return detector_lib.init_params(DETECTOR, jax.random.key(0))
+
+
+def choose(
+  params,
+  workdir,
+  config=None,
+  mesh=None,
+  batches=make_batches,
+  hashes=HASHES,
+  resuming=False,
+  on_progress=None,
+):
+  config = config or make_config()
+  return probe.choose_layers(
+    make_method(config),
+    params,
+    config=config,
+    detector_config=DETECTOR,
+    mesh=mesh or sharding.make_mesh(devices=jax.devices()[:1]),
+    make_batches=batches,
+    workdir=workdir,
+    hashes=hashes,
+    resuming=resuming,
+    on_progress=on_progress,
+  )
+
+
+def stored(params, workdir, config=None, hashes=HASHES):
+  config = config or make_config()
+  return chosen_layers.stored_layers(
+    make_method(config), params, config=config, workdir=workdir, hashes=hashes
+  )
+
+
+def replay(params):
+  """Scores in float64 from the gradients of each batch, taken one by one."""
+  model = detector_lib.Detector(DETECTOR)
+
+  def loss(kernels, batch):
+    logits = model.apply({'params': tree.unflatten(tree.flatten(params) | kernels)}, batch['image'])
+    log_probs = jax.nn.log_softmax(logits.logits)
+    return -log_probs[np.arange(len(log_probs)), batch['label']].mean()
+
+  kernels = {
+    path: leaf
+    for path, leaf in tree.flatten(params).items()
+    if '/block_' in path and path.endswith('kernel')
+  }
+  grad = jax.jit(jax.grad(loss))
+  history = [jax.tree.map(np.float64, grad(kernels, batch)) for batch in make_batches()]
+  scores = []
+  for block in range(4):
+    flat = np.stack(
+      [
+        np.concatenate([g.ravel() for path, g in grads.items() if f'block_{block:02d}' in path])
+        for grads in history
+      ]
+    )
+    scores.append(np.sum(flat.mean(axis=0) ** 2) / np.sum(flat.var(axis=0)))
+  return np.array(scores)
+
+
+def test_the_layers_of_the_highest_ratio_are_chosen_decomposed_and_stored(params, tmp_path):
+  done = []
+  method, selected = choose(params, tmp_path, on_progress=done.append)
+  assert done == [1, 2, 3, 4]
+  expected = replay(params)
+  np.testing.assert_allclose(selected.scores, expected, rtol=1e-4)
+  best = sorted(np.argsort(-expected)[:2])
+  assert selected.layers == tuple(f'block_{i:02d}' for i in best)
+
+  trainable, frozen = method.init(params, jax.random.key(0))
+  owners = {path.split('/')[1] for path in tree.flatten(trainable)} - {'kernel', 'bias'}
+  assert owners == set(selected.layers)
+  other = next(i for i in range(4) if i not in best)
+  np.testing.assert_array_equal(
+    frozen['backbone'][f'block_{other:02d}']['mlp']['fc1']['kernel'],
+    params['backbone'][f'block_{other:02d}']['mlp']['fc1']['kernel'],
+  )
+  assert method.groups(trainable) is None
+
+  # Another attempt of this run takes what is stored, without a look at the data.
+  again, same = choose(params, tmp_path, batches=None, resuming=True)
+  assert same.layers == selected.layers and again == method
+  np.testing.assert_array_equal(same.scores, selected.scores)
+  # So does whoever loads the run.
+  assert stored(params, tmp_path) == method
+
+
+def test_the_stored_choice_holds_even_where_the_data_would_choose_otherwise(params, tmp_path):
+  choose(params, tmp_path)
+  record = telemetry.read_json(tmp_path / 'selection.json')
+  record['chosen'] = [1, 0, 0, 0]
+  telemetry.write_json(tmp_path / 'selection.json', record)
+  _, selected = choose(params, tmp_path)
+  assert selected.layers == ('block_00',)
+  # Another base, or another config, is another run: before its first checkpoint it measures anew.
+  _, other = choose(params, tmp_path, hashes=HASHES | {'base_weights': 'c'})
+  assert len(other.layers) == 2
+
+
+DAMAGES = {
+  'missing': lambda file: file.unlink(),
+  'cut in half': lambda file: file.write_bytes(file.read_bytes()[:-200]),
+  'no JSON object': lambda file: file.write_text('[]'),
+  'without scores': lambda file: edit(file, lambda record: record.pop('scores')),
+  'shorter': lambda file: edit(file, lambda record: record['chosen'].pop()),
+  'of other base weights': lambda file: edit(file, of_other_weights),
+}
+
+
+def edit(file, change):
+  record = telemetry.read_json(file)
+  change(record)
+  telemetry.write_json(file, record)
+
+
+def of_other_weights(record):
+  record['identity']['base_weights'] = 'c'
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tmp_path, damage):
+  file = tmp_path / 'selection.json'
+  choose(params, tmp_path)
+  DAMAGES[damage](file)
+  before = file.read_bytes() if file.exists() else None
+  message = r'selection\.json, which says what layers .* is missing, damaged or that of another run'
+  with pytest.raises(UserError, match=message):
+    choose(params, tmp_path, batches=None, resuming=True)
+  with pytest.raises(UserError, match=message):
+    stored(params, tmp_path)
+  assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_a_choice_is_that_of_one_config(params, tmp_path):
+  choose(params, tmp_path)
+  with pytest.raises(UserError, match='that of another run'):
+    stored(params, tmp_path, make_config(keep=0.25))
+  with pytest.raises(UserError, match='that of another run'):
+    stored(params, tmp_path, hashes=HASHES | {'train_manifest': 'c'})
+  # What may change in a run's life does not matter.
+  config = make_config()
+  config.data.num_workers = 3
+  assert stored(params, tmp_path, config) == stored(params, tmp_path)
+
+
+def test_without_a_mask_every_layer_is_trained_and_nothing_is_probed_or_stored(params, tmp_path):
+  config = make_config(kind='none')
+  method, selected = choose(params, tmp_path, config, batches=None)
+  assert selected is None and not list(tmp_path.iterdir())
+  assert method == stored(params, tmp_path, config) == make_method(config)
+  trainable, _ = method.init(params, jax.random.key(0))
+  everything, _ = choose(params, tmp_path, make_config(kind='all'))
+  trained_by_all, _ = everything.init(params, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, trainable, trained_by_all)
+
+
+def test_eight_devices_choose_what_one_does(params, tmp_path, monkeypatch):
+  monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
+  _, one = choose(params, tmp_path / 'one')
+  _, eight = choose(params, tmp_path / 'eight', mesh=sharding.make_mesh(2))
+  np.testing.assert_allclose(one.scores, eight.scores, rtol=1e-4)
+  assert one.layers == eight.layers
+
+
+@pytest.mark.parametrize(
+  ('mask', 'count', 'rows'),
+  [
+    ({'keep': 0.25}, 1, 4),
+    ({'keep_count': 3}, 3, 4),
+    ({'kind': 'all'}, 4, 4),
+    ({'kind': 'random'}, 2, 4),
+    ({'granularity': 'kernel_subspace', 'keep_count': 5}, 5, 24),
+  ],
+)
+def test_controls_and_granularity(params, tmp_path, mask, count, rows):
+  _, selected = choose(params, tmp_path, make_config(**mask))
+  assert len(selected.names) == rows and len(selected.layers) == count
+  assert (selected.scores > 0).all()
+
+
+def test_inverse_chooses_the_others(params, tmp_path):
+  _, best = choose(params, tmp_path / 'best')
+  _, worst = choose(params, tmp_path / 'worst', make_config(kind='inverse'))
+  assert set(best.layers) | set(worst.layers) == set(best.names)
+
+
+def test_methods_without_a_choice_come_back_as_they_are(params, tmp_path):
+  for name in ('masm', 'linear', 'full'):
+    config = common.get_config()
+    common.set_method(config, name)
+    method = make_method(config)
+    same, nothing = probe.choose_layers(
+      method,
+      params,
+      config=config,
+      detector_config=DETECTOR,
+      mesh=None,
+      make_batches=None,
+      workdir=tmp_path,
+      hashes=HASHES,
+      resuming=True,
+    )
+    assert same is method and nothing is None
+    record = {'config': config, 'workdir': tmp_path, 'hashes': HASHES}
+    assert chosen_layers.stored_layers(method, params, **record) is method
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_deepest_layers_stand_in_where_nothing_is_measured(params):
+  config = make_config()
+  method = chosen_layers.assume_deepest(make_method(config), params, config)
+  trainable, _ = method.init(params, jax.random.key(0))
+  assert set(trainable['backbone']) == {'block_02', 'block_03'}
+
+
+def test_bad_input_is_told(params, tmp_path):
+  with pytest.raises(UserError, match=r'mask\.kind = dynamic is not for method = fmsd'):
+    make_method(make_config(kind='dynamic'))
+  config = common.get_config()
+  config.mask.kind = 'oneshot'
+  with pytest.raises(UserError, match=r'mask\.kind = oneshot is not for method = masm'):
+    make_method(config)
+  for granularity in ('block', 'kernel_subspace'):
+    with pytest.raises(UserError, match=r'mask\.select = per_layer ranks the subspaces of each'):
+      make_method(make_config(select='per_layer', granularity=granularity))
+  broken = jax.tree.map(lambda x: x * np.float32('nan'), params)
+  with pytest.raises(UserError, match='gradients of the probe are not finite'):
+    choose(broken, tmp_path)
+  assert not (tmp_path / 'selection.json').exists()
+
+
+def test_the_probe_closes_its_batches(params, tmp_path):
+  closed = []
+
+  def batches():
+    with contextlib.closing(make_batches()) as inner:
+      try:
+        yield from inner
+      finally:
+        closed.append(True)
+
+  choose(params, tmp_path, batches=batches)
+  assert closed == [True]
+
+
+def test_the_picture_has_a_bar_for_each_layer(tmp_path):
+  path = layer_plots.selection_figure(
+    ['a', 'b', 'c'], [1.0, 3.0, 2.0], [0, 1, 1], tmp_path / 's.png', score_name='bvr'
+  )
+  assert path.read_bytes().startswith(b'\x89PNG')
+  with pytest.raises(ValueError, match='2 names'):
+    layer_plots.selection_figure(['a', 'b'], [1.0], [1], path, score_name='bvr')
