@@ -17,9 +17,9 @@ from benchmarks import measure
 from benchmarks.train_step import random_batch
 from configs import common
 from masm_jax import detector as detector_lib
+from masm_jax.inference import steps
 from masm_jax.methods import METHODS, chosen_layers, make_method
 from masm_jax.parallel import sharding
-from masm_jax.training import steps
 
 
 def merges(args: argparse.Namespace, params: Any, mesh: Any) -> dict[str, float]:
@@ -31,9 +31,9 @@ def merges(args: argparse.Namespace, params: Any, mesh: Any) -> dict[str, float]
     config.backbone.name = args.backbone
     common.set_method(config, name)
     method = chosen_layers.assume_deepest(make_method(config), params, config)
-    trainable, frozen = method.init(params, jax.random.key(0))
+    trainable, frozen, _ = method.init(params, jax.random.key(0))
     trainable = sharding.place(trainable, sharding.replicated(mesh))
-    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+    frozen = sharding.place_frozen(frozen, mesh)
     merge = steps.jit_merge(method, mesh, trainable, frozen)
     merged = jax.block_until_ready(merge(trainable, frozen))
     if jax.tree.map(lambda x: (x.shape, str(x.dtype)), merged) != plain:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
   backbone, detector_config = detector_lib.from_config(config)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   params = jax.device_get(detector_lib.init_params(detector_config, jax.random.key(0)))
-  placed = sharding.place(params, sharding.frozen_sharding(params, mesh))
+  placed = sharding.place_frozen(params, mesh)
   images = random_batch(args.batch_size, backbone.config.image_size)['image']
   batch = sharding.place_batch({'image': images}, mesh)
   model = detector_lib.Detector(detector_config)

@@ -61,28 +61,27 @@ def make_step(config: Any) -> dict[str, Any]:
   backbone, detector_config = detector_lib.from_config(config)
   params = jax.device_get(detector_lib.init_params(detector_config, jax.random.key(0)))
   method = chosen_layers.assume_deepest(make_method(config), params, config)
-  trainable, frozen = method.init(params, jax.random.key(0))
-  frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+  parts = method.init(params, jax.random.key(0))
+  held = sharding.place_frozen((parts.frozen, parts.reference), mesh)
   program = make_program(
     config,
     method=method,
     detector_config=detector_config,
-    trainable=trainable,
-    frozen=frozen,
+    parts=parts,
     total_steps=1000,
   )
-  state = program.place_state(trainable, mesh)
+  state = program.place_state(parts.trainable, mesh)
   batch = random_batch(config.train.batch_size, backbone.config.image_size)
   placed = sharding.place_batch(batch, mesh)
-  step = steps.jit_train_step(program.train_step, mesh, frozen)
-  compiled = step.lower(state, frozen, placed).compile()
+  step = steps.jit_train_step(program.train_step, mesh, *held)
+  compiled = step.lower(state, *held, placed).compile()
   model = detector_lib.Detector(detector_config)
   forward = jax.jit(lambda p, x: model.apply({'params': p}, x).logits)
   one_pass = forward.lower(params, batch['image']).compile().cost_analysis()['flops']
   return {
-    'compiled': compiled, 'state': state, 'frozen': frozen, 'placed': placed, 'batch': batch,
-    'forward_flops': one_pass, 'trainable': tree.param_count(trainable),
-    'passes': model_passes(trainable, backbone.config), 'vit': backbone.config,
+    'compiled': compiled, 'state': state, 'held': held, 'placed': placed, 'batch': batch,
+    'forward_flops': one_pass, 'trainable': tree.param_count(parts.trainable),
+    'passes': model_passes(parts.trainable, backbone.config), 'vit': backbone.config,
     'dtype': np.dtype(detector_config.dtype).name,
   }  # fmt: skip
 
@@ -110,7 +109,7 @@ def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
   compiled, holder = made['compiled'], {'state': made['state']}
 
   def ours() -> None:
-    holder['state'] = compiled(holder['state'], made['frozen'], made['placed'])
+    holder['state'] = compiled(holder['state'], *made['held'], made['placed'])
     jax.block_until_ready(holder['state'].step)
 
   programs = {'jax': ours}

@@ -17,6 +17,22 @@ Tree = Mapping[str, Any]
 Flat = dict[str, Any]
 
 
+HEAD = 'head/'  # How the paths of the classifier head begin.
+_BLOCK = re.compile(r'(?:^|/)(block_\d+)(?:/|$)')
+
+
+def block_of(path: str) -> str | None:
+  """The block of the backbone that a leaf belongs to, None for all else.
+
+  >>> block_of('backbone/block_03/attn/q/kernel')
+  'block_03'
+  >>> block_of('head/bias') is None
+  True
+  """
+  found = _BLOCK.search(path)
+  return found[1] if found else None
+
+
 def flatten(tree: Tree) -> Flat:
   """Returns `{path: leaf}`, in the tree's own order; `unflatten` is its inverse."""
   return traverse_util.flatten_dict(dict(tree), sep='/')

@@ -106,33 +106,36 @@ class TinyRun:
   Args:
     method: its name.
     mesh: where; the first device by default.
+    backbone: its architecture.
     fields: config fields beside those of the method and `_TINY_FIELDS`.
   """
 
-  def __init__(self, method, mesh=None, **fields):
+  def __init__(self, method, mesh=None, backbone=TINY, **fields):
     self.config = self.make_config(method, **fields)
-    self.detector_config = detector_lib.DetectorConfig(TINY, self.config.head.normalize_features)
+    self.detector_config = detector_lib.DetectorConfig(
+      backbone, self.config.head.normalize_features
+    )
     rng = np.random.default_rng(0)  # No bias is 0 and no scale 1, as in a network that was trained.
     self.params = jax.tree.map(
       lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32),
       detector_lib.init_params(self.detector_config, jax.random.key(0)),
     )
     self.method = chosen_layers.assume_deepest(make_method(self.config), self.params, self.config)
-    self.trainable, frozen = self.method.init(self.params, jax.random.key(0))
+    parts = self.method.init(self.params, jax.random.key(0))
+    self.trainable = parts.trainable
     in_steps = functools.partial(config_lib.duration_steps, batch_size=8, num_examples=80)
     self.program = make_program(
       self.config,
       method=self.method,
       detector_config=self.detector_config,
-      trainable=self.trainable,
-      frozen=frozen,
+      parts=parts,
       total_steps=100,
       warmup_steps=in_steps(self.config.optim.warmup),
       restart_steps=in_steps('10 epochs'),
     )
     self.groups = self.program.groups
     self.mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
-    self.frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, self.mesh))
+    self.frozen, self.reference = sharding.place_frozen((parts.frozen, parts.reference), self.mesh)
     self.start(self.trainable)
     self.traces = 0
 
@@ -140,7 +143,7 @@ class TinyRun:
       self.traces += 1
       return self.program.train_step(*args)
 
-    self.jitted = steps.jit_train_step(counted, self.mesh, self.frozen)
+    self.jitted = steps.jit_train_step(counted, self.mesh, self.frozen, self.reference)
 
   @staticmethod
   def make_config(method, **fields):
@@ -173,7 +176,7 @@ class TinyRun:
   def step(self, seed=0, size=8):
     """One training step on `batch(seed, size)`."""
     placed = sharding.place_batch(self.batch(seed, size), self.mesh)
-    self.state = self.jitted(self.state, self.frozen, placed)
+    self.state = self.jitted(self.state, self.frozen, self.reference, placed)
 
 
 @pytest.fixture(scope='session')

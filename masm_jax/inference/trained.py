@@ -117,9 +117,9 @@ def load_adapted(
     method = chosen_layers.stored_layers(
       method, params, config=config, workdir=workdir, hashes=meta
     )
-    initial, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
+    initial, frozen, _ = sharding.agree(method.init(params, jax.random.key(config.seed)))
     del params
-    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+    frozen = sharding.place_frozen(frozen, mesh)
     everywhere = sharding.replicated(mesh)
     target = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial

@@ -1,7 +1,6 @@
 """Groups: the sets of parameters that a layer mask switches on and off together."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -86,11 +85,11 @@ def subspace_groups(paths: Iterable[str], num_subspaces: int, granularity: Granu
   """
   row_of = {}
   for path in paths:
-    if not (found := re.search(r'block_\d+', path)):
+    if not (block := tree.block_of(path)):
       raise ValueError(f'{path} lies in no block, so that no layer mask can switch it')
-    row_of[path] = found.group()
+    row_of[path] = block
     if granularity == 'kernel_subspace':
-      row_of[path] = path[found.start() :].rpartition('/')[0]
+      row_of[path] = path[path.index(block) :].rpartition('/')[0]
   return _grouped(row_of, 1 if granularity == 'block' else num_subspaces)
 
 
@@ -106,7 +105,7 @@ def layer_groups(paths: Iterable[str], granularity: Granularity) -> Groups:
     granularity: see `subspace_groups`; leaves that are not decomposed have one column.
   """
   paths = list(paths)
-  blocks = sorted({block for path in paths for block in re.findall(r'block_\d+', path)})
+  blocks = sorted({block for path in paths if (block := tree.block_of(path))})
   row_of = {}
   for path in paths:
     within = path.removeprefix('backbone/')

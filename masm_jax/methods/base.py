@@ -5,7 +5,7 @@ other file asks which method it has.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -18,11 +18,26 @@ Params = Mapping[str, Any]
 OnProgress = Callable[[int, int], None] | None
 
 
+class Parts(NamedTuple):
+  """What a method makes of plain parameters; nested dicts with disjoint leaves.
+
+  Attributes:
+    trainable: what is updated, and stored in checkpoints.
+    frozen: the rest of the model, which the forward pass reads.
+    reference: where training began, as far as the regularizers compare with it: no part of the
+      model, empty for methods that compare with nothing.
+  """
+
+  trainable: dict
+  frozen: dict
+  reference: dict
+
+
 class Method(Protocol):
   """What is trained, what is frozen, and what keeps the trained part in order.
 
   `params` are the plain parameters of a `Detector`: `{'backbone': ..., 'head': ...}`, nested dicts
-  of float32 arrays. `trainable` and `frozen` are nested dicts with disjoint leaves.
+  of float32 arrays; the parts are those of `Parts`.
   """
 
   name: str
@@ -31,10 +46,12 @@ class Method(Protocol):
   def dense_cls(self) -> Callable[..., nn.Module]:
     """Builds the backbone's dense layers on `combine(trainable, frozen)`."""
 
-  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
-    """Splits plain parameters into `(trainable, frozen)`; `merge` undoes it, to rounding."""
+  def init(self, params: Params, rng: jax.Array) -> Parts:
+    """Splits plain parameters; `merge` undoes it, to rounding."""
 
-  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+  def regularize(
+    self, trainable: Params, frozen: Params, reference: Params
+  ) -> dict[str, jax.Array]:
     """Weighted penalties, float32 scalars by name; they are added to the task loss."""
 
   def merge(self, trainable: Params, frozen: Params) -> dict:

@@ -24,7 +24,7 @@ class BvgLs(Selective):
 
   def groups(self, trainable: Params) -> Groups:
     """The layers, `[L, 1]`."""
-    paths = [path for path in tree.flatten(trainable) if not path.startswith('head/')]
+    paths = [path for path in tree.flatten(trainable) if not path.startswith(tree.HEAD)]
     return layer_groups(paths, self.granularity)
 
 

@@ -18,7 +18,7 @@ import ml_collections
 from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.errors import UserError
-from masm_jax.methods.base import OnProgress, check_definition
+from masm_jax.methods.base import OnProgress, Parts, check_definition
 from masm_jax.subspaces import decompose
 from masm_jax.subspaces import layer as subspace
 
@@ -95,9 +95,9 @@ class Lora:
     """Layers that add the update."""
     return _DenseFactory(self.alpha, self.dropout)
 
-  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
+  def init(self, params: Params, rng: jax.Array) -> Parts:
     """Adds A and B to the target layers; everything but them and the head is frozen."""
-    trainable, frozen = tree.partition(params, lambda path: path.startswith('head/'))
+    trainable, frozen = tree.partition(params, lambda path: path.startswith(tree.HEAD))
     flat, rng = tree.flatten(params), jax.random.fold_in(rng, _STREAM)
     owners = decompose.find_targets(params, self.targets, field='lora.targets')
     for i, owner in enumerate(owners):
@@ -111,11 +111,13 @@ class Lora:
         f'{owner}/lora_b': jnp.zeros((self.rank, d_out), jnp.float32),
       }
       trainable = tree.combine(trainable, tree.unflatten(adapter))
-    return trainable, frozen
+    return Parts(trainable, frozen, {})
 
-  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+  def regularize(
+    self, trainable: Params, frozen: Params, reference: Params
+  ) -> dict[str, jax.Array]:
     """Nothing."""
-    del trainable, frozen
+    del trainable, frozen, reference
     return {}
 
   def merge(self, trainable: Params, frozen: Params) -> dict:

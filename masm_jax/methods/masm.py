@@ -15,7 +15,7 @@ import ml_collections
 
 from masm_jax import tree
 from masm_jax.masking.groups import Granularity, Groups, subspace_groups
-from masm_jax.methods.base import OnProgress
+from masm_jax.methods.base import OnProgress, Parts
 from masm_jax.subspaces import layer as subspace
 from masm_jax.subspaces import regularizers
 from masm_jax.subspaces.decompose import TARGETS, SubspaceConfig
@@ -40,16 +40,18 @@ class Masm:
     """Layers that multiply by the semantic kernel and the artifact factors apart."""
     return subspace.DenseFactory(self.subspace.forward, self.saves_memory)
 
-  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
+  def init(self, params: Params, rng: jax.Array) -> Parts:
     """Decomposes the backbone; the head is trained as it is. No randomness is used."""
     del rng
-    trainable, frozen = subspace.split_params(params, self.subspace, self.on_progress)
-    head, frozen = tree.partition(frozen, lambda path: path.startswith('head/'))
-    return tree.combine(trainable, head), frozen
+    trainable, frozen, reference = subspace.split_params(params, self.subspace, self.on_progress)
+    head, frozen = tree.partition(frozen, lambda path: path.startswith(tree.HEAD))
+    return Parts(tree.combine(trainable, head), frozen, reference)
 
-  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+  def regularize(
+    self, trainable: Params, frozen: Params, reference: Params
+  ) -> dict[str, jax.Array]:
     """Orthogonality and spectral consistency."""
-    return regularizers.regularize(trainable, frozen, self.regularizer)
+    return regularizers.regularize(trainable, frozen, reference, self.regularizer)
 
   def merge(self, trainable: Params, frozen: Params) -> dict:
     """Plain dense kernels again: evaluation and export pay nothing for the subspaces."""
@@ -57,7 +59,7 @@ class Masm:
 
   def groups(self, trainable: Params) -> Groups:
     """(block, subspace) pairs, or what `granularity` says."""
-    paths = [path for path in tree.flatten(trainable) if not path.startswith('head/')]
+    paths = [path for path in tree.flatten(trainable) if not path.startswith(tree.HEAD)]
     return subspace_groups(paths, self.subspace.num_subspaces, self.granularity)
 
 

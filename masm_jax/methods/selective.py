@@ -9,6 +9,7 @@ import jax
 
 from masm_jax import tree
 from masm_jax.backbones import layers
+from masm_jax.methods.base import Parts
 
 Params = Mapping[str, Any]
 
@@ -30,14 +31,16 @@ class Selective:
     """The backbone's own dense layers."""
     return layers.Dense
 
-  def init(self, params: Params, rng: jax.Array) -> tuple[dict, dict]:
+  def init(self, params: Params, rng: jax.Array) -> Parts:
     """Splits the parameters by path. No randomness is used."""
     del rng
-    return tree.partition(params, lambda path: tree.match_any(self.patterns, path))
+    return Parts(*tree.partition(params, lambda path: tree.match_any(self.patterns, path)), {})
 
-  def regularize(self, trainable: Params, frozen: Params) -> dict[str, jax.Array]:
+  def regularize(
+    self, trainable: Params, frozen: Params, reference: Params
+  ) -> dict[str, jax.Array]:
     """Nothing."""
-    del trainable, frozen
+    del trainable, frozen, reference
     return {}
 
   def merge(self, trainable: Params, frozen: Params) -> dict:

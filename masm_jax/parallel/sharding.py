@@ -79,6 +79,13 @@ def frozen_sharding(frozen: Mapping[str, Any], mesh: Mesh) -> dict:
   return tree.map_with_path(rule, frozen)
 
 
+def place_frozen(values: Any, mesh: Mesh) -> Any:
+  """Puts frozen host leaves, one tree or a tuple of trees, where `frozen_sharding` says."""
+  if isinstance(values, tuple):
+    return tuple(place_frozen(part, mesh) for part in values)
+  return place(values, frozen_sharding(values, mesh))
+
+
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Makes global arrays `[B, ...]` of this process's rows `[B / processes, ...]`."""
   sharding = batch_sharding(mesh)

@@ -18,7 +18,6 @@ from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.subspaces import decompose, factor_cache
 
-START = 'start'  # Subtree of the frozen leaves that belong to the regularizers, not the model.
 _ARTIFACT = ('U', 'S', 'V')
 
 
@@ -205,7 +204,7 @@ def split_params(
   params: Mapping[str, Any],
   config: decompose.SubspaceConfig,
   on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict, dict]:
+) -> tuple[dict, dict, dict]:
   """Decomposes the target layers of plain parameters.
 
   Args:
@@ -214,18 +213,17 @@ def split_params(
     on_progress: see `decompose.decompose`.
 
   Returns:
-    `(trainable, frozen)`. For a target layer, trainable holds `U`, `S`, `V`; frozen holds
-    `kernel_sem` and the bias. Beside the model, frozen holds under `start/` what the regularizers
-    compare with: the initial `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`,
-    `S_sem`, `V_sem` is needed or asked for. Every other leaf is frozen.
+    `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`; frozen
+    holds `kernel_sem` and the bias; reference holds what the regularizers compare with: the initial
+    `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`, `V_sem` is needed or
+    asked for. Every other leaf is frozen.
   """
   owners = decompose.find_targets(params, config.targets)
   flat = tree.flatten(params)
   kernels = {owner: flat[f'{owner}/kernel'] for owner in owners}
-  trainable, frozen = (
-    {},
-    {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels},
-  )
+  trainable: dict[str, Any] = {}
+  frozen = {p: x for p, x in flat.items() if p.removesuffix('/kernel') not in kernels}
+  reference: dict[str, Any] = {}
   factors_of = decompose.decompose(kernels, config, on_progress)
   artifacts = [{name: factors[name] for name in _ARTIFACT} for factors in factors_of.values()]
 
@@ -238,10 +236,10 @@ def split_params(
     factors_of.items(), artifacts, rests, strict=True
   ):
     frozen[f'{owner}/kernel_sem'] = kernel_sem
-    frozen[f'{START}/{owner}/energy'] = energy
-    frozen |= {f'{START}/{owner}/{name}': value for name, value in factors.items()}
+    reference[f'{owner}/energy'] = energy
+    reference |= {f'{owner}/{name}': value for name, value in factors.items()}
     trainable |= {f'{owner}/{name}': value.copy() for name, value in artifact.items()}
-  return tree.unflatten(trainable), tree.unflatten(frozen)
+  return tree.unflatten(trainable), tree.unflatten(frozen), tree.unflatten(reference)
 
 
 def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
@@ -251,7 +249,7 @@ def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dic
   merged = {}
   for path, leaf in flat.items():
     owner, _, name = path.rpartition('/')
-    if not path.startswith(f'{START}/') and (owner not in owners or name == 'bias'):
+    if owner not in owners or name == 'bias':
       merged[path] = leaf
   for owner in owners:
     factors = {name: flat[f'{owner}/{name}'] for name in _ARTIFACT}

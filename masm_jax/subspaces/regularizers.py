@@ -152,13 +152,17 @@ def singular_value_drift(layer: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def regularize(
-  trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+  trainable: Mapping[str, Any],
+  frozen: Mapping[str, Any],
+  reference: Mapping[str, Any],
+  config: RegularizerConfig,
 ) -> dict[str, jax.Array]:
   """The weighted regularizers, each a mean over all decomposed kernels.
 
   Args:
     trainable: holds `U`, `S`, `V` of each decomposed layer.
-    frozen: holds `kernel_sem` of each and, under `start/`, its initial factors.
+    frozen: holds `kernel_sem` of each.
+    reference: the initial factors and the energy of each, see `layer.split_params`.
     config: weights; a weight of 0 leaves its regularizer out of the program.
 
   Returns:
@@ -166,15 +170,19 @@ def regularize(
   """
   # Small differences of products near 1: accelerators must not round them to TF32 or bfloat16.
   with jax.default_matmul_precision('float32'):
-    return _regularize(trainable, frozen, config)
+    return _regularize(trainable, frozen, reference, config)
 
 
 def _regularize(
-  trainable: Mapping[str, Any], frozen: Mapping[str, Any], config: RegularizerConfig
+  trainable: Mapping[str, Any],
+  frozen: Mapping[str, Any],
+  reference: Mapping[str, Any],
+  config: RegularizerConfig,
 ) -> dict[str, jax.Array]:
   flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
+  start = tree.flatten(reference)
   owners = [path.removesuffix('/kernel_sem') for path in flat if path.endswith('/kernel_sem')]
-  decomposed = [_layer(flat, owner) for owner in owners]
+  decomposed = [_layer(flat, start, owner) for owner in owners]
   losses = {}
   if config.orthogonality:
     parts = [
@@ -193,14 +201,15 @@ def _regularize(
   return losses
 
 
-def _layer(flat: Mapping[str, jax.Array], owner: str) -> dict[str, jax.Array]:
+def _layer(
+  flat: Mapping[str, jax.Array], start: Mapping[str, jax.Array], owner: str
+) -> dict[str, jax.Array]:
   """What the losses of one kernel read, by the names that they use."""
   layer = {name: flat[f'{owner}/{name}'] for name in ('U', 'S', 'V', 'kernel_sem')}
-  start = f'start/{owner}/'
-  layer |= {f'{name}_init': flat[f'{start}{name}'] for name in ('U', 'S', 'V')}
+  layer |= {f'{name}_init': start[f'{owner}/{name}'] for name in ('U', 'S', 'V')}
   layer |= {
-    name: flat[f'{start}{name}']
+    name: start[f'{owner}/{name}']
     for name in ('U_sem', 'V_sem', 'energy')
-    if f'{start}{name}' in flat
+    if f'{owner}/{name}' in start
   }
   return layer

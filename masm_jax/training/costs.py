@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
@@ -25,6 +24,7 @@ from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax import tree
 from masm_jax.methods import Method, chosen_layers, make_method
+from masm_jax.methods.base import Parts
 from masm_jax.parallel import sharding
 from masm_jax.subspaces import layer as subspace
 from masm_jax.training import program as program_lib
@@ -57,15 +57,13 @@ class Traced:
 
   Attributes:
     method: with its layers chosen.
-    trainable: shapes of the trained leaves.
-    frozen: shapes of the frozen ones.
+    parts: shapes of what the method makes of the model.
     train_step: traced for the whole batch.
     forward: the plain detector's forward pass on that batch, traced.
   """
 
   method: Method
-  trainable: Mapping[str, Any]
-  frozen: Mapping[str, Any]
+  parts: Parts
   train_step: jax.stages.Traced
   forward: jax.stages.Traced
 
@@ -87,15 +85,14 @@ def inspect(config: ml_collections.ConfigDict) -> dict[str, Any]:
   step = program.train_step.lower().compile(compiler_options=_COMPILER_OPTIONS)
   forward = program.forward.lower().compile(compiler_options=_COMPILER_OPTIONS)
   step_flops, forward_flops = (part.cost_analysis()['flops'] for part in (step, forward))
-  _, model = tree.partition(program.frozen, lambda path: path.startswith(f'{subspace.START}/'))
   return {
-    'trainable': tree.param_count(program.trainable),
-    'frozen': tree.param_count(model),
+    'trainable': tree.param_count(program.parts.trainable),
+    'frozen': tree.param_count(program.parts.frozen),
     'forward_gflop': forward_flops / 1e9,
     'train_step_gflop': step_flops / 1e9,
     'ratio': step_flops / forward_flops,
     'peak_temp_mb': step.memory_analysis().temp_size_in_bytes / 1e6,
-    'kernels': kernel_rows(program.trainable, program.frozen),
+    'kernels': kernel_rows(program.parts),
   }
 
 
@@ -112,30 +109,25 @@ def trace(config: ml_collections.ConfigDict, mesh: Mesh | None = None) -> Traced
   rng = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(lambda key: detector_lib.init_params(detector_config, key), rng)
   method = chosen_layers.assume_deepest(make_method(config), params, config)
-  trainable, frozen = jax.eval_shape(method.init, params, rng)
+  parts = jax.eval_shape(method.init, params, rng)
 
   # How long it lasts is not known without data; the shape of a schedule costs nothing.
   program = program_lib.make_program(
     config,
     method=method,
     detector_config=detector_config,
-    trainable=trainable,
-    frozen=frozen,
+    parts=parts,
     total_steps=1000,
   )
-  train_state = jax.eval_shape(program.init_state, trainable)
-  size, batch_size = backbone.config.image_size, config.train.batch_size
-  labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-  batch = {name: labels for name in steps.INPUTS}
-  batch['image'] = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
-  train_step = steps.jit_train_step(program.train_step, mesh, frozen)
+  train_state = jax.eval_shape(program.init_state, parts.trainable)
+  batch = steps.batch_shapes(config.train.batch_size, backbone.config.image_size)
+  train_step = steps.jit_train_step(program.train_step, mesh, parts.frozen, parts.reference)
   model = detector_lib.Detector(detector_config)
   forward = jax.jit(lambda params, images: model.apply({'params': params}, images).logits)
   return Traced(
     method=method,
-    trainable=trainable,
-    frozen=frozen,
-    train_step=train_step.trace(train_state, frozen, batch),
+    parts=parts,
+    train_step=train_step.trace(train_state, parts.frozen, parts.reference, batch),
     forward=forward.trace(params, batch['image']),
   )
 
@@ -155,11 +147,11 @@ def collective_bytes(hlo: str) -> dict[str, int]:
   return totals
 
 
-def kernel_rows(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[dict[str, Any]]:
+def kernel_rows(parts: Parts) -> list[dict[str, Any]]:
   """What became of each decomposed kernel, in tree order; see `inspect`."""
-  flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
+  flat = tree.flatten(parts.trainable)
   rows = []
-  for path in subspace.decomposed_layers(frozen):
+  for path in subspace.decomposed_layers(parts.frozen):
     num_subspaces, d_in, rank = flat[f'{path}/U'].shape
     d_out = flat[f'{path}/V'].shape[-1]
     rows.append(

@@ -134,9 +134,9 @@ def _train(
     on_progress=watchdog.stage,
   )
   # All of it lies on the host, and each device is given its own part alone.
-  trainable, frozen = sharding.agree(method.init(params, jax.random.key(config.seed)))
+  parts = sharding.agree(method.init(params, jax.random.key(config.seed)))
   del params
-  frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
+  frozen, reference = sharding.place_frozen((parts.frozen, parts.reference), mesh)
   watchdog.stage()
 
   # ---- State ---------------------------------------------------------------------------------
@@ -144,15 +144,14 @@ def _train(
     config,
     method=method,
     detector_config=detector_config,
-    trainable=trainable,
-    frozen=frozen,
+    parts=parts,
     total_steps=total_steps,
     warmup_steps=in_steps(config.optim.warmup),
     restart_steps=in_steps(config.optim.restart_every),
   )
-  train_state = program.place_state(trainable, mesh)
-  del trainable
-  train_step = steps.jit_train_step(program.train_step, mesh, frozen)
+  train_state = program.place_state(parts.trainable, mesh)
+  del parts
+  train_step = steps.jit_train_step(program.train_step, mesh, frozen, reference)
   merge = inference_steps.jit_merge(method, mesh, train_state.trainable, frozen)
   evaluator = Evaluator(
     inference_steps.jit_eval_step(
@@ -175,7 +174,7 @@ def _train(
     config=config,
     hashes=sets.hashes() | {'base_weights': base_hash},
     step=start,
-    overview=writer.overview(train_state.trainable, frozen),
+    overview=writer.overview(train_state.trainable, frozen, reference),
   )
 
   # ---- Loop ----------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ def _train(
         batch = next(batches)
         inputs = {name: batch[name] for name in steps.INPUTS}
         placed = sharding.place_batch(inputs, mesh)
-        train_state = train_step(train_state, frozen, placed)
+        train_state = train_step(train_state, frozen, reference, placed)
       profiler.end_step(step, train_state.step)
       if jax.default_backend() == 'cpu' and step % _CPU_AWAIT_STEPS == 0:
         jax.block_until_ready(train_state.step)

@@ -39,8 +39,8 @@ def make_task_loss(
   Returns:
     The loss. `params` are those that `dense_cls` reads; `batch` holds `image` uint8 [B, H, W, 3],
     `label` int32 [B] and, where `lsda.weight` is above 0, `method` int32 [B] (0 real, else the
-    forgery); `step` is an int32 scalar. The report maps the names of `report_names` to float32
-    scalars.
+    forgery); `step` is an int32 scalar. The report maps `accuracy`, and each term beside
+    the cross-entropy, unweighted, to float32 scalars.
   """
   model = detector_lib.Detector(detector_config, dense_cls=dense_cls)
   head, weights, latent = config.head, config.loss, lsda.LsdaConfig(**config.lsda.to_dict())
@@ -79,13 +79,3 @@ def make_task_loss(
     return loss, report
 
   return task_loss
-
-
-def report_names(config: ml_collections.ConfigDict) -> list[str]:
-  """What the task loss reports: `accuracy`, and each term beside the cross-entropy, unweighted."""
-  terms = {
-    'alignment': config.loss.alignment,
-    'uniformity': config.loss.uniformity,
-    'lsda': config.lsda.weight,
-  }
-  return ['accuracy', *(name for name, weight in terms.items() if weight)]

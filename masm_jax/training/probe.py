@@ -107,7 +107,7 @@ def _probe(
   on_progress: Callable[[int], None] | None,
 ) -> jax.Array:
   """Scores `[L, 1]` of the layers of the plain backbone, by their gradients over some batches."""
-  params = sharding.place(params, sharding.frozen_sharding(params, mesh))
+  params = sharding.place_frozen(params, mesh)
   probed = groups.select(params)
   probe_step = make_probe_step(detector_config, groups, config)
   probe_step, stats = jit_probe_step(probe_step, mesh, params, probed)

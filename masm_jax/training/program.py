@@ -1,6 +1,7 @@
 """What a training step is put together from: a config and the leaves that a method trains."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from masm_jax import detector as detector_lib
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import MaskConfig
-from masm_jax.methods.base import Method
+from masm_jax.methods.base import Method, Parts
 from masm_jax.parallel import sharding
 from masm_jax.training import optim, state, steps
 
@@ -28,7 +29,7 @@ class TrainProgram:
     schedule: learning rate by step.
     optimizer: takes `mask=` where there are groups.
     metrics: the collection that the step reports into.
-    train_step: `(state, frozen, batch) -> state`, pure; see `steps.make_train_step`.
+    train_step: `(state, frozen, reference, batch) -> state`, pure; see `steps.make_update`.
   """
 
   groups: Groups | None
@@ -36,7 +37,7 @@ class TrainProgram:
   schedule: optax.Schedule
   optimizer: optax.GradientTransformationExtraArgs
   metrics: type[clu.metrics.Collection]
-  train_step: Callable[[state.TrainState, Any, steps.Batch], state.TrainState]
+  train_step: Callable[[state.TrainState, Any, Any, steps.Batch], state.TrainState]
 
   def init_state(self, trainable: Any) -> state.TrainState:
     """The state before the first step; pure."""
@@ -60,8 +61,7 @@ def make_program(
   *,
   method: Method,
   detector_config: detector_lib.DetectorConfig,
-  trainable: Any,
-  frozen: Any,
+  parts: Parts,
   total_steps: int,
   warmup_steps: int = 0,
   restart_steps: int = 0,
@@ -72,29 +72,35 @@ def make_program(
     config: the run's config.
     method: what is trained and how it is kept in order.
     detector_config: backbone, precision, feature normalisation.
-    trainable: from `method.init`; shapes are enough.
-    frozen: as well.
+    parts: from `method.init`; shapes are enough.
     total_steps: length of the run, which the schedule needs.
     warmup_steps: see `optim.make_schedule`.
-    restart_steps: as well.
+    restart_steps: see `optim.make_schedule`.
   """
   mask_config = MaskConfig(**config.mask.to_dict())
-  groups = method.groups(trainable) if mask_config.kind != 'none' else None
+  groups = method.groups(parts.trainable) if mask_config.kind != 'none' else None
   schedule = optim.make_schedule(config.optim, total_steps, warmup_steps, restart_steps)
   optimizer = optim.make_optimizer(config.optim, schedule, groups)
+  update = steps.make_update(
+    detector_config=detector_config,
+    method=method,
+    optimizer=optimizer,
+    groups=groups,
+    mask_config=mask_config,
+    schedule=schedule,
+    config=config,
+  )
+  bare = functools.partial(state.init_state, optimizer=optimizer, groups=groups, metrics=None)
+  batch = steps.batch_shapes(config.train.batch_size, detector_config.backbone.image_size)
+  _, report = jax.eval_shape(
+    update, jax.eval_shape(bare, parts.trainable), parts.frozen, parts.reference, batch
+  )
+  metrics = steps.metrics_class(report)
   return TrainProgram(
     groups=groups,
     mask_config=mask_config,
     schedule=schedule,
     optimizer=optimizer,
-    metrics=steps.metrics_class(steps.metric_names(method, trainable, frozen, groups, config)),
-    train_step=steps.make_train_step(
-      detector_config=detector_config,
-      method=method,
-      optimizer=optimizer,
-      groups=groups,
-      mask_config=mask_config,
-      schedule=schedule,
-      config=config,
-    ),
+    metrics=metrics,
+    train_step=steps.with_metrics(update, metrics),
   )

@@ -1,6 +1,6 @@
-"""The pure steps of training and evaluation, and the one place where they are jitted."""
+"""The training step, on one screen: loss, gradient, statistics, mask, update."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import clu.metrics
@@ -16,22 +16,16 @@ from masm_jax.masking import grad_stats, layer_mask
 from masm_jax.masking.groups import Groups
 from masm_jax.methods.base import Method
 from masm_jax.parallel import sharding
-from masm_jax.training import objective as task
+from masm_jax.training import objective
 from masm_jax.training.state import TrainState
 
-Batch = Mapping[str, jax.Array]
+Batch = objective.Batch
+Report = dict[str, jax.Array]
 
 INPUTS = ('image', 'label', 'method')  # What of a batch the steps of training read.
 
 
-def metrics_class(names: Sequence[str]) -> type[clu.metrics.Collection]:
-  """A collection of averages with the given names; it is part of the train state."""
-  return clu.metrics.Collection.create(
-    **{name: clu.metrics.Average.from_output(name) for name in names}
-  )
-
-
-def make_train_step(
+def make_update(
   *,
   detector_config: detector_lib.DetectorConfig,
   method: Method,
@@ -40,8 +34,8 @@ def make_train_step(
   mask_config: layer_mask.MaskConfig,
   schedule: optax.Schedule,
   config: ml_collections.ConfigDict,
-) -> Callable[[TrainState, Any, Batch], TrainState]:
-  """Builds `train_step(state, frozen, batch) -> state`, pure.
+) -> Callable[[TrainState, Any, Any, Batch], tuple[TrainState, Report]]:
+  """Builds `update(state, frozen, reference, batch) -> (state, report)`, pure.
 
   Args:
     detector_config: backbone, precision, feature normalisation.
@@ -53,28 +47,34 @@ def make_train_step(
     config: the run's config; what the task loss needs and `seed` are read.
 
   Returns:
-    The step. For `batch` see `task.make_task_loss`.
+    The update. `frozen` and `reference` are those of `methods.base.Parts`; for `batch` see
+    `objective.make_task_loss`. The report maps names to float32 scalars; the state's own running
+    metrics stay as they are.
   """
-  task_loss_of_params = task.make_task_loss(detector_config, config, method.dense_cls)
+  task_loss = objective.make_task_loss(detector_config, config, method.dense_cls)
 
-  def task_loss(
-    trainable: Any, frozen: Any, batch: Batch, step: jax.Array
-  ) -> tuple[jax.Array, dict]:
-    return task_loss_of_params(tree.combine(trainable, frozen), batch, step)
+  def task(trainable: Any, frozen: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Report]:
+    return task_loss(tree.combine(trainable, frozen), batch, step)
 
-  def penalty(trainable: Any, frozen: Any) -> tuple[jax.Array, dict]:
-    parts = method.regularize(trainable, frozen)
-    return sum(parts.values(), start=jnp.zeros((), jnp.float32)), parts
+  def penalty(trainable: Any, frozen: Any, reference: Any) -> tuple[jax.Array, Report]:
+    terms = method.regularize(trainable, frozen, reference)
+    return sum(terms.values(), start=jnp.zeros((), jnp.float32)), terms
 
-  def train_step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
+  def update(
+    state: TrainState, frozen: Any, reference: Any, batch: Batch
+  ) -> tuple[TrainState, Report]:
     step = state.step + 1
-    # Two gradients: the layer mask reads that of the task alone, and the second is cheap.
-    (loss, report), grads = jax.value_and_grad(task_loss, has_aux=True)(
+
+    # Loss and gradient: two gradients, because the layer mask reads that of the task alone, and the
+    # second is cheap.
+    (loss, report), grads = jax.value_and_grad(task, has_aux=True)(
       state.trainable, frozen, batch, step
     )
-    (extra, parts), penalty_grads = jax.value_and_grad(penalty, has_aux=True)(
-      state.trainable, frozen
+    (extra, terms), penalty_grads = jax.value_and_grad(penalty, has_aux=True)(
+      state.trainable, frozen, reference
     )
+
+    # Statistics and mask.
     stats, mask, extra_args = None, None, {}
     if groups:
       stats = grad_stats.update_stats(state.grad_stats, groups.select(grads), mask_config.decay)
@@ -89,53 +89,62 @@ def make_train_step(
       )
       extra_args = {'mask': mask.mask}
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))
+
+    # Update.
     grads = jax.tree.map(jnp.add, grads, penalty_grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
     grad_norm = optax.tree.norm(grads)
-    report |= parts | {
+    report |= terms | {
       'loss': loss + extra,
       'loss_task': loss,
       'grad_norm': grad_norm,
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
-    metrics = type(state.metrics).single_from_model_output(**report)
     is_bad = ~jnp.isfinite(loss + extra + grad_norm + optax.tree.norm(updates))
-    return TrainState(
+    new_state = state.replace(
       step=step,
       trainable=optax.apply_updates(state.trainable, updates),
       opt_state=opt_state,
       mask=mask,
       grad_stats=stats,
-      metrics=state.metrics.merge(metrics),
       nonfinite_step=jnp.where((state.nonfinite_step == 0) & is_bad, step, state.nonfinite_step),
     )
+    return new_state, report
+
+  return update
+
+
+def metrics_class(report: Mapping[str, Any]) -> type[clu.metrics.Collection]:
+  """A collection of averages by the names of an update's report (shapes are enough)."""
+  return clu.metrics.Collection.create(
+    **{name: clu.metrics.Average.from_output(name) for name in sorted(report)}
+  )
+
+
+def with_metrics(update: Callable, metrics: type[clu.metrics.Collection]) -> Callable:
+  """`train_step(state, frozen, reference, batch) -> state`, which averages the reports of `update`.
+
+  Args:
+    update: from `make_update`.
+    metrics: from `metrics_class`; the state begins with `metrics.empty()`.
+  """
+
+  def train_step(state: TrainState, frozen: Any, reference: Any, batch: Batch) -> TrainState:
+    new_state, report = update(state, frozen, reference, batch)
+    found = metrics.single_from_model_output(**report)
+    return new_state.replace(metrics=state.metrics.merge(found))
 
   return train_step
 
 
-def metric_names(
-  method: Method,
-  trainable: Any,
-  frozen: Any,
-  groups: Groups | None,
-  config: ml_collections.ConfigDict,
-) -> list[str]:
-  """Names of what `train_step` reports for this method and config, sorted."""
-  parts = jax.eval_shape(method.regularize, trainable, frozen)
-  return sorted(
-    [
-      'loss',
-      'loss_task',
-      *task.report_names(config),
-      'grad_norm',
-      'learning_rate',
-      *parts,
-      *(['mask_on'] if groups else []),
-    ]
-  )
+def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of what a step reads of a batch [B, H, W, 3], for tracing without data."""
+  labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+  image = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8)
+  return {name: labels for name in INPUTS} | {'image': image}
 
 
-def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:
+def jit_train_step(step: Callable, mesh: Mesh, frozen: Any, reference: Any) -> Callable:
   """Compiles a train step: the state is replicated and donated, the batch split over the mesh."""
   everywhere = sharding.replicated(mesh)
   return jax.jit(
@@ -144,6 +153,7 @@ def jit_train_step(step: Callable, mesh: Mesh, frozen: Any) -> Callable:
     in_shardings=(
       everywhere,
       sharding.frozen_sharding(frozen, mesh),
+      sharding.frozen_sharding(reference, mesh),
       sharding.batch_sharding(mesh),
     ),
     out_shardings=everywhere,

@@ -21,7 +21,6 @@ from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
-from masm_jax.subspaces import layer as subspace
 
 
 def decomposition_progress(
@@ -43,13 +42,14 @@ def decomposition_progress(
   return show
 
 
-def overview(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> str:
+def overview(
+  trainable: Mapping[str, Any], frozen: Mapping[str, Any], reference: Mapping[str, Any]
+) -> str:
   """The parameter overview of the model; what a method keeps beside it is one line of bytes."""
-  start, model = tree.partition(frozen, lambda path: path.startswith(f'{subspace.START}/'))
-  text = telemetry.parameter_overview(trainable, model)
-  if start:
+  text = telemetry.parameter_overview(trainable, frozen)
+  if reference:
     text += (
-      f'\nBeside the model: the decomposition at its start, {tree.param_bytes(start):,} bytes, '
+      f'\nBeside the model: the decomposition at its start, {tree.param_bytes(reference):,} bytes, '
       'read by the regularizers alone'
     )
   return text

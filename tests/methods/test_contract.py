@@ -72,7 +72,7 @@ class Trained:
       run.step(i)
       self.states.append(jax.tree.map(np.array, run.state))
     batch = sharding.place_batch(run.batch(), run.mesh)
-    self.hlo = run.jitted.lower(run.state, run.frozen, batch).compile().as_text()
+    self.hlo = run.jitted.lower(run.state, run.frozen, run.reference, batch).compile().as_text()
 
 
 @pytest.fixture(scope='module', params=sorted(METHODS))

@@ -23,7 +23,7 @@ def count(preset, name):
   """Trainable parameters as `configs/ffpp.py:method=...` sets the method up."""
   config = ffpp.get_config(f'method={name}')
   method = chosen_layers.assume_deepest(make_method(config), shapes(preset), config)
-  trainable, frozen = jax.eval_shape(method.init, shapes(preset), jax.random.key(0))
+  trainable, frozen, _ = jax.eval_shape(method.init, shapes(preset), jax.random.key(0))
   merged = jax.eval_shape(method.merge, trainable, frozen)
   assert {path: leaf.shape for path, leaf in tree.flatten(merged).items()} == {
     path: leaf.shape for path, leaf in tree.flatten(shapes(preset)).items()

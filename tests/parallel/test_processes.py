@@ -86,7 +86,7 @@ def train(run, manifest, folder, seen):
     records = multihost_utils.process_allgather(batch['record'].astype(np.int32))
     seen.append(np.asarray(records).ravel().tolist())
     placed = sharding.place_batch({name: batch[name] for name in steps.INPUTS}, run.mesh)
-    run.state = run.jitted(run.state, run.frozen, placed)
+    run.state = run.jitted(run.state, run.frozen, run.reference, placed)
     jax.block_until_ready(run.state.step)
     if step in (SAVED_AT, STEPS):
       checkpoints.save(run.state, batches, Best())
@@ -122,7 +122,7 @@ def work(tiny_run, folder, name):
   run = tiny_run('masm', mesh, **FIELDS)
   first = next(batches_of(manifest))
   placed = sharding.place_batch({key: first[key] for key in steps.INPUTS}, mesh)
-  run.state = run.jitted(run.state, run.frozen, placed)
+  run.state = run.jitted(run.state, run.frozen, run.reference, placed)
   jax.block_until_ready(run.state.step)
   result = {'loss': float(run.state.metrics.compute()['loss']), 'batches': []}
   # Adam's first moment after one step is 0.1 times the gradient.

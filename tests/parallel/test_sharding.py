@@ -62,17 +62,18 @@ def test_nothing_is_put_on_a_device_that_it_does_not_belong_to(tiny_run, monkeyp
   with jax.numpy_dtype_promotion('standard'):
     run = tiny_run('masm')
     params = jax.device_get(run.params)
-    trainable, frozen = run.method.init(params, jax.random.key(0))
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((trainable, frozen)))
+    parts = run.method.init(params, jax.random.key(0))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(parts))
     before = {id(array) for array in jax.live_arrays()}
-    frozen = sharding.place(frozen, sharding.frozen_sharding(frozen, mesh))
-    state = run.program.place_state(trainable, mesh)
+    frozen, reference = sharding.place_frozen((parts.frozen, parts.reference), mesh)
+    state = run.program.place_state(parts.trainable, mesh)
   kernel = frozen['backbone']['block_00']['attn']['q']['kernel_sem']
   assert {shard.data.shape for shard in kernel.addressable_shards} == {(24, 12)}
   ours = [array for array in jax.live_arrays() if id(array) not in before and array.size > 16]
   assert len(ours) > len(jax.tree.leaves(state.trainable))
   assert {device for array in ours for device in array.devices()} == set(jax.devices()[4:])
-  jax.tree.map(np.testing.assert_array_equal, state.trainable, trainable)
+  jax.tree.map(np.testing.assert_array_equal, state.trainable, parts.trainable)
+  assert jax.tree.leaves(reference)
 
 
 def test_processes_agree_on_the_leaves_that_differ(monkeypatch):

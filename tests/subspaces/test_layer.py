@@ -79,7 +79,7 @@ def test_semantic_factors_are_kept_only_where_a_closed_form_needs_them():
 
 def test_merge_gives_the_parameters_back():
   params = make_params()
-  trainable, frozen = subspace.split_params(params, CONFIG)
+  trainable, frozen, _ = subspace.split_params(params, CONFIG)
   merged = tree.flatten(subspace.merge_params(trainable, frozen))
   original = tree.flatten(params)
   assert merged.keys() == original.keys()
@@ -103,7 +103,7 @@ def test_adapted_layer_equals_the_merged_one(shape, forward):
     }
   }
   config = dataclasses.replace(CONFIG, targets=('backbone/block_00/attn/q',))
-  trainable, frozen = subspace.split_params(params, config)
+  trainable, frozen, _ = subspace.split_params(params, config)
   trainable = moved(trainable)
   merged = subspace.merge_params(trainable, frozen)
   x = jnp.asarray(rng.normal(size=(2, 5, d_in)), jnp.float32)
@@ -147,7 +147,7 @@ def test_bfloat16_errs_no_more_than_a_plain_dense_layer(forward):
     }
   }
   config = SubspaceConfig(num_subspaces=2, rank=4, targets=('backbone/.*',))
-  trainable, frozen = subspace.split_params(params, config)
+  trainable, frozen, _ = subspace.split_params(params, config)
   trainable = moved(trainable, scale=0.02)
   here = lambda t: t['backbone']['block_00']['attn']['q']
   merged = here(subspace.merge_params(trainable, frozen))
@@ -173,7 +173,7 @@ def test_frozen_kernels_cost_no_weight_gradient():
   params = {
     'backbone': {'block_00': {'attn': {'q': {'kernel': jnp.eye(size), 'bias': jnp.zeros(size)}}}}
   }
-  trainable, frozen = subspace.split_params(params, config)
+  trainable, frozen, _ = subspace.split_params(params, config)
   layer = subspace.SubspaceDense(features=size, forward='factored')
 
   def loss(trainable, x, frozen):

@@ -145,9 +145,9 @@ def test_regularize_is_a_weighted_mean_over_kernels():
     for name, value in layer.items()
     if name.endswith('_init') or name in ('U_sem', 'V_sem', 'energy')
   }
-  frozen['start'] = {str(i): at_start(layer) for i, layer in enumerate(layers)}
+  reference = {str(i): at_start(layer) for i, layer in enumerate(layers)}
   config = regularizers.RegularizerConfig(orthogonality=0.5, spectral=3.0)
-  losses = regularizers.regularize(trainable, frozen, config)
+  losses = regularizers.regularize(trainable, frozen, reference, config)
   expected = np.mean([regularizers.orthogonality(layer) for layer in layers])
   np.testing.assert_allclose(losses['orthogonality'], 0.5 * expected, rtol=1e-6)
   expected = np.mean([regularizers.energy_gap(layer) for layer in layers])
@@ -155,7 +155,7 @@ def test_regularize_is_a_weighted_mean_over_kernels():
   config = regularizers.RegularizerConfig(
     orthogonality=0.0, spectral=2.0, spectral_kind='singular_values'
   )
-  losses = regularizers.regularize(trainable, frozen, config)
+  losses = regularizers.regularize(trainable, frozen, reference, config)
   expected = np.mean([regularizers.singular_value_drift(layer) for layer in layers])
   assert set(losses) == {'spectral'}
   np.testing.assert_allclose(losses['spectral'], 2.0 * expected, rtol=1e-6)

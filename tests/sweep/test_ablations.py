@@ -27,7 +27,7 @@ def total_loss(count, rank, split):
     regularizer=regularizers.RegularizerConfig(),
   )
   params = detector.init_params(CONFIG, jax.random.key(0))
-  trainable, frozen = method.init(params, jax.random.key(0))
+  trainable, frozen, reference = method.init(params, jax.random.key(0))
   # Moved by a function of each component alone, whichever array it lies in.
   moved = lambda path, x: x if path.startswith('head') else x * 1.01 + 0.1 * jnp.sin(40.0 * x)
   trainable = tree.map_with_path(moved, trainable)
@@ -38,7 +38,7 @@ def total_loss(count, rank, split):
   @jax.value_and_grad
   def loss_fn(trainable):
     logits = model.apply({'params': tree.combine(trainable, frozen)}, images).logits
-    extra = sum(method.regularize(trainable, frozen).values())
+    extra = sum(method.regularize(trainable, frozen, reference).values())
     return losses.cross_entropy(logits, jnp.array([0, 1, 0, 1])) + extra
 
   loss, grads = loss_fn(trainable)

@@ -209,8 +209,8 @@ def test_the_loop_waits_for_the_device_at_logging_steps_alone(config, tmp_path, 
   def jit_slow_step(*args):
     train_step = jit_train_step(*args)
 
-    def slow_step(state, frozen, batch):
-      state = train_step(state, frozen, batch)
+    def slow_step(state, frozen, reference, batch):
+      state = train_step(state, frozen, reference, batch)
       sent.append(len(sent) + 1)
       if len(sent) == 2:
         step, other = busy(state.step, rounds)

@@ -146,7 +146,7 @@ def test_what_is_counted_are_the_products_of_the_step(masm_config, program, monk
 
 
 def test_kernels_and_counts(program):
-  rows = costs.kernel_rows(program.trainable, program.frozen)
+  rows = costs.kernel_rows(program.parts)
   assert len(rows) == 12  # Six kernels in each of two blocks.
   assert rows[-1] == {
     'path': 'backbone/block_05/mlp/fc2',

@@ -75,7 +75,7 @@ def test_collectives_carry_the_gradients_of_trainable_leaves_and_nothing_else(
   program = costs.trace(config, sharding.make_mesh())
   hlo = program.train_step.lower().compile(compiler_options=QUICK).as_text()
   found = costs.collective_bytes(hlo)
-  trained = tree.param_bytes(program.trainable)
+  trained = tree.param_bytes(program.parts.trainable)
   assert trained > depth * 30_000
   assert set(found) == {'all-reduce'}
   assert abs(found['all-reduce'] - trained) <= 1024 * depth
@@ -88,16 +88,15 @@ def full_state(method):
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(lambda k: detector_lib.init_params(detector_config, k), key)
   made = make_method(config)
-  trainable, frozen = jax.eval_shape(made.init, params, key)
+  parts = jax.eval_shape(made.init, params, key)
   program = make_program(
     config,
     method=made,
     detector_config=detector_config,
-    trainable=trainable,
-    frozen=frozen,
+    parts=parts,
     total_steps=1000,
   )
-  shapes = jax.eval_shape(program.init_state, trainable)
+  shapes = jax.eval_shape(program.init_state, parts.trainable)
   rng = np.random.default_rng(0)
 
   def noise(leaf):  # Which does not compress.
@@ -105,7 +104,7 @@ def full_state(method):
       return np.zeros(leaf.shape, leaf.dtype)
     return rng.standard_normal(leaf.shape, np.float32)
 
-  return config, jax.tree.map(noise, shapes), tree.param_count(trainable)
+  return config, jax.tree.map(noise, shapes), tree.param_count(parts.trainable)
 
 
 @pytest.mark.parametrize(('method', 'count'), [('effort', 196_704 + 2_050), ('masm', 14_162_434)])

@@ -127,7 +127,7 @@ def test_the_layers_of_the_highest_ratio_are_chosen_decomposed_and_stored(params
   best = sorted(np.argsort(-expected)[:2])
   assert selected.layers == tuple(f'block_{i:02d}' for i in best)
 
-  trainable, frozen = method.init(params, jax.random.key(0))
+  trainable, frozen, _ = method.init(params, jax.random.key(0))
   owners = {path.split('/')[1] for path in tree.flatten(trainable)} - {'kernel', 'bias'}
   assert owners == set(selected.layers)
   other = next(i for i in range(4) if i not in best)
@@ -208,9 +208,9 @@ def test_without_a_mask_every_layer_is_trained_and_nothing_is_probed_or_stored(p
   method, selected = choose(params, tmp_path, config, batches=None)
   assert selected is None and not list(tmp_path.iterdir())
   assert method == stored(params, tmp_path, config) == make_method(config)
-  trainable, _ = method.init(params, jax.random.key(0))
+  trainable, *_ = method.init(params, jax.random.key(0))
   everything, _ = choose(params, tmp_path, make_config(kind='all'))
-  trained_by_all, _ = everything.init(params, jax.random.key(0))
+  trained_by_all, *_ = everything.init(params, jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, trainable, trained_by_all)
 
 
@@ -269,7 +269,7 @@ def test_methods_without_a_choice_come_back_as_they_are(params, tmp_path):
 def test_the_deepest_layers_stand_in_where_nothing_is_measured(params):
   config = make_config()
   method = chosen_layers.assume_deepest(make_method(config), params, config)
-  trainable, _ = method.init(params, jax.random.key(0))
+  trainable, *_ = method.init(params, jax.random.key(0))
   assert set(trainable['backbone']) == {'block_02', 'block_03'}
 
 
