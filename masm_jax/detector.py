@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from masm_jax import backbones
-from masm_jax.backbones import Backbone, layers
-from masm_jax.backbones.vit import ViT, ViTConfig
+from masm_jax.backbones import Architecture, Backbone, layers
 
 NUM_CLASSES = 2
 FAKE = 1  # Index of the class 'fake'.
@@ -38,13 +37,13 @@ class DetectorConfig:
   """What a detector is built from, methods aside.
 
   Attributes:
-    backbone: shape and normalisation of the ViT.
+    backbone: architecture and normalisation of the backbone.
     normalize_features: put features on the unit sphere before the head [kin: GenD, 2508.06248].
     dtype: compute type of the backbone: float32 or bfloat16.
     remat: recompute each block in the backward pass instead of keeping its activations.
   """
 
-  backbone: ViTConfig
+  backbone: Architecture
   normalize_features: bool = False
   dtype: Any = jnp.float32
   remat: bool = False
@@ -71,7 +70,7 @@ def from_config(config: ml_collections.ConfigDict) -> tuple[Backbone, DetectorCo
 
 
 class Detector(nn.Module):
-  """Backbone, pooled feature, dense head (`method.md` section 3).
+  """Backbone, pooled feature, dense head [ours: the head's start].
 
   Attributes:
     config: see `DetectorConfig`.
@@ -83,11 +82,8 @@ class Detector(nn.Module):
 
   def setup(self) -> None:
     """Makes the two parts; their names are the top level of the parameters."""
-    self.backbone = ViT(
-      self.config.backbone,
-      dense_cls=self.dense_cls,
-      dtype=self.config.dtype,
-      remat=self.config.remat,
+    self.backbone = self.config.backbone.build(
+      dense_cls=self.dense_cls, dtype=self.config.dtype, remat=self.config.remat
     )
     self.head = nn.Dense(NUM_CLASSES, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.02))
 

@@ -1,13 +1,14 @@
 """Pretrained vision transformers: presets, the model, reading and writing of published weights."""
 
-from masm_jax.backbones.backbone import Backbone
+from masm_jax.backbones.backbone import Architecture, Backbone, num_params, param_shapes
 from masm_jax.backbones.layers import Dense, DenseCls
 from masm_jax.backbones.presets import PRESETS, get_preset
-from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig, num_params, param_shapes
+from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig
 from masm_jax.backbones.weights import export_weights, load_weights, weights_hash
 
 __all__ = [
   'PRESETS',
+  'Architecture',
   'Backbone',
   'Dense',
   'DenseCls',

@@ -3,7 +3,7 @@
 The demo's backbone has the same form and names at a size of its own.
 """
 
-from masm_jax.backbones import backbone, vit
+from masm_jax.backbones import backbone, positions, vit
 
 _BLOCK = 'blocks.{}.'
 
@@ -61,6 +61,7 @@ def _preset(
     ),
     keys=KEYS,
     source=source,
+    resamples={'pos_embed': positions.WITH_CLASS_TOKEN},
   )
 
 

@@ -6,12 +6,77 @@ so that one table serves loading, exporting and the check of the shapes.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+from jax.typing import DTypeLike
 
-from masm_jax.backbones import vit
+from masm_jax.backbones.layers import Dense, DenseCls
+
+Shape = tuple[int, ...]
+
+
+class Architecture(Protocol):
+  """What the rest of the program asks of a family of backbones: a frozen dataclass of shapes.
+
+  Attributes:
+    image_size: side of the square input, pixels.
+    depth: number of blocks, named `block_00`, `block_01`, ...
+    mean: per-channel mean to take from RGB values in [0, 1].
+    std: per-channel standard deviation to divide by afterwards.
+  """
+
+  image_size: int
+  depth: int
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+  def build(
+    self, *, dense_cls: DenseCls = Dense, dtype: DTypeLike = jnp.float32, remat: bool = False
+  ) -> nn.Module:
+    """The module: normalised images `[B, S, S, 3]` -> the pooled feature `[B, D]`, float32.
+
+    Every dense layer that a method may adapt is made by `dense_cls`, with a 2-D kernel
+    `[d_in, d_out]` below its block; how features are pooled (class token, attention, mean) and
+    where positions enter is the family's own affair.
+    """
+
+
+@functools.cache
+def param_shapes(config: Architecture) -> dict[str, Shape]:
+  """Shape of every parameter by its path, `'block_00/attn/q/kernel'`, without making any array."""
+
+  def init() -> Any:
+    images = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
+    return config.build().init(jax.random.key(0), images)['params']
+
+  flat = traverse_util.flatten_dict(jax.eval_shape(init), sep='/')
+  return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def num_params(config: Architecture) -> int:
+  """Exact number of parameters of the backbone, without any head."""
+  return sum(math.prod(shape) for shape in param_shapes(config).values())
+
+
+class Resample(NamedTuple):
+  """How an array that depends on the image size is brought to another one.
+
+  Attributes:
+    fits: `(shape in the file, shape of this preset, both as published) -> bool`: whether the one
+      can be resampled to the other.
+    apply: `(parameter, shape of the model's parameter) -> parameter`.
+  """
+
+  fits: Callable[[Shape, Shape], bool]
+  apply: Callable[[np.ndarray, Shape], np.ndarray]
 
 
 class Transform(NamedTuple):
@@ -100,25 +165,23 @@ class Backbone:
 
   Attributes:
     name: what the config calls it.
-    config: shape of the transformer and normalisation of its input.
+    config: the architecture and the normalisation of its input.
     keys: names of its published format.
     source: where its weights come from, as the end of the sentence 'To get them, ...'.
+    resamples: parameters that depend on the image size, by path; none for rotary positions.
   """
 
   name: str
-  config: vit.ViTConfig
+  config: Architecture
   keys: KeyTable
   source: str
+  resamples: Mapping[str, Resample] = dataclasses.field(default_factory=dict, hash=False)
 
-  def with_image_size(self, image_size: int) -> 'Backbone':
-    """The same backbone for images of another size (pixels); its position embeddings differ.
+  def with_image_size(self, image_size: int) -> Self:
+    """The same backbone for images of another size, pixels.
 
     Raises:
-      UserError: the size is not a multiple of the patch size.
+      UserError: the architecture cannot have that size.
     """
     config = dataclasses.replace(self.config, image_size=image_size)
     return dataclasses.replace(self, config=config)
-
-  def model(self, **fields: Any) -> vit.ViT:
-    """The module; `fields` are those of `vit.ViT` (dense_cls, dtype, remat)."""
-    return vit.ViT(config=self.config, **fields)

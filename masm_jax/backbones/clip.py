@@ -1,6 +1,6 @@
 """CLIP's vision towers (arXiv 2103.00020), in the names of Hugging Face's `CLIPVisionModel`."""
 
-from masm_jax.backbones import backbone, vit
+from masm_jax.backbones import backbone, positions, vit
 
 _BLOCK = 'encoder.layers.{}.'
 
@@ -55,6 +55,7 @@ def _preset(
       f"pytorch_model.bin is offered, transformers' CLIPVisionModel.from_pretrained('{repo}')"
       ".save_pretrained('FOLDER') writes one)"
     ),
+    resamples={'pos_embed': positions.WITH_CLASS_TOKEN},
   )
 
 

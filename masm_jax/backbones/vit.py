@@ -1,14 +1,11 @@
 """One vision transformer, driven by a config: the trunk of every preset (arXiv 2010.11929)."""
 
 import dataclasses
-import functools
-import math
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.typing import DTypeLike
 
 from masm_jax.backbones import layers
@@ -61,6 +58,16 @@ class ViTConfig:
   def grid(self) -> int:
     """Patches along one side of the image."""
     return self.image_size // self.patch_size
+
+  def build(
+    self,
+    *,
+    dense_cls: layers.DenseCls = layers.Dense,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+  ) -> 'ViT':
+    """See `backbone.Architecture`."""
+    return ViT(config=self, dense_cls=dense_cls, dtype=dtype, remat=remat)
 
 
 class Block(nn.Module):
@@ -201,20 +208,3 @@ class ViT(nn.Module):
       blocks.append(x)
     features = layers.LayerNorm(config.norm_eps, name='ln_post')(x[:, 0])
     return HiddenStates(embeddings=embeddings, blocks=tuple(blocks), features=features)
-
-
-@functools.cache
-def param_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-  """Shape of every parameter by its path, `'block_00/attn/q/kernel'`, without making any array."""
-
-  def init():
-    images = jnp.zeros((1, config.image_size, config.image_size, 3), jnp.float32)
-    return ViT(config).init(jax.random.key(0), images)['params']
-
-  flat = traverse_util.flatten_dict(jax.eval_shape(init), sep='/')
-  return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def num_params(config: ViTConfig) -> int:
-  """Exact number of parameters of the backbone, without any head."""
-  return sum(math.prod(shape) for shape in param_shapes(config).values())

@@ -6,7 +6,6 @@ before one error is raised.
 """
 
 import hashlib
-import math
 import os
 import pathlib
 import re
@@ -18,15 +17,11 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
-from masm_jax.backbones import vit
-from masm_jax.backbones.backbone import Backbone
+from masm_jax.backbones.backbone import Backbone, Shape, param_shapes
 from masm_jax.backbones.presets import PRESETS
 from masm_jax.errors import UserError
 
-Shape = tuple[int, ...]
-
 _FLOATS = ('F64', 'F32', 'F16', 'BF16')
-_POSITIONS = 'pos_embed'
 _LAYER = re.compile(r'(?<=[._])\d+(?=[./])')
 
 
@@ -35,8 +30,7 @@ def load_weights(
 ) -> dict[str, Any]:
   """Reads the weights of `backbone` from a safetensors file.
 
-  Position embeddings of another grid are resampled: bicubic, without antialiasing, as PyTorch's
-  `interpolate(mode='bicubic', align_corners=False)` and Hugging Face's models do.
+  Arrays that `backbone.resamples` names may be of another grid, and are resampled.
 
   Args:
     path: the file, in the names of the preset's published format.
@@ -45,7 +39,7 @@ def load_weights(
       default. The model must be built from `backbone.with_image_size(image_size)`.
 
   Returns:
-    The parameters of `vit.ViT` as a nested dict of float32 arrays.
+    The parameters of the backbone's module as a nested dict of float32 arrays.
 
   Raises:
     UserError: no such file, not a whole safetensors file, or names, shapes or values that do not
@@ -54,7 +48,7 @@ def load_weights(
   file_path = _existing_file(path, backbone)
   if image_size is not None:
     backbone = backbone.with_image_size(image_size)
-  targets = vit.param_shapes(backbone.config)
+  targets = param_shapes(backbone.config)
   flat: dict[str, np.ndarray] = {}
   not_finite = []
   try:
@@ -75,11 +69,12 @@ def load_weights(
         if not np.isfinite(array).all():
           not_finite.append((names[source], 'holds values that are not finite'))
         for target, value in zip(paths, transform.load(array), strict=True):
-          if target == _POSITIONS and value.shape != targets[target]:
-            value = resample_positions(value, backbone.config.grid)
+          if target in backbone.resamples and value.shape != targets[target]:
+            value = backbone.resamples[target].apply(value, targets[target])
             logging.info(
-              '%s: position embeddings resampled from %s to %s tokens',
+              '%s: %s resampled from %s to %s tokens',
               file_path,
+              target,
               array.shape[-2],
               value.shape[-2],
             )
@@ -97,7 +92,7 @@ def export_weights(params: Mapping[str, Any], backbone: Backbone) -> dict[str, n
   """The inverse of `load_weights`: parameters under their published names.
 
   Args:
-    params: the parameters of `vit.ViT`, plain (merged) kernels; the class head is not among them.
+    params: plain (merged) parameters of the backbone's module, without any head.
     backbone: the preset, at the image size that the parameters are for.
 
   Returns:
@@ -111,7 +106,7 @@ def export_weights(params: Mapping[str, Any], backbone: Backbone) -> dict[str, n
     path: np.asarray(leaf)
     for path, leaf in traverse_util.flatten_dict(dict(params), sep='/').items()
   }
-  expected = vit.param_shapes(backbone.config)
+  expected = param_shapes(backbone.config)
   problems = _compare({path: leaf.shape for path, leaf in flat.items()}, expected)
   if problems:
     raise UserError(f'these are no parameters of {backbone.name}: {_listing(problems)}')
@@ -135,41 +130,6 @@ def weights_hash(path: str | os.PathLike[str]) -> str:
   """SHA-256 of a file, in hexadecimal: what names the base weights of a run."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def resample_positions(positions: np.ndarray, grid: int) -> np.ndarray:
-  """Resamples position embeddings to a grid of another size, the class token's left as it is.
-
-  Bicubic with a = -0.75 (Keys 1981), half-pixel centres, edges repeated, no antialiasing.
-
-  Args:
-    positions: `[1, 1 + M, D]`, M a square number.
-    grid: side of the new grid.
-
-  Returns:
-    `[1, 1 + grid^2, D]`, float32.
-  """
-  side = math.isqrt(positions.shape[1] - 1)
-  weights = _bicubic(side, grid)
-  table = positions[0, 1:].reshape(side, side, -1).astype(np.float64)
-  table = np.einsum('yh,xw,hwd->yxd', weights, weights, table, optimize=True)
-  table = table.reshape(1, grid * grid, -1).astype(np.float32)
-  return np.concatenate([positions[:, :1].astype(np.float32), table], axis=1)
-
-
-def _bicubic(size_in: int, size_out: int) -> np.ndarray:
-  """`[size_out, size_in]`: the matrix that resamples one axis."""
-  a = -0.75
-  centres = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
-  first = np.floor(centres).astype(int)
-  weights = np.zeros((size_out, size_in))
-  for tap in range(-1, 3):
-    t = np.abs(centres - (first + tap))
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    column = np.clip(first + tap, 0, size_in - 1)
-    np.add.at(weights, (np.arange(size_out), column), np.where(t <= 1, near, far))
-  return weights
 
 
 def _existing_file(path: str | os.PathLike[str], backbone: Backbone) -> pathlib.Path:
@@ -207,7 +167,7 @@ def _is_ignored(name: str, backbone: Backbone) -> bool:
 
 def _source_shapes(backbone: Backbone) -> dict[str, Shape]:
   """The shape of every published array, from the shapes of the model's parameters."""
-  targets = vit.param_shapes(backbone.config)
+  targets = param_shapes(backbone.config)
   shapes = {}
   for source, (paths, transform) in backbone.keys.expand(backbone.config.depth).items():
     # Arrays of one byte per element that nobody reads: only their layout is asked for.
@@ -226,20 +186,11 @@ def _check(found: Mapping[str, Shape], backbone: Backbone) -> list[tuple[str, st
       problems.append((name, 'is there twice, with and without its prefix'))
     elif short in expected or not _is_ignored(name, backbone):
       shapes[short] = shape
-  (positions,) = (
-    name for name, (paths, _) in backbone.keys.rules.items() if paths == (_POSITIONS,)
-  )
-  if positions in shapes and _is_resampled(shapes[positions], expected[positions]):
-    expected[positions] = shapes[positions]
+  for name, (paths, _) in backbone.keys.rules.items():
+    resample = backbone.resamples.get(paths[0])
+    if resample and name in shapes and resample.fits(shapes[name], expected[name]):
+      expected[name] = shapes[name]
   return problems + _compare(shapes, expected)
-
-
-def _is_resampled(shape: Shape, expected: Shape) -> bool:
-  """Whether `shape` is that of position embeddings with a class token on some square grid."""
-  if len(shape) != len(expected) or shape[-1] != expected[-1] or shape[:-2] != expected[:-2]:
-    return False
-  patches = shape[-2] - 1
-  return patches >= 1 and math.isqrt(patches) ** 2 == patches
 
 
 def _compare(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def _check(preset, reference, path, assert_parity):
   for hook in hooks:
     hook.remove()
   params = backbones.load_weights(path, preset)
-  run = preset.model().apply
+  run = preset.config.build().apply
   ours = run({'params': params}, jnp.asarray(images), method='hidden_states')
   assert len(ours.blocks) == len(hidden) == preset.config.depth
   assert_parity('embeddings', ours.embeddings, embeddings)

@@ -42,7 +42,7 @@ def _check(preset, reference, path, batch, assert_parity):
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     theirs = reference(pixels, output_hidden_states=True)
   params = backbones.load_weights(path, preset)
-  run = preset.model().apply
+  run = preset.config.build().apply
   ours = run({'params': params}, jnp.asarray(images), method='hidden_states')
   assert len(ours.blocks) == len(theirs.hidden_states) - 1 == preset.config.depth
   assert_parity('embeddings', ours.embeddings, theirs.hidden_states[0])

@@ -11,7 +11,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from masm_jax import backbones
-from masm_jax.backbones import weights
+from masm_jax.backbones import positions as positions_lib
 from masm_jax.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_other_floats_on_disk_become_float32(tmp_path, demo, dtype):
 
 def test_loaded_parameters_run(tmp_path, clip):
   params = backbones.load_weights(_save(tmp_path, _published(clip)), clip)
-  features = clip.model().apply({'params': params}, jnp.ones((1, 48, 48, 3)))
+  features = clip.config.build().apply({'params': params}, jnp.ones((1, 48, 48, 3)))
   assert features.shape == (1, 32)
   assert np.isfinite(features).all()
 
@@ -107,7 +107,7 @@ def test_positions_are_resampled_as_torch_does(side, grid):
   expected = torch.nn.functional.interpolate(
     table, size=(grid, grid), mode='bicubic', align_corners=False
   )
-  ours = weights.resample_positions(positions, grid)
+  ours = positions_lib.resample_positions(positions, grid)
   assert ours.dtype == np.float32
   np.testing.assert_array_equal(ours[:, 0], positions[:, 0])
   expected = expected.permute(0, 2, 3, 1).reshape(1, grid * grid, 6).numpy()
@@ -122,10 +122,12 @@ def test_another_image_size_resamples_the_positions_alone(tmp_path, request, nam
   params = backbones.load_weights(path, preset, image_size=size)
   resized = preset.with_image_size(size)
   expected = _params(preset)
-  expected['pos_embed'] = weights.resample_positions(expected['pos_embed'], resized.config.grid)
+  expected['pos_embed'] = positions_lib.resample_positions(
+    expected['pos_embed'], resized.config.grid
+  )
   _assert_same(params, expected)
   _assert_same(backbones.load_weights(path, resized), expected)
-  features = resized.model().apply({'params': params}, jnp.ones((1, size, size, 3)))
+  features = resized.config.build().apply({'params': params}, jnp.ones((1, size, size, 3)))
   assert features.shape == (1, preset.config.width)
   # And back out, at the new size.
   assert (
