@@ -1,22 +1,93 @@
-"""Strict JSON that survives a kill: whole files written atomically, and files of lines.
+"""Files written whole, and strict JSON: documents, and files of lines that survive a kill.
 
 JSON has no nan and no infinity. Both are written as the strings 'nan', 'inf' and '-inf', in every
 file of a run: `null` could not tell a diverged loss from a figure that is undefined, and `float()`
 takes the strings in Python as `Number()` does (as NaN) in a browser. `read_lines` turns them back.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
 
 from masm_jax.errors import UserError
 
+_UNFINISHED = '.partial'  # How files end that are being written.
 _NON_FINITE = ('nan', 'inf', '-inf')
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Writes a file whole: at every moment `path` is the old file or the new one.
+
+  Gives the path of an empty file beside it, under a name that nobody can guess. When the block ends
+  well, that file is on the disk and takes the name `path`; otherwise it is removed. What a kill
+  leaves behind, `remove_unfinished` takes away.
+
+  >>> import tempfile
+  >>> folder = pathlib.Path(tempfile.mkdtemp())
+  >>> with replacing(folder / 'new' / 'a.txt') as fresh:
+  ...   _ = fresh.write_text('whole')
+  >>> (folder / 'new' / 'a.txt').read_text(), len(list((folder / 'new').iterdir()))
+  ('whole', 1)
+
+  Args:
+    path: the file; its folder is made.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  fresh = path.with_name(f'.{path.name[:80]}.{secrets.token_hex(8)}{_UNFINISHED}')
+  os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+  try:
+    yield fresh
+    _sync(fresh)
+    os.replace(fresh, path)
+    _sync(path.parent)  # The new name is on the disk too.
+  finally:
+    fresh.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+  """Writes a file whole, see `replacing`.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  with replacing(path) as fresh:
+    fresh.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file whole, in UTF-8, see `replacing`.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  write_bytes(path, text.encode())
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+  """Removes what killed processes left of `replacing` in a folder that no process writes to now."""
+  for path in pathlib.Path(folder).glob(f'.*{_UNFINISHED}'):
+    with contextlib.suppress(OSError):
+      path.unlink()
+
+
+def _sync(path: pathlib.Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 def to_json(value: Any) -> Any:
@@ -51,7 +122,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     TypeError: see `to_json`.
   """
   text = json.dumps(to_json(value), indent=2, allow_nan=False)
-  _replace(pathlib.Path(path), (text + '\n').encode())
+  write_bytes(path, (text + '\n').encode())
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -148,7 +219,7 @@ class JsonLines:
     if damaged:
       logging.warning('%s: dropped %d damaged lines', self.path, damaged)
     if (rewritten := b''.join(kept)) != data:
-      _replace(self.path, rewritten)
+      write_bytes(self.path, rewritten)
 
 
 def _restored(value: Any) -> Any:
@@ -169,13 +240,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
   except ValueError:  # Covers bad UTF-8 too.
     return None
   return record if isinstance(record, dict) else None
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)

@@ -30,7 +30,7 @@ ALLOWED = {
   'plots': {'metrics'},
   'methods': {'backbones', 'masking', 'subspaces'},
   'preprocess': {'data', 'telemetry'},
-  'perturbations': {'data', 'preprocess'},
+  'perturbations': {'data', 'preprocess', 'telemetry'},
   'inference': {
     'checkpoints',
     'data',
@@ -78,7 +78,7 @@ ALLOWED = {
   'inspect': {'main', 'training'},
   'evaluate': {'evaluation', 'main'},
   'compare': {'evaluation', 'metrics', 'telemetry'},
-  'perturb_videos': {'data', 'perturbations', 'preprocess', 'telemetry'},
+  'perturb_videos': {'perturbations'},
   'demo': {'data', 'metrics', 'plots', 'telemetry'},
   'pretrain': {'backbones', 'data', 'telemetry'},
 }

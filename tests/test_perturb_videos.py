@@ -1,6 +1,7 @@
 """A perturbed copy of a data set keeps its layout, goes on after a stop, hides no failure."""
 
 import json
+import os
 
 import av
 import cv2
@@ -159,3 +160,26 @@ def test_another_perturbation_needs_another_folder(raw, tmp_path, capsys):
   clip(raw / 'fake' / 'b.mp4')
   assert run(raw, tmp_path / 'new', '--processes=0') == 2
   assert 'would both become fake/b.mp4' in capsys.readouterr().err
+
+
+def test_link_loops_and_pipes_are_skipped_with_a_line(raw, tmp_path, capsys):
+  """A link back to a folder above would be copied for ever, a pipe would wait for ever."""
+  (raw / 'real' / 'again').symlink_to(raw)
+  (raw / 'lost.txt').symlink_to(raw / 'nowhere')
+  os.mkfifo(raw / 'pipe.mp4')
+  out = tmp_path / 'out'
+  assert run(raw, out, '--processes=0') == 0
+  printed = capsys.readouterr()
+  assert '3 videos, 1 images and 1 other files' in printed.out
+  skipped = [line for line in printed.err.splitlines() if 'skipped' in line]
+  assert [line.split(':')[1].strip() for line in skipped] == ['lost.txt', 'pipe.mp4']
+  assert json.loads((out / 'perturbation.json').read_text())['skipped'] == ['lost.txt', 'pipe.mp4']
+  assert not (out / 'real' / 'again').exists()
+
+
+def test_a_copy_killed_in_its_first_write_resumes(raw, tmp_path):
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / '.perturbation.json.0123456789abcdef.partial').write_text('{"key"')
+  assert run(raw, out, '--processes=0') == 0
+  assert not list(out.rglob('.*.partial'))

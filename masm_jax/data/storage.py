@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from masm_jax import files
 from masm_jax.errors import UserError
 
 Path = str | os.PathLike
@@ -86,17 +87,7 @@ def write_bytes(path: Path, content: bytes) -> None:
       file_system.makedirs(posixpath.dirname(inner), exist_ok=True)
       file_system.pipe_file(inner, content)
       return
-    path = pathlib.Path(path)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with open(partial, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(partial, path)
-    finally:
-      partial.unlink(missing_ok=True)
+    files.write_bytes(path, content)
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror or error}') from error
 
@@ -142,7 +133,7 @@ def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
       pending += [posixpath.join(below, name) for name in reversed(shown)]
     return
   seen = set()
-  for folder, subfolders, files in os.walk(top, followlinks=True):
+  for folder, subfolders, names in os.walk(top, followlinks=True):
     real = os.path.realpath(folder)
     if real in seen:
       subfolders.clear()
@@ -150,7 +141,7 @@ def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
     seen.add(real)
     subfolders[:] = sorted(name for name in subfolders if name[0] != '.')
     below = pathlib.PurePath(folder).relative_to(top).as_posix()
-    yield '' if below == '.' else below, sorted(files)
+    yield '' if below == '.' else below, sorted(names)
 
 
 def local_folder(folder: Path) -> pathlib.Path:

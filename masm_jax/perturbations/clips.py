@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import av
 import numpy as np
 
+from masm_jax import files
 from masm_jax.data import transforms
 from masm_jax.errors import UserError
 from masm_jax.perturbations import catalogue as robustness
@@ -104,11 +105,9 @@ def perturb_video(
   """
   value = parameter(key, level)
   target = pathlib.Path(target)
-  partial = target.with_name(target.name + '.partial')
   problems: list[str] = []
   try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with video.open_video(source) as container:
+    with files.replacing(target) as fresh, video.open_video(source) as container:
       fps = _frame_rate(container)
       frames = _every_frame(container, problems)
       options, pixels = (
@@ -116,17 +115,14 @@ def perturb_video(
       )
       if key != _COMPRESSION:
         frames = _perturbed(frames, key, level, seed, video_id)
-      with av.open(f'file:{partial}', 'w', format='mp4') as copy:
+      with av.open(f'file:{fresh}', 'w', format='mp4') as copy:
         num_frames = _encode(copy, frames, fps, options, pixels)
-    if not num_frames:
-      raise video.UnreadableError('; '.join(problems) or 'no frame in it decodes')
-    os.replace(partial, target)
+      if not num_frames:
+        raise video.UnreadableError('; '.join(problems) or 'no frame in it decodes')
   except av.FFmpegError as error:
     raise video.UnreadableError(video.reason_of(error)) from error
   except OSError as error:
     raise UserError(f'cannot write {target}: {error.strerror or error}') from error
-  finally:
-    partial.unlink(missing_ok=True)
   return Outcome(num_frames, tuple(dict.fromkeys(problems)))
 
 
