@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from configs import common
+from configs import common, demo
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
 from masm_jax.backbones import ViTConfig
+from masm_jax.data import synthetic
 from masm_jax.methods import chosen_layers, make_method
 from masm_jax.parallel import sharding
 from masm_jax.training import steps
+from masm_jax.training.loop import train
 from masm_jax.training.program import make_program
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -183,6 +185,34 @@ class TinyRun:
 def tiny_run():
   """The class `TinyRun`."""
   return TinyRun
+
+
+@pytest.fixture(scope='session')
+def portraits(tmp_path_factory):
+  """The manifest of a small synthetic set of 12 identities. Not to be changed."""
+  return synthetic.materialize(
+    tmp_path_factory.mktemp('portraits') / 'set',
+    num_identities=12, videos_per_identity=1, frames_per_video=2, num_processes=1, progress=False,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def trained_run(portraits, tmp_path_factory):
+  """A linear probe after four steps, trained on `portraits`, tested on three sets of it. Not to be
+  changed."""
+  workdir = tmp_path_factory.mktemp('run') / 'linear'
+  config = demo.get_config('method=linear')
+  for spec in (config.data.train, config.data.val, *config.data.tests.values()):
+    spec.manifest = str(portraits)
+  config.data.tests.checkerboard.manifest = ''
+  config.update_from_flattened_dict(
+    {'train.batch_size': 8, 'train.duration': '4 steps', 'eval.every': '2 steps',
+     'checkpoint.every': '2 steps', 'eval.batch_size': 16, 'checkpoint.keep': 2,
+     'optim.warmup': '0 steps'}
+  )  # fmt: skip
+  with jax.numpy_dtype_promotion('standard'):  # Of optax' own; the steps have tests of their own.
+    assert train(config, workdir) == 0
+  return workdir
 
 
 @pytest.fixture(scope='session')

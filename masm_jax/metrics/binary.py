@@ -132,6 +132,28 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float
   return _equal_error_rate(*_checked(labels, scores))
 
 
+def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
+  """The least threshold that calls at most a share `fpr` of the real examples fake.
+
+  >>> threshold_at_fpr([0, 0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.9], 0.25)
+  0.30000000000000004
+
+  Args:
+    labels: [N], 0 real and 1 fake.
+    scores: [N], probabilities of fake; one at the threshold or above is called fake.
+    fpr: within [0, 1).
+
+  Returns:
+    The threshold, which may lie just above 1; nan without real examples.
+  """
+  labels, scores = _checked(labels, scores)
+  real = np.sort(scores[labels == 0])[::-1]
+  if not len(real):
+    return float('nan')
+  # One ulp above the highest score that must not be called fake.
+  return float(np.nextafter(real[int(fpr * len(real))], np.inf))
+
+
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Corner points of the ROC curve, from (0, 0) to (1, 1).
 

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import cross_eval, demo
+from configs import cross_eval
 from masm_jax import telemetry
 from masm_jax.checkpoints import reading as saved_run
 from masm_jax.data import manifest as manifest_lib
@@ -28,37 +28,14 @@ from masm_jax.evaluation.run import evaluate
 from masm_jax.inference import trained
 from masm_jax.metrics import scores
 from masm_jax.report import __main__ as report
-from masm_jax.training.loop import train
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SETS = ('known', 'poisson', 'regenerate')
 
 
 @pytest.fixture(scope='module')
-def portraits(tmp_path_factory):
-  """A small synthetic set of 12 identities."""
-  return synthetic.materialize(
-    tmp_path_factory.mktemp('portraits') / 'set',
-    num_identities=12, videos_per_identity=1, frames_per_video=2, num_processes=1, progress=False,
-  )  # fmt: skip
-
-
-@pytest.fixture(scope='module')
-def run(portraits, tmp_path_factory):
-  """A linear probe after four steps, trained on one set and tested on three."""
-  workdir = tmp_path_factory.mktemp('run') / 'linear'
-  config = demo.get_config('method=linear')
-  for spec in (config.data.train, config.data.val, *config.data.tests.values()):
-    spec.manifest = str(portraits)
-  config.data.tests.checkerboard.manifest = ''
-  config.update_from_flattened_dict(
-    {'train.batch_size': 8, 'train.duration': '4 steps', 'eval.every': '2 steps',
-     'checkpoint.every': '2 steps', 'eval.batch_size': 16, 'checkpoint.keep': 2,
-     'optim.warmup': '0 steps'}
-  )  # fmt: skip
-  with jax.numpy_dtype_promotion('standard'):  # Of optax' own; the steps have tests of their own.
-    assert train(config, workdir) == 0
-  return workdir
+def run(trained_run):
+  return trained_run
 
 
 def make_suite(**fields):
