@@ -27,11 +27,11 @@ from PIL import Image
 
 from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, SPLITS, canonical_table
-from masm_jax.data.images import Files, Images, Shards
+from masm_jax.data.images import FORMATS, Files, Images
+from masm_jax.data.shards import INFO_NAME, Shards, find_shards, own_file
 from masm_jax.errors import UserError
 
 SHARDED_NAME = 'manifest.parquet'  # Within a TFDS set's folder.
-_SHARDED_MARK = 'dataset_info.json'
 _EXIF_ORIENTATION = 274
 
 
@@ -127,8 +127,8 @@ def load_manifest(
   if not storage.is_remote(path):
     path = pathlib.Path(path)
   is_table = storage.suffix(path) in _READERS
-  if not is_table and storage.is_file(storage.join(path, _SHARDED_MARK)):
-    return _load_sharded(path)
+  if not is_table and storage.is_file(storage.join(path, INFO_NAME)):
+    return _load_sharded(path, check_files=check_files)
   root = storage.parent(path) if root is None else storage.as_root(root)
   if not storage.is_file(path):
     raise UserError(f'no manifest at {path}; make one with `python -m masm_jax.data import`')
@@ -137,21 +137,24 @@ def load_manifest(
   return _manifest(canonical_table(_read(path), root, str(path), check_files=check_files), root)
 
 
-def _load_sharded(folder: str | os.PathLike) -> Manifest:
+def _load_sharded(folder: str | os.PathLike, *, check_files: bool) -> Manifest:
   """The manifest of a TFDS set: its table, and its shards for the images."""
   here = storage.local_folder(folder)
   path = here / SHARDED_NAME
   if not path.is_file():
     raise UserError(f'{folder}: a TFDS set without {SHARDED_NAME}; make it with our own builder')
+  path = own_file(here, SHARDED_NAME)
   table = canonical_table(_read(path), here, str(path), check_files=False)
   # Each split's records stand in the order of the table: `tfds_builder` writes them so.
   split = np.array([SPLITS.index(name) for name in table['split']], np.int8)
   index = np.zeros(len(table), np.int64)
-  for i in range(len(SPLITS)):
-    index[split == i] = np.arange((split == i).sum())
+  rows = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
+  for i, count in enumerate(rows.values()):
+    index[split == i] = np.arange(count)
+  files = find_shards(here, rows, check_files=check_files)
   names = [storage.join(folder, path) for path in table['path']]
   root = storage.as_root(folder)
-  return _manifest(table, root, Shards(here, SPLITS, split, index, names))
+  return _manifest(table, root, Shards(files, split, index, names))
 
 
 def build_manifest(
@@ -264,7 +267,7 @@ def _file_facts(path: str) -> tuple[str, int, int]:
   """SHA-256, width and height of an image file; size 0 x 0 where it is not an image."""
   content = storage.read_bytes(path)
   try:
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
       width, height = image.size
       if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:  # Rotated by 90 degrees.
         width, height = height, width

@@ -15,6 +15,7 @@ What comes in, and what becomes of it:
 | EXIF orientation                        | turned upright                                         |
 | animation                               | its first frame                                        |
 | empty, truncated, corrupt, not an image | `DecodeError`                                          |
+| any other format, EPS for one           | `DecodeError`: no program is started by a picture      |
 | more than `MAX_PIXELS` (10,000 x 10,000)| `DecodeError`, before its pixels take memory           |
 | 32-bit values                           | `DecodeError`: their range is not known                |
 | no such file                            | the manifest does not load; `DecodeError` if it went   |
@@ -43,6 +44,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from masm_jax.data import storage
+from masm_jax.data.images import FORMATS
 from masm_jax.data.presets import PRESETS
 from masm_jax.errors import UserError
 
@@ -100,7 +102,7 @@ def decode_bytes(content: bytes, name: str) -> np.ndarray:
     DecodeError: if it is no image, is damaged, has more than `MAX_PIXELS`, or holds 32-bit values.
   """
   try:
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
       width, height = image.size
       if width * height > MAX_PIXELS:
         raise DecodeError(f'{name}: {width} x {height} pixels; the limit is {MAX_PIXELS} in all')

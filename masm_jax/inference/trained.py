@@ -1,7 +1,17 @@
-"""A trained detector, rebuilt from its run's directory: config, base weights, one checkpoint."""
+"""A trained detector, rebuilt from its run's directory: config, base weights, one checkpoint.
+
+A run may be a stranger's. What its config says is data: it chooses among the program's own methods
+and names files to read. It has nothing written, is followed over no network but to an object store,
+and its patterns have a time limit.
+"""
 
 import dataclasses
+import json
 import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +26,24 @@ from masm_jax.errors import UserError
 from masm_jax.inference import steps
 from masm_jax.methods import Method, OnProgress, chosen_layers, make_method
 from masm_jax.parallel import sharding
+from masm_jax.subspaces import factor_cache
+from masm_jax.subspaces.decompose import TARGETS
+
+# A path of this machine or a URL of an object store; `::` chains one file system to another.
+_PLACE = r'((gs|s3)://)?((?!://|::).)*'
+
+_PATTERN_SECONDS = 20.0  # A plain one takes a tenth of a second, of which Python starts in most.
+
+# Reads [pattern, texts], and matches as `tree.match_any` does.
+_MATCH = """
+import json, re, sys
+pattern, texts = json.load(sys.stdin)
+try:
+  for text in texts:
+    re.fullmatch(pattern, text)
+except (re.error, RecursionError, OverflowError):
+  pass  # The method says what is wrong with it, if it needs it.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +140,9 @@ def load_adapted(
         f'{workdir} was trained on other base weights (hash {meta["base_weights"][:12]}, now'
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
-    cache = config.subspace.cache_dir or str(workdir / 'decomposition')
+    _check_patterns(config, params, workdir)
+    # A cache that the config names is read as well: its factors are those of the training.
+    cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
     method = make_method(config, cache_dir=cache, on_progress=on_progress)
     method = chosen_layers.stored_layers(
       method, params, config=config, workdir=workdir, hashes=meta
@@ -161,7 +191,41 @@ def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collecti
       f'{workdir} was trained by another version of this program{commit}; evaluate it with that'
       f' one. This version says: {error}'
     ) from error
+  for spec in (config.data.train, config.data.val, *config.data.tests.values()):
+    for place in (spec.get('manifest'), spec.get('root')):
+      if not re.fullmatch(_PLACE, str(place)):
+        raise UserError(
+          f'{workdir}: the config of the run names {place!r}, but of what a run names only files of'
+          ' this machine, gs:// and s3:// are read: name the data in the suite'
+        )
+  # Drawn there, hence written: wherever the run had it, it is now in the place for all.
+  config.data.synthetic.root = ''
   return config
+
+
+def _check_patterns(
+  config: ml_collections.ConfigDict, params: Mapping[str, Any], workdir: pathlib.Path
+) -> None:
+  """Refuses patterns over layers that keep Python busy for ever.
+
+  Nothing in the same process can stop one, so another process tries it first on the same paths.
+  """
+  paths = tree.flatten(params)
+  parts = [path.rpartition('/')[0] for path in paths]  # `decompose.find_targets` looks at both.
+  for group in ('subspace', 'lora'):
+    pattern = str(config[group].targets)
+    if pattern in TARGETS:
+      continue
+    try:
+      subprocess.run(
+        [sys.executable, '-I', '-c', _MATCH], input=json.dumps([pattern, [*paths, *parts]]),
+        capture_output=True, text=True, check=True, timeout=_PATTERN_SECONDS,
+      )  # fmt: skip
+    except (subprocess.SubprocessError, OSError) as error:
+      raise UserError(
+        f'{workdir}: {group}.targets = {pattern[:80]!r} of the config of the run cannot be'
+        f' matched in {_PATTERN_SECONDS:g} s'
+      ) from error
 
 
 def _tuples(value: Any) -> Any:

@@ -20,11 +20,17 @@ from absl import logging
 Factors = dict[str, np.ndarray]
 
 
+class ReadOnly(str):
+  """The folder of a cache that is another's: it is read and never written."""
+
+  __slots__ = ()
+
+
 class FactorCache:
   """One file of a cache, named after all that its factors depend on.
 
   Args:
-    folder: of the cache.
+    folder: of the cache; a `ReadOnly` one is not written.
     kernels: path -> W, float32 [d_in, d_out].
     fields: what of the config decides how they are split.
     shapes: path -> the shapes of the factors that every entry has.
@@ -38,6 +44,7 @@ class FactorCache:
     fields: tuple,
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
   ):
+    self._is_read_only = isinstance(folder, ReadOnly)
     self._path = pathlib.Path(folder) / f'{_key(kernels, fields)[:32]}.safetensors'
     self._shapes = shapes
 
@@ -47,6 +54,8 @@ class FactorCache:
     A file that is whole is never replaced, so that what is mapped stays as it is.
     """
     try:
+      if not self._path.is_file():  # Opening a pipe would wait for ever.
+        return None
       with self._path.open('rb') as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
       # The layout of safetensors: the length of a JSON header, the header, the tensors.
@@ -68,6 +77,8 @@ class FactorCache:
 
   def write(self, factors: Mapping[str, Factors]) -> None:
     """Keeps the factors, if that can be: without them a run is only slower to start."""
+    if self._is_read_only:
+      return
     flat = {
       f'{owner}/{leaf}': np.ascontiguousarray(value)
       for owner, leaves in factors.items()
