@@ -38,6 +38,7 @@ ALLOWED = {
     'methods',
     'metrics',
     'parallel',
+    'subspaces',
     'telemetry',
   },
   'training': {

@@ -152,6 +152,9 @@ def _load(
     # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
     from masm_jax.data.synthetic import CODE_VERSION, materialize
 
+    for field in ('seed', 'size_px'):  # A run's config may be a stranger's, and they name a folder.
+      if type(synthetic[field]) is not int:
+        raise UserError(f'data.synthetic.{field} = {synthetic[field]!r}: needs a whole number')
     name = f'synthetic_v{CODE_VERSION}_{synthetic.size_px}px_seed{synthetic.seed}'
     root = pathlib.Path(synthetic.root or storage.cache_folder() / name)
     path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
