@@ -25,6 +25,7 @@ from masm_jax.methods import make_method
 from masm_jax.parallel import peers, sharding, stopping
 from masm_jax.training import probe, state, steps, writer
 from masm_jax.training import program as program_lib
+from masm_jax.training import results as results_lib
 
 # On CPU, more un-awaited collective steps than this can deadlock (jax 0.10, virtual devices).
 _CPU_AWAIT_STEPS = 5
@@ -240,31 +241,31 @@ def _train(
     checkpoints.wait()
 
     # ---- Results: the last step, and the one that validation chose -------------------------------
-    results: dict[str, Any] = {}
-    num_evaluated = 0
+    steps_by_name = {'last': total_steps, 'best': best.step}
     test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
-    for name, step in {'last': total_steps, 'best': best.step}.items():
-      if name == 'best' and step == total_steps:
-        results[name] = dict(results['last'])
-        for set_name in results['last']['sets']:
-          report.copy_scores('last', name, set_name)
-        continue
-      leaves = train_state.trainable
-      if step != total_steps:
-        leaves = checkpoints.restore_trainable(train_state, step)
-      params = merge(leaves, frozen)
-      results[name] = {'step': step, 'sets': {}}
-      for set_name, manifest in {'val': sets.val, **test_sets}.items():
-        table = evaluator.scores(params, manifest, on_progress=watchdog.beat)
-        results[name]['sets'][set_name] = report.write_scores(name, set_name, table)
-        # Counted on: jax's preemption service lets processes agree on numbers that rise.
-        num_evaluated += 1
-        if stop.requested(total_steps + num_evaluated):
-          checkpoints.close()
-          logging.warning(
-            'stopped while evaluating; the training is saved, and the same command evaluates it'
-          )
-          return stop.signal_number
+    results: dict[str, Any] = {}
+    for name, set_name, figures in results_lib.score_checkpoints(
+      steps_by_name,
+      {'val': sets.val, **test_sets},
+      score=lambda params, manifest: evaluator.scores(params, manifest, on_progress=watchdog.beat),
+      params_at=lambda step: merge(
+        train_state.trainable
+        if step == total_steps
+        else checkpoints.restore_trainable(train_state, step),
+        frozen,
+      ),
+      report=report,
+    ):
+      made = results.setdefault(name, {'step': steps_by_name[name], 'sets': {}})
+      made['sets'][set_name] = figures
+      # Counted on: jax's preemption service lets processes agree on numbers that rise.
+      num_evaluated = sum(len(result['sets']) for result in results.values())
+      if stop.requested(total_steps + num_evaluated):
+        checkpoints.close()
+        logging.warning(
+          'stopped while evaluating; the training is saved, and the same command evaluates it'
+        )
+        return stop.signal_number
     checkpoints.close()
     watchdog.stop()  # The first process draws alone; the others wait for it as they end.
     report.finish(results, config=config, num_trainable=tree.param_count(train_state.trainable))
