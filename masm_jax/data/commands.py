@@ -14,7 +14,7 @@ from masm_jax.data.check import find_problems, stats
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers.deepfakebench import Options, import_deepfakebench
 from masm_jax.data.importers.dfdc import import_dfdc
-from masm_jax.data.importers.folder import import_folder
+from masm_jax.data.importers.folder import import_folder, is_undivided
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
 from masm_jax.data.linking import linked_groups
 from masm_jax.data.manifest import Manifest, load_manifest, write_manifest
@@ -42,7 +42,14 @@ def _from_folder(args: argparse.Namespace) -> Manifest:
   folder, home = args.input[0], storage.parent(args.output)
   is_below = storage.relative(folder, home).split('/')[0] != '..'
   root = args.root or (home if is_below else folder)
-  return import_folder(folder, root=root, split=args.split, dataset=args.dataset)
+  split = args.split
+  if split is None and is_undivided(folder):
+    split = 'train'
+    print(
+      f'{folder} is not divided into splits: all of it is train now; divide it with\n'
+      f'  python -m masm_jax.data split {args.output} --output FILE'
+    )
+  return import_folder(folder, root=root, split=split, dataset=args.dataset)
 
 
 def _from_gend_lists(args: argparse.Namespace) -> Manifest:
@@ -210,7 +217,10 @@ def _write(manifest: Manifest, output: str) -> None:
   if not storage.is_remote(root):
     root, folder = os.path.abspath(root), os.path.abspath(folder)
   if root != folder:
-    print(f'its paths start at {root}: name that as the root when you use it')
+    if storage.suffix(output) == '.csv':
+      print(f'its paths start at {root}: give --root={root} when you use it, or write a .parquet')
+    else:
+      print(f'its paths start at {root}, which the file remembers')
 
 
 def _summary(manifest: Manifest) -> str:

@@ -32,6 +32,7 @@ from masm_jax.data.shards import INFO_NAME, Shards, find_shards, own_file
 from masm_jax.errors import UserError
 
 SHARDED_NAME = 'manifest.parquet'  # Within a TFDS set's folder.
+_ROOT = b'masm_jax.root'  # Of a Parquet file's metadata: where its paths start.
 _EXIF_ORIENTATION = 274
 
 
@@ -116,7 +117,8 @@ def load_manifest(
 
   Args:
     path: a `.csv` or `.parquet` file, or the version folder of a TFDS set.
-    root: the folder that the `path` column is relative to; default: the manifest's own.
+    root: the folder that the `path` column is relative to; default: the one that the manifest
+      names (`write_manifest`), or its own.
     check_files: whether a file that is not there is an error.
 
   Raises:
@@ -129,12 +131,13 @@ def load_manifest(
   is_table = storage.suffix(path) in _READERS
   if not is_table and storage.is_file(storage.join(path, INFO_NAME)):
     return _load_sharded(path, check_files=check_files)
-  root = storage.parent(path) if root is None else storage.as_root(root)
   if not storage.is_file(path):
     raise UserError(f'no manifest at {path}; make one with `python -m masm_jax.data import`')
+  table, named_root = _read(path)
+  root = storage.as_root(root) if root is not None else _resolved(named_root, path)
   if check_files and not storage.is_folder(root):
     raise UserError(f'{path}: its root {root} is not a folder')
-  return _manifest(canonical_table(_read(path), root, str(path), check_files=check_files), root)
+  return _manifest(canonical_table(table, root, str(path), check_files=check_files), root)
 
 
 def _load_sharded(folder: str | os.PathLike, *, check_files: bool) -> Manifest:
@@ -144,7 +147,7 @@ def _load_sharded(folder: str | os.PathLike, *, check_files: bool) -> Manifest:
   if not path.is_file():
     raise UserError(f'{folder}: a TFDS set without {SHARDED_NAME}; make it with our own builder')
   path = own_file(here, SHARDED_NAME)
-  table = canonical_table(_read(path), here, str(path), check_files=False)
+  table = canonical_table(_read(path)[0], here, str(path), check_files=False)
   # Each split's records stand in the order of the table: `tfds_builder` writes them so.
   split = np.array([SPLITS.index(name) for name in table['split']], np.int8)
   index = np.zeros(len(table), np.int64)
@@ -194,7 +197,8 @@ def build_manifest(
 def write_manifest(manifest: Manifest, path: str | os.PathLike) -> None:
   """Writes a manifest as Parquet or CSV, by the name's ending.
 
-  The same manifest gives the same bytes, and the file appears whole or not at all.
+  The same manifest gives the same bytes, and the file appears whole or not at all. A Parquet file
+  remembers the root where that is not its own folder; a CSV file has no place for it.
 
   Raises:
     UserError: if the name has another ending, or its folder cannot be written.
@@ -204,8 +208,9 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike) -> None:
   elif storage.suffix(path) == '.parquet':
     # Without pandas' own metadata, whose version would change the bytes.
     table = pa.Table.from_pandas(manifest.table, preserve_index=False)
-    sink = io.BytesIO()
-    pa.parquet.write_table(table.replace_schema_metadata(None), sink, compression='zstd')
+    sink, root = io.BytesIO(), _root_to_store(manifest.root, storage.parent(path))
+    table = table.replace_schema_metadata({_ROOT: root.encode()} if root else None)
+    pa.parquet.write_table(table, sink, compression='zstd')
     content = sink.getvalue()
   else:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
@@ -223,7 +228,36 @@ def _manifest(
   return Manifest(table, root, hashlib.sha256(canonical_bytes(table)).hexdigest(), shards)
 
 
-def _read(path: storage.Path) -> pd.DataFrame:
+def _root_to_store(root: storage.Path, folder: storage.Path) -> str:
+  """What a manifest in `folder` says of its root: '' for the folder itself, or the way there."""
+  if storage.is_remote(root) or storage.is_remote(folder):
+    return '' if os.fspath(root) == os.fspath(folder) else storage.absolute(root)
+  below = storage.relative(root, folder)
+  return '' if below == '.' else below  # Relative: both may be moved together.
+
+
+def _resolved(named: str, path: storage.Path) -> pathlib.Path | str:
+  """The folder that a manifest names as its root, '' standing for its own.
+
+  Raises:
+    UserError: it is on machines that a manifest may not send us to.
+  """
+  folder = storage.parent(path)
+  if not named:
+    return folder
+  if storage.is_remote(named):
+    if not named.startswith(('gs://', 's3://')) or '::' in named:
+      raise UserError(f'{path} names {named!r} as its root: give --root, a folder that you trust')
+    return storage.as_root(named)
+  return storage.as_root(storage.join(folder, named))
+
+
+def _read(path: storage.Path) -> tuple[pd.DataFrame, str]:
+  """The table of a file as it is, and the root that it names, '' for none.
+
+  Raises:
+    UserError: it cannot be read.
+  """
   if storage.suffix(path) not in _READERS:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
   try:
@@ -233,7 +267,7 @@ def _read(path: storage.Path) -> pd.DataFrame:
   return _READERS[storage.suffix(path)](path, content)
 
 
-def _read_csv(path: storage.Path, content: bytes) -> pd.DataFrame:
+def _read_csv(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
   # As text alone: type inference would turn the video '000' into 0 and the method 'NA' into NaN.
   try:
     text = io.StringIO(content.decode('utf-8-sig'), newline='')
@@ -247,15 +281,18 @@ def _read_csv(path: storage.Path, content: bytes) -> pd.DataFrame:
   if len(set(header)) != len(header):
     raise UserError(f'{path}: a column stands twice in the header {",".join(header)}')
   columns = zip(*lines, strict=True) if lines else [[]] * len(header)
-  return pd.DataFrame(
+  table = pd.DataFrame(
     {name: np.array(values, object) for name, values in zip(header, columns, strict=True)}
   )
+  return table, ''
 
 
-def _read_parquet(path: storage.Path, content: bytes) -> pd.DataFrame:
+def _read_parquet(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
   try:
-    return pa.parquet.read_table(io.BytesIO(content)).to_pandas()
-  except (pa.ArrowException, OSError) as error:
+    table = pa.parquet.read_table(io.BytesIO(content))
+    root = (table.schema.metadata or {}).get(_ROOT, b'').decode()
+    return table.to_pandas(), root
+  except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
     first_line = str(error).partition('\n')[0]
     raise UserError(f'{path}: not a Parquet file that can be read: {first_line}') from error
 

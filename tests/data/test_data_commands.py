@@ -1,15 +1,19 @@
+import pathlib
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from masm_jax.data.__main__ import main
 from masm_jax.data.check import find_problems, stats
 from masm_jax.data.manifest import build_manifest, load_manifest, write_manifest
+from masm_jax.errors import UserError
 
 
 @pytest.fixture
@@ -125,8 +129,13 @@ def test_import_folder_makes_a_manifest_that_loads_by_itself(tmp_path, capsys):
     )
   arguments = ['import', '--format', 'folder', '--input', str(tmp_path / 'faces')]
   output = ['--output', str(tmp_path / 'faces.csv')]
-  assert main([*arguments, *output]) == 2
-  assert 'add --split' in capsys.readouterr().err
+  assert main([*arguments, *output]) == 0  # Not divided: `split` does that.
+  assert 'is not divided into splits: all of it is train now' in capsys.readouterr().out
+  assert set(load_manifest(tmp_path / 'faces.csv').table['split']) == {'train'}
+  assert main(['split', str(tmp_path / 'faces.csv'), '--output', str(tmp_path / 'two.csv'),
+               '--shares', '0', '0.5', '0.5']) == 0  # fmt: skip
+  assert sorted(load_manifest(tmp_path / 'two.csv').table['split']) == ['test', 'val']
+  capsys.readouterr()
   assert main([*arguments, *output, '--split', 'test', '--dataset', 'mine']) == 0
   assert capsys.readouterr().out.startswith(f'wrote {tmp_path}/faces.csv: 2 images of 2 videos')
   manifest = load_manifest(tmp_path / 'faces.csv')
@@ -189,3 +198,38 @@ def test_module_runs_as_a_command(tmp_path):
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 2
   assert done.stderr.startswith('error: no manifest at')
+
+
+def test_a_manifest_remembers_where_its_paths_start(tmp_path, capsys):
+  """Made elsewhere, it needs no --root in later commands; CSV has no place for it, and says so."""
+  crops = tmp_path / 'crops'
+  for label in ('real', 'fake'):
+    (crops / label).mkdir(parents=True)
+    Image.new('RGB', (4, 4), (len(label) * 9, 0, ord(label[0]))).save(crops / label / 'a.png')
+  out = tmp_path / 'lists' / 'faces.parquet'
+  arguments = ['import', '--format', 'folder', '--input', str(crops), '--split', 'test', '--output']
+  assert main([*arguments, str(out)]) == 0
+  assert f'its paths start at {crops}, which the file remembers' in capsys.readouterr().out
+  assert main(['stats', str(out)]) == 0 and main(['check', str(out)]) == 0
+  manifest = load_manifest(out)
+  assert pathlib.Path(manifest.root).resolve() == crops.resolve()
+  # Both moved together still fit; another root may be given; the hash does not know of it.
+  shutil.move(tmp_path / 'lists', tmp_path / 'moved' / 'lists')
+  shutil.move(crops, tmp_path / 'moved' / 'crops')
+  moved = load_manifest(tmp_path / 'moved' / 'lists' / 'faces.parquet')
+  assert moved.sha256 == manifest.sha256 and moved.images.read(0)
+  with pytest.raises(UserError, match=r'no file|missing|not there'):
+    load_manifest(tmp_path / 'moved' / 'lists' / 'faces.parquet', tmp_path)
+  assert main(['sample', str(tmp_path / 'moved' / 'lists' / 'faces.parquet'), '--frames', '1',
+               '--output', str(tmp_path / 'few.csv')]) == 0  # fmt: skip
+  assert f'give --root={tmp_path}' in capsys.readouterr().out
+
+
+def test_a_manifest_sends_nobody_to_strange_machines(tmp_path):
+  table = pa.table({'path': ['a.png'], 'label': [0], 'dataset': ['d'], 'split': ['test'],
+                    'video_id': ['v']})  # fmt: skip
+  for root in ('ftp://127.0.0.1/x', 'gs://bucket/x::zip://y'):
+    named = table.replace_schema_metadata({b'masm_jax.root': root.encode()})
+    pa.parquet.write_table(named, tmp_path / 'm.parquet')
+    with pytest.raises(UserError, match=f'names .{root}. as its root: give --root'):
+      load_manifest(tmp_path / 'm.parquet')

@@ -150,7 +150,7 @@ def test_commands(manifest, tmp_path, capsys):
   assert digests[0] == digests[1]
   printed = capsys.readouterr().out
   assert '10 groups of linked videos, the largest of 20 videos' in printed
-  assert f'its paths start at {manifest.root}: name that as the root' in printed
+  assert f'its paths start at {manifest.root}, which the file remembers' in printed
   divided = load_manifest(tmp_path / 'a.parquet', root=manifest.root)
   assert divided.table['split'].value_counts().to_dict() == {'train': 300, 'test': 300}
 

@@ -85,6 +85,12 @@ def label_folders(folder: storage.Path, split: str | None) -> list[tuple[str, in
   ]
 
 
+def is_undivided(folder: storage.Path) -> bool:
+  """Whether `real` and `fake` lie directly in a folder, so that it tells no splits."""
+  inside = storage.folder_names(folder)
+  return bool(_known(inside, _LABELS)) and not _known(inside, _SPLITS)
+
+
 def _known(folders: Iterable[str], known: dict[str, Any]) -> list[tuple[Any, str]]:
   return [(known[name.lower()], name) for name in sorted(folders) if name.lower() in known]
 
