@@ -4,11 +4,14 @@ python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=confi
 
     --suite=configs/cross_eval.py:protocol=within             (or cross_manipulation)
     --suite=configs/cross_eval.py:protocol=run                (the tests of the run's own config)
-    --suite=configs/cross_eval.py:sets=cdfv2+dfdc             (only these)
+    --suite=configs/cross_eval.py:sets=cdfv2+dfdc             (only these; any NAME will do)
     --suite=configs/cross_eval.py:robustness=deeperforensics  (or gend, or CS+GB+VC+...)
 
-A set NAME is read from data/NAME/manifest.parquet, or from --suite.sets.NAME.manifest=...;
-`python -m masm_jax.data import` makes one. Thresholds come from the run's own validation set.
+A set NAME is read from data/NAME/manifest.parquet, or from --suite.sets.NAME.manifest=...; that
+flag alone adds the set to those of the protocol (with protocol=run, the run's own tests are then
+left out). `python -m masm_jax.data import` makes a manifest. Thresholds come from the run's own
+validation set.
+
 Names are those of the published tables, so that `python -m masm_jax.compare` can set them beside.
 VC and video_CS, ... are of whole videos: crops of perturbed copies, see suite.robustness.copies.
 """
@@ -20,6 +23,7 @@ _CROSS_DATASET = (
   *('faceshifter', 'kodf', 'fakeavceleb', 'dfdm', 'polyglotfake', 'idforge'),
   *('deepspeak_v1', 'deepspeak_v2', 'deepfake_eval_2024'),
 )
+_PROTOCOLS = ('within', 'cross_dataset', 'cross_manipulation')  # Beside run.
 _FFPP_METHODS = ('DF', 'F2F', 'FS', 'NT')
 _DF40_GROUPS = ('known', 'unknown', 'fs', 'fr', 'efs', 'fe')
 _PERTURBATIONS = {
@@ -41,8 +45,7 @@ def _sets(protocol):
     return {name: _test(name) for name in ('ffpp_c23', 'ffpp_c40')} | by_method
   if protocol == 'cross_manipulation':
     return by_method | {f'df40_{name}': _test(f'df40_{name}') for name in _DF40_GROUPS}
-  known = 'run, within, cross_dataset, cross_manipulation'
-  raise ValueError(f'no protocol {protocol!r}; there are {known}')
+  raise ValueError(f'no protocol {protocol!r}; there are run, {", ".join(_PROTOCOLS)}')
 
 
 def _test(name):
@@ -62,13 +65,11 @@ def get_config(arg=None):
     options[name] = value
   suite = common.get_suite()
   sets = _sets(options['protocol'])
-  for name in filter(None, options['sets'].split('+')):
-    if name not in sets:
-      raise ValueError(f'no set {name!r} in this protocol; there are {", ".join(sets)}')
-  chosen = options['sets'].split('+') if options['sets'] else sets
+  named = [name for name in options['sets'].split('+') if name]
+  published = {name: spec for protocol in _PROTOCOLS for name, spec in _sets(protocol).items()}
   with suite.unlocked():
-    for name in chosen:
-      suite.sets[name] = sets[name]
+    for name in named or sets:
+      suite.sets[name] = sets.get(name) or published.get(name) or _test(name)
   keys = [key for key in options['robustness'].split('+') if key not in ('', 'none')]
   suite.robustness.perturbations = tuple(
     dict.fromkeys(name for key in keys for name in _PERTURBATIONS.get(key, (key,)))

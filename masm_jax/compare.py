@@ -11,14 +11,15 @@ import argparse
 import pathlib
 import sys
 
-from masm_jax.errors import UserError, exit_status
+from masm_jax import cli
+from masm_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the comparison and prints its table; returns the exit status."""
   parser = argparse.ArgumentParser(
-    prog='python -m masm_jax.compare',
-    description=__doc__,
+    prog=cli.program('compare'),
+    description=cli.in_typed_words(__doc__),
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     '--metrics', default='auroc,ap,eer', help='in the tables; the CSV holds all (%(default)s)'
   )
   args = parser.parse_args(argv)
-  return exit_status(lambda: _compare(args))
+  return cli.exit_status(lambda: _compare(args))
 
 
 def _compare(args: argparse.Namespace) -> int:

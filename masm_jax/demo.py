@@ -12,6 +12,8 @@ import sys
 
 import numpy as np
 
+from masm_jax import cli
+
 METHODS = ('masm', 'linear', 'full')
 
 
@@ -37,7 +39,7 @@ def summarize(workdir: pathlib.Path) -> None:
   print(f'\nTrainable parameters: {", ".join(trained)}')
   print(f'\n{sets_lib.SYNTHETIC_NOTE}')
 
-  curves = {}
+  curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
   for name in sets:
     curves[name] = {}
     for method in METHODS:
@@ -60,9 +62,16 @@ def summarize(workdir: pathlib.Path) -> None:
 
 def main() -> int:
   """Runs every method (a run that was stopped goes on), then the summary; the exit status."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--config', default='configs/demo.py')
-  parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/demo'))
+  parser = argparse.ArgumentParser(
+    prog=cli.program('demo'),
+    description=cli.in_typed_words(__doc__),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--config', default='configs/demo.py', help='default: %(default)s')
+  parser.add_argument(
+    '--workdir', type=pathlib.Path, default='runs/demo', help='default: %(default)s'
+  )
   known, more = parser.parse_known_args()
   for method in METHODS:
     run = [f'--config={known.config}:method={method}', f'--workdir={known.workdir / method}', *more]

@@ -1,8 +1,6 @@
-"""The one exception that a user is meant to read, and how commands end with it."""
+"""The one exception that a user is meant to read."""
 
 import re
-import sys
-from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -11,26 +9,6 @@ class UserError(Exception):
   Entry points print it as `error: <message>` and exit with status 2; anything else that is raised
   is a bug and keeps its traceback.
   """
-
-
-def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted') -> int:
-  """Runs a command that reads its own arguments (those with flags: `main.run`).
-
-  Args:
-    command: returns its exit status.
-    interrupted: what Ctrl-C says.
-
-  Returns:
-    The command's status; 2 for a `UserError` and 130 for Ctrl-C, each told in one line.
-  """
-  try:
-    return command()
-  except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print(interrupted, file=sys.stderr)
-    return 130
 
 
 def first_line(error: Exception) -> str:

@@ -13,35 +13,37 @@ import pathlib
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from masm_jax import main as main_lib
+from masm_jax import cli
 from masm_jax.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The --workdir of a training run.')
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')
-_SUITE = config_flags.DEFINE_config_file(
-  'suite', None, 'The suite file, with its arguments after a colon.', lock_config=True
+_SUITE = cli.define_config(
+  'suite',
+  'The suite: a file, or the name of a shipped one, with its arguments after a colon. '
+  '--suite.FIELD=VALUE sets a field; --suite.sets.NAME.manifest=FILE adds a set, of split test '
+  'unless --suite.sets.NAME.split says otherwise.',
+  sets='sets',
 )
 _OUT = flags.DEFINE_string('out', None, 'Directory of the results.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', '', 'File of the base weights, if it is no longer where the run found it.'
 )
+cli.define_cache_flag()
+cli.define_process_flags()
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the evaluation; returns the exit status."""
-  if len(argv) > 1:
-    raise UserError(f'unknown argument {argv[1]!r}: options begin with --, see --help')
-  with main_lib.flag_errors():
-    suite = _SUITE.value
-    _ = suite is None or suite.is_locked  # A file that failed to load says so at the first access.
+  cli.refuse_arguments(argv)
+  suite = _SUITE.value
   if suite is None or not _CHECKPOINT.value or not _OUT.value:
     raise UserError(
       'give --checkpoint (the workdir of a run), --suite (such as configs/cross_eval.py) and --out'
       ' (a directory for the results)'
     )
-  main_lib.start_jax(deterministic=True)
+  cli.start_jax(deterministic=True)
   from masm_jax.evaluation.run import evaluate
 
   evaluate(
@@ -50,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
     pathlib.Path(_OUT.value),
     step=_STEP.value,
     weights=_WEIGHTS.value,
-    hang_timeout_s=main_lib.hang_timeout_s(),
+    hang_timeout_s=cli.hang_timeout_s(),
   )
   return 0
 
 
 if __name__ == '__main__':
-  main_lib.run(main)
+  cli.run(main)

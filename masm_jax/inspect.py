@@ -14,17 +14,21 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from masm_jax import main as main_lib
+from masm_jax import cli
 from masm_jax.errors import UserError
 
+_CONFIG = cli.define_config(
+  'config',
+  'The config: a file, or the name of a shipped one, with its arguments after a colon. '
+  '--config.FIELD=VALUE sets a field.',
+)
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object, with a row for each kernel.')
 
 
 def main(argv: Sequence[str]) -> int:
   """Prints the report; returns the exit status."""
-  if len(argv) > 1:
-    raise UserError(f'unknown argument {argv[1]!r}: options begin with --, see --help')
-  config = flags.FLAGS.config
+  cli.refuse_arguments(argv)
+  config = _CONFIG.value
   if config is None:
     raise UserError('give --config, a file of configs/')
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Read when jax is first imported, hence not above.
@@ -36,4 +40,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  main_lib.run(main)
+  cli.run(main)

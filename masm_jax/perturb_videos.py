@@ -16,20 +16,21 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax.errors import UserError, exit_status
+from masm_jax import cli
+from masm_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Makes the copy and returns the exit status."""
   args = _parser().parse_args(argv)
   kept = 'interrupted; what is done stays, and the same command goes on'
-  return exit_status(lambda: _copy(args), interrupted=kept)
+  return cli.exit_status(lambda: _copy(args), interrupted=kept)
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m masm_jax.perturb_videos',
-    description=__doc__,
+    prog=cli.program('perturb_videos'),
+    description=cli.in_typed_words(__doc__),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument

@@ -11,7 +11,6 @@ import functools
 import json
 import multiprocessing
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +21,15 @@ import ml_collections
 import numpy as np
 import optax
 import safetensors.numpy
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from masm_jax import backbones, telemetry, tree
+from masm_jax import backbones, cli, telemetry, tree
 from masm_jax.data.synthetic import portrait_sample
 from masm_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'configs/demo_pretrain.py')
+_CONFIG = cli.define_config(
+  'config', 'The config: demo_pretrain, or a file. --config.FIELD=VALUE sets a field.'
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'Where the weights go, a .safetensors file.')
 
 TARGETS = ('yaw', 'pitch', 'roll', 'light_azimuth', 'light_elevation')
@@ -179,18 +179,15 @@ def _figures(
   }
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the pretraining and prints its figures."""
-  del argv
+def main(argv: Sequence[str]) -> int:
+  """Runs the pretraining and prints its figures; returns the exit status."""
+  cli.refuse_arguments(argv)
   if _CONFIG.value is None or not _OUTPUT.value:
     raise UserError('give --config=configs/demo_pretrain.py and --output=FILE.safetensors')
   for name, value in pretrain(_CONFIG.value, pathlib.Path(_OUTPUT.value)).items():
     print(f'{name:>24} {value:.4f}')
+  return 0
 
 
 if __name__ == '__main__':
-  try:
-    app.run(main)
-  except UserError as problem:
-    print(f'error: {problem}', file=sys.stderr)
-    sys.exit(2)
+  cli.run(main)

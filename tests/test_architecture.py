@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from masm_jax.__main__ import COMMANDS
+
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
 # Free to all: they know nothing of the rest.
@@ -65,24 +67,30 @@ ALLOWED = {
     'telemetry',
   },
   'report': {'evaluation', 'metrics', 'perturbations'},
+  'shipped': set(),
+  'cli': {'parallel', 'shipped'},
   'analysis': {
     'data',
     'inference',
-    'main',
     'parallel',
     'plots',
     'subspaces',
     'telemetry',
   },
-  'sweep': {'main', 'metrics', 'telemetry', 'training'},
-  'main': {'parallel', 'training'},
-  'inspect': {'main', 'training'},
-  'evaluate': {'evaluation', 'main'},
-  'compare': {'evaluation', 'metrics', 'telemetry'},
-  'perturb_videos': {'perturbations'},
-  'demo': {'data', 'metrics', 'plots', 'telemetry'},
-  'pretrain': {'backbones', 'data', 'telemetry'},
+  'sweep': {'cli', 'main', 'metrics', 'shipped', 'telemetry', 'training'},
+  'main': {'cli', 'training'},
+  'inspect': {'cli', 'training'},
+  'evaluate': {'cli', 'evaluation'},
+  'compare': {'cli', 'evaluation', 'metrics', 'telemetry'},
+  'perturb_videos': {'cli', 'perturbations'},
+  'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
+  'pretrain': {'backbones', 'cli', 'data', 'telemetry'},
+  '__main__': {'cli'},
 }
+# What a package's own command may import beside.
+OF_COMMANDS = {'cli'}
+# Files of the top folder that are no commands.
+TOP_FILES = {'__init__', '__main__', 'cli', 'config', 'detector', 'errors', 'files', 'tree'}
 
 
 def part_of(path):
@@ -111,6 +119,18 @@ def imported_parts(path):
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
 
 
+def test_a_file_of_the_top_folder_is_a_command_or_one_of_a_few():
+  names = {path.stem for path in PACKAGE.glob('*.py')}
+  assert names - TOP_FILES <= set(COMMANDS) and names >= TOP_FILES
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_is_a_file_or_the_main_file_of_a_package(command):
+  places = [PACKAGE / f'{command}.py', PACKAGE / command / '__main__.py']
+  (place,) = [path for path in places if path.is_file()]
+  assert "if __name__ == '__main__':\n" in place.read_text()
+
+
 def test_every_part_is_known():
   assert {part_of(path) for path in FILES} == set(ALLOWED)
 
@@ -118,7 +138,8 @@ def test_every_part_is_known():
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path):
   part = part_of(path)
-  assert imported_parts(path) <= ALLOWED[part] | LEAVES | {part}
+  own = OF_COMMANDS if path.name == '__main__.py' else set()
+  assert imported_parts(path) <= ALLOWED[part] | LEAVES | {part} | own
 
 
 def test_the_order_has_no_cycle():
@@ -154,7 +175,7 @@ def test_files_stay_readable(path):
 
 def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():
   code = (
-    'import sys, masm_jax, masm_jax.main\n'
+    'import sys, masm_jax, masm_jax.cli, masm_jax.main, masm_jax.__main__\n'
     'print(sorted({"jax", "tensorflow", "torch", "flax"} & set(sys.modules)))'
   )
   result = subprocess.run(

@@ -8,14 +8,18 @@ probes read identity and pose off the features of real faces of the built-in syn
 they say, they say of drawn portraits. Another set that has such labels: --manifest.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
-from masm_jax import main as main_lib
+from masm_jax import cli
 from masm_jax.errors import UserError
 
+_WORKDIR = flags.DEFINE_multi_string(
+  'workdir', [], 'Directory of a run. Several: with commas between, or the flag several times.'
+)
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', '', 'File of the base weights, if it is no longer where the run found it.'
@@ -23,16 +27,16 @@ _WEIGHTS = flags.DEFINE_string(
 _MANIFEST = flags.DEFINE_string(
   'manifest', '', 'Real faces to probe, with their identity, yaw and pitch; see analysis/probe.py.'
 )
+cli.define_cache_flag()
 
 
 def main(argv: Sequence[str]) -> int:
   """Analyses each run; returns the exit status."""
-  if len(argv) > 1:
-    raise UserError(f'unknown argument {argv[1]!r}: options begin with --, see --help')
-  workdirs = [pathlib.Path(part) for part in (flags.FLAGS.workdir or '').split(',') if part]
+  cli.refuse_arguments(argv)
+  workdirs = [folder for text in _WORKDIR.value for folder in split_folders(text)]
   if not workdirs:
     raise UserError('give --workdir, the directory of a run, or of several with commas between')
-  main_lib.start_jax(deterministic=True)
+  cli.start_jax(deterministic=True)
   from masm_jax import telemetry
   from masm_jax.analysis import report
   from masm_jax.plots import analysis as analysis_plots
@@ -52,5 +56,20 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
+def split_folders(text: str) -> list[pathlib.Path]:
+  """Folders with commas between; a comma within the name of an existing folder is part of it.
+
+  >>> split_folders('runs/a,runs/b')
+  [PosixPath('runs/a'), PosixPath('runs/b')]
+  """
+  folders, parts = [], text.split(',')
+  while parts:
+    ends = range(len(parts), 1, -1)
+    end = next((end for end in ends if os.path.isdir(','.join(parts[:end]))), 1)
+    folders.append(','.join(parts[:end]))
+    parts = parts[end:]
+  return [pathlib.Path(folder) for folder in folders if folder]
+
+
 if __name__ == '__main__':
-  main_lib.run(main)
+  cli.run(main)

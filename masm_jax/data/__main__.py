@@ -9,21 +9,23 @@ import os
 import sys
 from collections.abc import Sequence
 
+from masm_jax import cli
 from masm_jax.data import commands
 from masm_jax.data.columns import SPLITS
 from masm_jax.data.importers.deepfakebench import COMPRESSIONS
-from masm_jax.errors import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status."""
   logging.basicConfig(format='%(levelname)s: %(message)s')
   args = _parser().parse_args(argv)
-  return exit_status(lambda: args.command(args))
+  return cli.exit_status(lambda: args.command(args))
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog='python -m masm_jax.data', description=__doc__)
+  parser = argparse.ArgumentParser(
+    prog=cli.program('data'), description=cli.in_typed_words(__doc__)
+  )
   add = parser.add_subparsers(required=True, metavar='command').add_parser
 
   command = add('import', help='make a manifest of crops that lie in a known layout')

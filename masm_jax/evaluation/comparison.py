@@ -55,8 +55,7 @@ def load_detectors(folders: Sequence[str]) -> list[Detector]:
   """
   by_name: dict[str, list[tuple[pathlib.Path, Mapping[str, Any]]]] = {}
   for text in folders:
-    name, equals, path = text.rpartition('=')
-    folder = pathlib.Path(path if equals else text)
+    name, folder = results.named_folder(text)
     found = results.read_results(folder)
     by_name.setdefault(name or found['run']['method'], []).append((folder, found))
   detectors = [

@@ -1,5 +1,6 @@
 """The folder that an evaluation leaves: where its files are, and how they are read."""
 
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,22 @@ from masm_jax.errors import UserError
 FORMAT = 'masm_jax evaluation 1'
 VAL = 'val'  # The validation set's name, in every evaluation.
 LEAKS = ('leak_files', 'leak_videos', 'leak_identities')  # Kinds of warnings: faces seen before.
+
+
+def named_folder(text: str) -> tuple[str, pathlib.Path]:
+  """NAME and folder of `[NAME=]DIR`; '' for no name.
+
+  An existing folder is a folder, whatever its name holds, and so is what has a `/` before the `=`.
+
+  >>> named_folder('masm=eval/masm'), named_folder('runs/K=4/eval')
+  (('masm', PosixPath('eval/masm')), ('', PosixPath('runs/K=4/eval')))
+  """
+  if os.path.isdir(text):
+    return '', pathlib.Path(text)
+  ends = [i for i, letter in enumerate(text) if letter == '=' and i and '/' not in text[:i]]
+  splits = [(text[:end], pathlib.Path(text[end + 1 :])) for end in ends]
+  there = [(name, folder) for name, folder in splits if folder.is_dir()]  # NAME may hold a `=`.
+  return (there or splits or [('', pathlib.Path(text))])[0]
 
 
 def scores_path(folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -13,7 +13,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax.errors import UserError, exit_status
+from masm_jax import cli
+from masm_jax.errors import UserError
 
 _LAYOUTS = """layouts (splits come from the data set's own lists where it has some):
   ffpp             original_sequences/, manipulated_sequences/; train.json, val.json, test.json
@@ -34,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   args = _parser().parse_args(argv)
   kept = 'interrupted; what is done stays, and the same command goes on'
-  return exit_status(lambda: _run(args), interrupted=kept)
+  return cli.exit_status(lambda: _run(args), interrupted=kept)
 
 
 def _parser() -> argparse.ArgumentParser:
   summary, _, rest = __doc__.partition('\n\n')
   parser = argparse.ArgumentParser(
-    prog='python -m masm_jax.preprocess',
-    description=f'{summary}\n\n{rest}',
+    prog=cli.program('preprocess'),
+    description=cli.in_typed_words(f'{summary}\n\n{rest}'),
     epilog=_LAYOUTS,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

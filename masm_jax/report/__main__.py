@@ -9,25 +9,26 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax.errors import UserError, exit_status
+from masm_jax import cli
+from masm_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Reads evaluations, writes the page, and returns the exit status."""
   args = _parser().parse_args(argv)
-  return exit_status(lambda: _report(args))
+  return cli.exit_status(lambda: _report(args))
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m masm_jax.report',
+    prog=cli.program('report'),
     description='Makes one self-contained HTML file of one or more finished evaluations.',
   )
   parser.add_argument(
     'folders',
     nargs='+',
     metavar='[NAME=]DIR',
-    help='folder of `python -m masm_jax.evaluate`; NAME is what the report calls it',
+    help='folder of an evaluation; NAME is what the report calls it',
   )
   parser.add_argument('--out', required=True, metavar='FILE', help='the page, an .html file')
   parser.add_argument('--title', default='Deepfake detection: evaluation', help='of the page')

@@ -109,7 +109,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
   Raises:
     UserError: a folder without a finished evaluation, a broken score file, or a name given twice.
   """
-  named = [_named(folder) for folder in folders]
+  named = [results.named_folder(folder) for folder in folders]
   documents = [results.read_results(folder) for _, folder in named]
   names = _names([name for name, _ in named], [folder for _, folder in named], documents)
   runs = []
@@ -128,13 +128,6 @@ def set_names(runs: Iterable[Run]) -> tuple[str, ...]:
   """Every data set of any run, in the order in which they are first met, validation last."""
   names = dict.fromkeys(name for run in runs for name in run.sets)
   return tuple(sorted(names, key=lambda name: name == VALIDATION))
-
-
-def _named(argument: str) -> tuple[str, pathlib.Path]:
-  name, equals, folder = argument.partition('=')
-  if equals and name and not pathlib.Path(argument).exists():
-    return name, pathlib.Path(folder)
-  return '', pathlib.Path(argument)
 
 
 def _names(

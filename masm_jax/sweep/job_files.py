@@ -69,8 +69,7 @@ def job_file(sweep: Sweep, kind: str, command: Sequence[str], root: pathlib.Path
   Args:
     sweep: the sweep.
     kind: one of `KINDS`.
-    command: the `launch/sweep.py` command of the whole sweep, which also takes `--only=INDEX` and
-      `--table`.
+    command: that of the whole sweep, which also takes `--only=INDEX` and `--table`.
     root: the repository.
 
   Returns:

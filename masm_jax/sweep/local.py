@@ -79,7 +79,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> li
   if not waiting:
     return []
   if any(run.config.deterministic for run in waiting):
-    # Read by XLA when its first device starts, in the forks: `main.start` would come as late.
+    # Read by XLA when its first device starts, in the forks: `cli.start_jax` would come as late.
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DETERMINISTIC}'.strip()
   # Runs of a row share their programs: the second seed reads even the small ones from the disk.
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
@@ -129,7 +129,7 @@ def run_alone(function: Callable[..., None], args: tuple) -> int:
   process = start_process(function, args)
   with _stoppable(lambda: [process]):
     process.join()
-  return process.exitcode
+  return process.exitcode or 0
 
 
 def core_shares(jobs: int) -> list[set[int] | None]:
@@ -144,7 +144,7 @@ def core_shares(jobs: int) -> list[set[int] | None]:
 
 def _train(run: Run, cores: set[int] | None) -> None:
   """The process of one run: `python -m masm_jax.main` with its flags, and its own log."""
-  from masm_jax import main
+  from masm_jax import cli, main
 
   if cores:
     os.sched_setaffinity(0, cores)
@@ -156,7 +156,7 @@ def _train(run: Run, cores: set[int] | None) -> None:
       return
     sys.argv = ['masm_jax.main', *run.flags()]
     print(f'$ python -m {shlex.join(sys.argv)}', flush=True)
-    main.run(main.main)
+    cli.run(main.main)
 
 
 def log_to(path: pathlib.Path) -> None:
@@ -174,13 +174,15 @@ def end_with_parent() -> None:
   A sweep that is killed leaves no run behind that would be in the way of the next attempt.
   """
   parent = multiprocessing.process.parent_process()
+  if parent is None:
+    return
+  sentinel = parent.sentinel
 
   def watch() -> None:
-    multiprocessing.connection.wait([parent.sentinel])
+    multiprocessing.connection.wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
 
-  if parent is not None:
-    threading.Thread(target=watch, daemon=True).start()
+  threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
+from masm_jax import cli, shipped, telemetry
 from masm_jax import config as config_lib
-from masm_jax import main, telemetry
 from masm_jax.errors import UserError
 
 # Fields that the base config takes as its argument: it may fit others to them.
@@ -130,14 +128,19 @@ def _contains(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def load_sweeps(path: str) -> Any:
   """The module of sweeps: `SWEEPS`, and `BASE` with `BASE_FIELDS` for sweeps without a --base.
 
+  Args:
+    path: a file, or the name of a shipped one.
+
   Raises:
     UserError: no such file, or not what it should be.
   """
-  spec = importlib.util.spec_from_file_location('sweeps', path)
   try:
+    spec = importlib.util.spec_from_file_location('sweeps', shipped.find_config(path))
+    if spec is None or spec.loader is None:
+      raise ImportError('this is no Python file')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-  except (OSError, AttributeError, ImportError, SyntaxError) as error:
+  except (UserError, OSError, AttributeError, ImportError, SyntaxError) as error:
     raise UserError(f'cannot read the sweeps of {path}: {error}') from error
   if missing := [name for name in ('SWEEPS', 'BASE', 'BASE_FIELDS') if not hasattr(module, name)]:
     raise UserError(f'{path} defines no {missing[0]}: see configs/ablations.py')
@@ -183,7 +186,7 @@ def make_sweep(
       raise UserError(f'--config.{field}: the row {setting[0]!r} of the sweep sets it by itself')
   if base is None:
     shared = {**sweeps.BASE_FIELDS, **shared}
-  base = base or sweeps.BASE
+  base = shipped.canonical(base or sweeps.BASE)
   runs = []
   for seed in seeds:
     for row, changed in rows.items():
@@ -211,13 +214,6 @@ def _flags(base: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _resolve(args: Sequence[str]) -> ml_collections.ConfigDict:
   """The config that `masm_jax.main` makes of these flags, validated."""
-  values, argv = flags.FlagValues(), ['sweep', *args]
-  holder = config_flags.DEFINE_config_file(
-    'config', None, '', values, lock_config=True, sys_argv=argv
-  )
-  with main.flag_errors():
-    values(argv)
-    config = holder.value
-    _ = config.is_locked
+  config = cli.read_config('config', args, sets='data.tests')
   config_lib.validate(config)
   return config

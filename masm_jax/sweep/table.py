@@ -68,7 +68,9 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
     before it was counted) and `sets`: `{set: {level: {metric: over_seeds}}}`. Plain JSON types,
     without times and directories.
   """
-  rows, notes, hashes = [], set(), {}
+  rows = []
+  notes: set[str] = set()
+  hashes: dict[str, str] = {}
   for name, fields in sweep.rows.items():
     finished = [run for run in sweep.runs_of(name) if run.progress() is Progress.FINISHED]
     results = [telemetry.read_json(run.workdir / 'results.json') for run in finished]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,15 @@ def test_the_command_writes_all_tables(three, tmp_path, capsys):
   printed = {(r['method'], r['source']): r['value'] for r in rows if r['kind'] == 'published'}
   assert printed['GenD', 'second-hand, variant not stated'] == '0.96'
   assert ('MASM', 'no verified number is known') not in printed
+
+
+def test_a_folder_of_a_sweep_may_hold_an_equals_sign(tmp_path, three):
+  folders = [tmp_path / 'runs' / name / 'eval' for name in ('K=4', 'K=8,q=4')]
+  for folder, origin in zip(folders, (three[0], three[2]), strict=True):
+    shutil.copytree(origin, folder)
+  one, two = compare.load_detectors([str(folders[0]), f'K=8={folders[1]}'])
+  assert (one.name, one.folders) == (one.results[0]['run']['method'], (folders[0],))
+  assert (two.name, two.folders) == ('K=8', (folders[1],))
 
 
 def test_latex_escapes_names(tmp_path, three):

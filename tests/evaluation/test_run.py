@@ -427,8 +427,8 @@ def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_
 def test_the_commands_errors_are_one_line(run, tmp_path):
   for flags, message in (
     ([], 'give --checkpoint'),
-    ([f'--checkpoint={tmp_path}', f'--out={tmp_path}/o', '--suite=configs/cross_eval.py:sets=x'],
-     "no set 'x' in this protocol"),
+    ([f'--checkpoint={tmp_path}', f'--out={tmp_path}/o', '--suite=cross_eval:protocol=x'],
+     "no protocol 'x'"),
   ):  # fmt: skip
     result = subprocess.run(
       [sys.executable, '-m', 'masm_jax.evaluate', *flags], cwd=REPOSITORY, env=environment(),
@@ -455,3 +455,10 @@ def test_the_published_protocols_name_their_sets():
 def test_read_results_refuses_a_training_run(run):
   with pytest.raises(UserError, match=r'a training run has a results.json of its own'):
     results.read_results(run)
+
+
+def test_a_suite_takes_any_name_of_a_set():
+  chosen = cross_eval.get_config('sets=mine+cdfv2+ffpp_DF').sets
+  assert list(chosen) == ['mine', 'cdfv2', 'ffpp_DF']
+  assert (chosen.mine.manifest, chosen.mine.split) == ('data/mine/manifest.parquet', 'test')
+  assert chosen.ffpp_DF.methods == ('DF',)  # A name of another protocol means what it means there.

@@ -49,7 +49,7 @@ def end_of(code):
 
 def test_the_watchdog_ends_a_process_that_stands_still():
   result, seconds = end_of(
-    'import time\nfrom masm_jax import peers\n'
+    'import time\nfrom masm_jax.parallel import peers\n'
     'with peers.Watchdog(0.6) as dog:\n'
     '  for _ in range(2): dog.stage(); time.sleep(1)\n'  # Three times as long: a step is compiled.
     '  for _ in range(10): dog.beat(); time.sleep(0.1)\n'
@@ -64,7 +64,7 @@ def test_the_watchdog_ends_a_process_that_stands_still():
 
 def test_the_watchdog_ends_a_process_that_never_begins():
   result, seconds = end_of(
-    'import time\nfrom masm_jax import peers\nwith peers.Watchdog(0.5): time.sleep(50)\n'
+    'import time\nfrom masm_jax.parallel import peers\nwith peers.Watchdog(0.5): time.sleep(50)\n'
   )
   assert result.returncode == peers.LOST_STATUS and 1.5 <= seconds < 20
   assert 'error: no step has ended for 2 s; ' in result.stderr  # Thrice 0.5, rounded.
@@ -73,13 +73,13 @@ def test_the_watchdog_ends_a_process_that_never_begins():
 @pytest.mark.parametrize(
   ('module', 'first', 'call'),
   [
-    ('train', 'config_lib.validate', "train(None, None, hang_timeout_s=0.3)"),
-    ('cross_evaluation', 'config_lib.validate_suite', "evaluate(0, 0, 0, hang_timeout_s=0.3)"),
+    ('training.loop', 'config_lib.validate', "train(None, None, hang_timeout_s=0.3)"),
+    ('evaluation.run', 'config_lib.validate_suite', "evaluate(0, 0, 0, hang_timeout_s=0.3)"),
   ],
 )  # fmt: skip
 def test_training_and_evaluation_are_watched_from_their_begin(module, first, call):
   result, _ = end_of(
-    f'import time\nfrom masm_jax import {module} as m\n'
+    f'import time\nimport masm_jax.{module} as m\n'
     f'm.{first} = lambda config: time.sleep(50)\nm.{call}'
   )
   assert result.returncode == peers.LOST_STATUS, result.stderr
@@ -88,7 +88,7 @@ def test_training_and_evaluation_are_watched_from_their_begin(module, first, cal
 
 def test_the_watchdog_leaves_a_process_alone_that_goes_on_or_has_ended():
   result, _ = end_of(
-    'import time\nfrom masm_jax import peers\n'
+    'import time\nfrom masm_jax.parallel import peers\n'
     'with peers.Watchdog(0.4) as dog:\n'
     '  for _ in range(8): dog.beat(); time.sleep(0.1)\n'
     'with peers.Watchdog(0): time.sleep(0.1)\n'
@@ -112,7 +112,8 @@ def test_the_watchdog_leaves_a_process_alone_that_goes_on_or_has_ended():
 )  # fmt: skip
 def test_how_main_ends(raised, flags, status, line):
   code = (
-    'import sys, masm_jax.main as m\nfrom masm_jax.errors import UserError\n'
+    'import sys, masm_jax.cli as m\nfrom masm_jax.errors import UserError\n'
+    'm.define_process_flags()\n'
     f'def fail(argv): raise {raised}\n'
     f'sys.argv += {list(flags)!r}\nm.run(fail)'
   )
@@ -126,9 +127,9 @@ def gives_up(what):
   raise UserError(what)
 
 
-def works_with_the_other(main):
+def works_with_the_other(cli):
   """A collective operation of both processes after the other."""
-  main.start_jax(deterministic=False)
+  cli.start_jax(deterministic=False)
   from jax.experimental import multihost_utils
 
   multihost_utils.sync_global_devices('begin')
@@ -137,24 +138,24 @@ def works_with_the_other(main):
     time.sleep(0.01)
 
 
-def together(index, main, fault):
+def together(index, cli, fault):
   """What each process does: returns as an entry point's main function does."""
   if fault == 'bad input of all':
-    main.start_jax(deterministic=False)
+    cli.start_jax(deterministic=False)
     # Later than the other's words are heard, and sooner than they are heeded.
     peers._POLL_S = 0.05
     time.sleep(0.3 * index)
     gives_up('no such manifest: m.parquet')
   if fault == 'done before the first gives up':
-    main.start_jax(deterministic=False)
+    cli.start_jax(deterministic=False)
     if index:
       return 0
     time.sleep(2)
     raise OSError(28, 'No space left on device', 'results.json')
   teller = int(fault[-1])
   if index != teller:
-    works_with_the_other(main)
-  main.start_jax(deterministic=False)
+    works_with_the_other(cli)
+  cli.start_jax(deterministic=False)
   from jax.experimental import multihost_utils
 
   multihost_utils.sync_global_devices('begin')
@@ -207,11 +208,13 @@ def test_nothing_is_told_where_jax_has_no_store(monkeypatch):
 
 def main(index, address, fault):
   """One of the processes."""
-  from masm_jax import main as main_lib
+  from masm_jax import cli
 
   sys.argv = [sys.argv[0], f'--coordinator={address}', '--num_processes=2', f'--process_id={index}']
   sys.argv.append('--compilation_cache=')
-  main_lib.run(lambda argv: together(int(index), main_lib, fault))
+  cli.define_cache_flag()
+  cli.define_process_flags()
+  cli.run(lambda argv: together(int(index), cli, fault))
 
 
 if __name__ == '__main__':

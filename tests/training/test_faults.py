@@ -49,9 +49,9 @@ def execute(arguments, log):
   shallow = dataclasses.replace(preset, config=dataclasses.replace(preset.config, depth=2))
   backbones.get_preset = lambda name: shallow  # Two blocks of six: each start takes seconds less.
   sys.argv = ['masm_jax.main', *arguments]
-  from masm_jax import main
+  from masm_jax import cli, main
 
-  main.run(main.main)
+  cli.run(main.main)
 
 
 class Run:

@@ -1,0 +1,93 @@
+"""The front command: a list of all commands at once, and the same ways into each."""
+
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+import masm_jax
+from masm_jax.__main__ import COMMANDS
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(*words):
+  return subprocess.run(
+    [sys.executable, *words], capture_output=True, text=True, cwd=REPOSITORY, timeout=100
+  )
+
+
+@pytest.mark.parametrize('words', [['--help'], ['-h'], []])
+def test_help_lists_every_command_with_one_line(words):
+  result = run('-m', 'masm_jax', *words)
+  assert result.returncode == 0 and result.stderr == ''
+  lines = [line for line in result.stdout.splitlines() if line.startswith('  ')]
+  assert [line.split()[0] for line in lines] == list(COMMANDS)
+  assert all(about in line for line, about in zip(lines, COMMANDS.values(), strict=True))
+
+
+def test_help_imports_nothing_that_takes_time():
+  code = (
+    'import sys, masm_jax.__main__ as m\nsys.argv = ["masm-jax", "--help"]\nm.main()\n'
+    'print(sorted({"absl", "numpy", "jax", "ml_collections"} & set(sys.modules)), file=sys.stderr)'
+  )
+  result = run('-c', code)
+  assert result.stdout.startswith('usage: masm-jax COMMAND') and result.stderr == '[]\n'
+
+
+@pytest.mark.parametrize(('typed', 'near'), [('evalute', 'evaluate'), ('comapre', 'compare')])
+def test_an_unknown_command_is_one_line_with_the_nearest_name(typed, near):
+  result = run('-m', 'masm_jax', typed, '--help')
+  assert (result.returncode, result.stdout) == (2, '')
+  assert result.stderr == (
+    f'error: no command {typed!r}: did you mean {near}? See python -m masm_jax --help\n'
+  )
+
+
+def test_the_version_stands_in_one_place():
+  assert run('-m', 'masm_jax', '--version').stdout == f'masm_jax {masm_jax.__version__}\n'
+  assert 'dynamic = ["version"]' in (REPOSITORY / 'pyproject.toml').read_text()
+
+
+@pytest.mark.parametrize('words', [['main', '--config=demo', 'x'], ['data', 'check', 'none.csv']])
+def test_a_command_is_the_same_by_either_way(words):
+  command, *rest = words
+  front, module = run('-m', 'masm_jax', *words), run('-m', f'masm_jax.{command}', *rest)
+  assert front.returncode == module.returncode == 2
+  assert front.stderr == module.stderr and front.stderr.startswith('error: ')
+
+
+def test_a_command_sees_itself_as_the_program(monkeypatch):
+  """Processes that it spawns import it, and not the front command."""
+  seen = {}
+
+  def run_module(name, *, run_name, alter_sys):
+    seen.update(name=name, run_name=run_name, alter_sys=alter_sys, argv=list(sys.argv))
+
+  monkeypatch.setattr(runpy, 'run_module', run_module)
+  monkeypatch.setattr(sys, 'argv', ['/env/bin/masm-jax', 'report', 'runs/a', '--out=b.html'])
+  front = run('-c', 'import masm_jax.cli as c; c.typed_as("masm-jax "); print(c.program("report"))')
+  assert front.stdout == 'masm-jax report\n'
+  from masm_jax import __main__, cli
+
+  monkeypatch.setattr(cli, '_typed', cli._typed)
+  assert __main__.main() == 0 and cli.program('report') == 'masm-jax report'
+  assert seen == {
+    'name': 'masm_jax.report', 'run_name': '__main__', 'alter_sys': True,
+    'argv': ['/env/bin/masm-jax', 'runs/a', '--out=b.html'],
+  }  # fmt: skip
+
+
+def test_the_package_imports_neither_jax_nor_numpy_and_has_its_public_names():
+  code = (
+    'import sys, masm_jax\n'
+    'print(sorted({"jax", "numpy", "absl", "importlib.metadata"} & set(sys.modules)))\n'
+    'assert "UserError" in dir(masm_jax) and "UserError" in masm_jax.__all__\n'
+    'assert masm_jax.UserError.__module__ == "masm_jax.errors"\n'
+    'try: masm_jax.nothing\n'
+    'except AttributeError as error: print(error)\n'
+  )
+  assert run('-c', code).stdout == "[]\nmodule 'masm_jax' has no attribute 'nothing'\n"
+  assert all(getattr(masm_jax, name) is not None for name in masm_jax.__all__)
