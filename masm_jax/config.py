@@ -197,7 +197,7 @@ def validate_suite(suite: ml_collections.ConfigDict) -> None:
 
 
 def _out_of_range(
-  flat: Mapping[str, Any], ranges: Mapping[str, tuple[float | None, float | None]]
+  flat: Mapping[str, Any], ranges: Mapping[str, tuple[float, float | None]]
 ) -> list[str]:
   """One line per number outside its range; those without one must be at least 0."""
   problems = []
@@ -211,9 +211,11 @@ def _out_of_range(
   return problems
 
 
-def flatten(config: ml_collections.ConfigDict | Mapping[str, Any], prefix: str = '') -> dict:
+def flatten(
+  config: ml_collections.ConfigDict | Mapping[str, Any], prefix: str = ''
+) -> dict[str, Any]:
   """`{'optim.learning_rate': 2e-4, ...}`; empty groups are left out."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict | Mapping):
       flat |= flatten(value, f'{prefix}{name}.')

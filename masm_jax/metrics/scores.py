@@ -54,25 +54,25 @@ def score_table(
   """
   if taken := [column for column in _OWN if column in manifest_table]:
     raise UserError(f'the manifest has a column {taken[0]!r}, which scores need: rename it')
-  record_idx = np.asarray(record_idx)
-  probs, logits = np.asarray(probs, np.float64), np.asarray(logits, np.float64)
-  if logits.ndim == 2 and logits.shape[1] == 2:
-    logits = logits[:, 1] - logits[:, 0]
-  if not (record_idx.ndim == 1 and record_idx.shape == probs.shape == logits.shape):
+  records = np.asarray(record_idx)
+  probabilities, log_odds = np.asarray(probs, np.float64), np.asarray(logits, np.float64)
+  if log_odds.ndim == 2 and log_odds.shape[1] == 2:
+    log_odds = log_odds[:, 1] - log_odds[:, 0]
+  if not (records.ndim == 1 and records.shape == probabilities.shape == log_odds.shape):
     raise ValueError(
-      f'{record_idx.shape} records, {probs.shape} probabilities and {logits.shape} logits do not'
-      ' fit'
+      f'{records.shape} records, {probabilities.shape} probabilities and {log_odds.shape} logits do'
+      ' not fit'
     )
-  if len(record_idx) and not np.issubdtype(record_idx.dtype, np.integer):
-    raise ValueError(f'record indices are {record_idx.dtype}, not integers')
-  record_idx = record_idx.astype(np.int64)
-  if ((record_idx < 0) | (record_idx >= len(manifest_table))).any():
+  if len(records) and not np.issubdtype(records.dtype, np.integer):
+    raise ValueError(f'record indices are {records.dtype}, not integers')
+  records = records.astype(np.int64)
+  if ((records < 0) | (records >= len(manifest_table))).any():
     raise ValueError(f'a record index lies outside the manifest of {len(manifest_table)} rows')
-  if len(np.unique(record_idx)) != len(record_idx):
+  if len(np.unique(records)) != len(records):
     raise ValueError('a record was scored twice: each example counts once')
-  order = np.argsort(record_idx)
-  rows = manifest_table.iloc[record_idx[order]].reset_index(drop=True)
-  rows = rows.assign(score=probs[order], logit=logits[order])
+  order = np.argsort(records)
+  rows = manifest_table.iloc[records[order]].reset_index(drop=True)
+  rows = rows.assign(score=probabilities[order], logit=log_odds[order])
   bad = ~(np.isfinite(rows['score']) & np.isfinite(rows['logit']))
   if bad.any():
     raise UserError(

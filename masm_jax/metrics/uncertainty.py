@@ -9,9 +9,10 @@ same draws, and neither chunks nor threads leave a trace.
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -205,6 +206,9 @@ class _Sorted:
       """(FPR - FNR) * reals * fakes, which rises from below 0 to above."""
       return false[rows, at] * fakes - (fakes - hits[rows, at]) * reals
 
+    def is_above(at: np.ndarray, most: np.ndarray) -> np.ndarray:
+      return false[rows, at] > most
+
     after = _first(lambda at: excess(at) >= 0, *hits.shape)
     before = np.maximum(after - 1, 0)
     share = -excess(before) / (excess(after) - excess(before))
@@ -212,7 +216,7 @@ class _Sorted:
     values['eer'] = (false[rows, before] + share * step) / reals
     for limit in metrics.FALSE_POSITIVE_RATES:
       most = limit * reals * (1 + 1e-12)
-      beyond = _first(lambda at, most=most: false[rows, at] > most, *hits.shape)
+      beyond = _first(functools.partial(is_above, most=most), *hits.shape)
       values[metrics.tpr_name(limit)] = hits[rows, beyond - 1] / fakes
     return {name: np.where(undefined, math.nan, value) for name, value in values.items()}
 
@@ -242,7 +246,7 @@ def _cumulative(weights: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
   return result if ends is None else result[:, np.append(0, ends + 1)]
 
 
-def _first(holds, rows: int, columns: int) -> np.ndarray:
+def _first(holds: Callable[[np.ndarray], np.ndarray], rows: int, columns: int) -> np.ndarray:
   """Per row the first column where a condition holds that stays true once it is; int64 [rows].
 
   Args:
