@@ -51,7 +51,9 @@ def test_a_flag_of_another_command_is_refused(command):
   assert result.stderr.startswith("error: Unknown command line flag 'coordinator'")
 
 
-@pytest.mark.parametrize('command', ['data', 'compare', 'report', 'preprocess', 'sweep'])
+@pytest.mark.parametrize(
+  'command', ['data', 'compare', 'demo', 'report', 'preprocess', 'perturb_videos', 'sweep']
+)
 def test_usage_lines_say_what_was_typed(command):
   assert run('masm_jax', command, '-h').stdout.startswith(f'usage: python -m masm_jax {command} ')
   assert run(f'masm_jax.{command}', '-h').stdout.startswith(f'usage: python -m masm_jax.{command} ')

@@ -112,7 +112,7 @@ def test_a_training_and_its_evaluation(masm_jax_command):
   manifest = 'set/manifest.parquet'
   masm_jax_command(
     'data', 'synthetic', '--output=set', '--identities=12', '--videos=1', '--frames=2',
-    '--processes=1',
+    '--processes=2',
   )  # fmt: skip
   demo_tests = ('known', 'checkerboard', 'poisson', 'regenerate')
   fields = {
