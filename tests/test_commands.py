@@ -9,6 +9,7 @@ import pytest
 
 import masm_jax
 from masm_jax.__main__ import COMMANDS
+from masm_jax.inference import predictor
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -90,4 +91,6 @@ def test_the_package_imports_neither_jax_nor_numpy_and_has_its_public_names():
     'except AttributeError as error: print(error)\n'
   )
   assert run('-c', code).stdout == "[]\nmodule 'masm_jax' has no attribute 'nothing'\n"
+  assert set(masm_jax.__all__) >= {'load', 'Detector'}
+  assert (masm_jax.load, masm_jax.Detector) == (predictor.load, predictor.Detector)
   assert all(getattr(masm_jax, name) is not None for name in masm_jax.__all__)

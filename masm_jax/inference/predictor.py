@@ -142,8 +142,8 @@ class Detector:
     for start in range(0, len(crops), size):
       record = np.arange(start, start + size, dtype=np.int32)
       batch = {'image': np.stack(crops[start : start + size]), 'record': record}
-      batch = sharding.place_batch(batch | {'mask': record < count}, self._mesh)
-      results.append(np.asarray(step(self._run.params, batch)[name]))
+      placed = sharding.place_batch(batch | {'mask': record < count}, self._mesh)
+      results.append(np.asarray(step(self._run.params, placed)[name]))
     return np.concatenate(results)[:count]
 
 
