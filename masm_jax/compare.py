@@ -37,10 +37,10 @@ def _compare(args: argparse.Namespace) -> int:
   from masm_jax import telemetry
   from masm_jax.evaluation import comparison as compare
   from masm_jax.evaluation import tables
-  from masm_jax.metrics import uncertainty
+  from masm_jax.metrics import catalogue
 
   metrics = [name.strip() for name in args.metrics.split(',') if name.strip()]
-  known = uncertainty.metric_names({'threshold': 0.5, '0.5': 0.5})
+  known = catalogue.keys(('threshold', '0.5'))
   if unknown := [name for name in metrics if name not in known]:
     raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
   if not metrics:

@@ -64,11 +64,12 @@ ALLOWED = {
     'preprocess',
     'telemetry',
   },
-  'report': {'evaluation', 'metrics', 'perturbations'},
+  'report': {'evaluation', 'metrics', 'perturbations', 'plots'},
   'analysis': {
     'data',
     'inference',
     'main',
+    'metrics',
     'parallel',
     'plots',
     'subspaces',

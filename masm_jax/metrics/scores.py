@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import catalogue, text_tables
 
 COLUMNS = (
   'video_id',
@@ -25,6 +26,7 @@ COLUMNS = (
   'split',
 )
 LEVELS = ('frame', 'video')
+SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
 
 Figures = Mapping[str, float]
@@ -175,7 +177,7 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
   Returns:
     Aligned plain text that ends without a line break; the same results give the same text.
   """
-  columns = (('AUROC', 'auroc'), ('AP', 'ap'), ('EER', 'eer'), ('n', 'num'))
+  columns = (*((catalogue.metric(key).short, key) for key in SHOWN), ('n', 'num'))
   header = ['data set']
   for _ in LEVELS:
     header += [title for title, _ in columns]
@@ -183,19 +185,18 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
     [name, *(_cell(levels.get(level, {}), key) for level in LEVELS for _, key in columns)]
     for name, levels in results.items()
   ]
-  widths = _widths([header, *rows])
   half = len(columns)
+  lines = text_tables.align([header, *rows], group=half)
+  widths = text_tables.column_widths([header, *rows])
   spans = [sum(widths[1 + i * half : 1 + (i + 1) * half]) + 2 * (half - 1) for i in range(2)]
   groups = [
     ' ' * widths[0],
     *(f' {level} '.center(span, '-') for level, span in zip(LEVELS, spans, strict=True)),
   ]
-  return '\n'.join(['   '.join(groups), *(_line(row, widths, half) for row in [header, *rows])])
+  return '\n'.join(['   '.join(groups), *lines])
 
 
-def format_intervals(
-  results: Mapping[str, Any], metrics_shown: Sequence[str] = ('auroc', 'ap', 'eer')
-) -> str:
+def format_intervals(results: Mapping[str, Any], metrics_shown: Sequence[str] = SHOWN) -> str:
   """The printed table of an evaluation: per data set and level, figures with their intervals.
 
   Args:
@@ -205,7 +206,7 @@ def format_intervals(
   Returns:
     Aligned plain text that ends without a line break.
   """
-  header = ['data set', 'level', *(_TITLES.get(name, name) for name in metrics_shown), 'n']
+  header = ['data set', 'level', *(catalogue.metric(key).short for key in metrics_shown), 'n']
   rows = [
     [
       name,
@@ -216,8 +217,7 @@ def format_intervals(
     for name, levels in results.items()
     for level in LEVELS
   ]
-  widths = _widths([header, *rows])
-  return '\n'.join(_line(row, widths) for row in [header, *rows])
+  return '\n'.join(text_tables.align([header, *rows]))
 
 
 def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -230,7 +230,7 @@ def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
   Returns:
     Aligned plain text that ends without a line break.
   """
-  header = ['data set', 'level', *names]
+  header = ['data set', 'level', *(catalogue.metric(key).short for key in names)]
   rows = [
     [
       name,
@@ -243,8 +243,7 @@ def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
     for name, levels in results.items()
     for level, figures, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
   ]
-  widths = _widths([header, *rows])
-  return '\n'.join(_line(row, widths) for row in [header, *rows])
+  return '\n'.join(text_tables.align([header, *rows]))
 
 
 def format_interval(figure: Figures) -> str:
@@ -273,12 +272,8 @@ def format_comparison(
     [method, *(_cell(sets.get(name, {}).get(level, {}), metric) for name in names)]
     for method, sets in results.items()
   ]
-  widths = _widths([header, *rows])
-  title = f'{_TITLES.get(metric, metric)}, {level} level'
-  return '\n'.join([title, *(_line(row, widths) for row in [header, *rows])])
-
-
-_TITLES = {'auroc': 'AUROC', 'ap': 'AP', 'eer': 'EER'}
+  title = f'{catalogue.metric(metric).short}, {level} level'
+  return '\n'.join([title, *text_tables.align([header, *rows])])
 
 
 def _cell(figures: Figures, key: str) -> str:
@@ -286,15 +281,3 @@ def _cell(figures: Figures, key: str) -> str:
     return '-'
   # float() also takes the strings that stand for nan and inf in JSON.
   return str(figures[key]) if key.startswith('num') else f'{float(figures[key]):.4f}'
-
-
-def _widths(rows: Iterable[list[str]]) -> list[int]:
-  return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _line(cells: list[str], widths: list[int], group: int = 0) -> str:
-  """Names left, figures right; groups of `group` columns stand three blanks apart, others two."""
-  text = cells[0].ljust(widths[0])
-  for i, (cell, width) in enumerate(zip(cells[1:], widths[1:], strict=True)):
-    text += ('   ' if group and i % group == 0 else '  ') + cell.rjust(width)
-  return text.rstrip()

@@ -47,6 +47,7 @@ def _report(args: argparse.Namespace) -> int:
     raise UserError(f'--out {out}: the report is an .html file')
   if args.tsne_points < 0:
     raise UserError(f'--tsne-points {args.tsne_points}: needs at least 0')
+  from masm_jax.metrics import text_tables
   from masm_jax.report import content, page, runs  # Matplotlib and pandas take a second to import.
 
   loaded = runs.read_runs(args.folders)
@@ -59,8 +60,8 @@ def _report(args: argparse.Namespace) -> int:
   except OSError as error:
     raise UserError(f'cannot write {out}: {error.strerror}') from error
   print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
-  for warning in (warning for run in loaded for warning in run.results.get('warnings', [])):
-    print(f'warning: {warning["text"]}')
+  for warning in (warning for run in loaded for warning in run.results.warnings):
+    print(f'warning: {text_tables.one_line(warning.text)}')
   return 0
 
 

@@ -25,7 +25,7 @@ def draw(run: Run) -> list[tuple[str, Markup]]:
   Args:
     run: whose results hold the run's analysis under `subspaces`.
   """
-  analysis = run.results.get('subspaces')
+  analysis = run.results.subspaces
   if not analysis:
     return []
   drawings = []

@@ -144,23 +144,22 @@ def histogram(name: str, curve: Scores, *, key: str) -> Markup:
 
 
 def reliability(
-  name: str, diagrams: Mapping[str, tuple[int, str, Sequence[Mapping[str, Any]]]], *, key: str
+  name: str, diagrams: Mapping[str, tuple[int, str, Sequence[tuple[float, float]]]], *, key: str
 ) -> Markup:
   """Share of fakes against the mean score in each bin of equal mass; calibrated is the diagonal.
 
   Args:
     name: of the data set.
-    diagrams: `{legend: (series, level, bins)}`; a bin has `mean_score`, `fake_share`, `weight`.
+    diagrams: `{legend: (series, level, bins)}`; a bin is (mean score, share of fakes).
     key: unique on the page.
   """
   with svg.panel() as (figure, axes):
     axes.plot([0, 1], [0, 1], color=svg.RULE, linewidth=1)
     for legend, (series, level, bins) in diagrams.items():
-      x = [float(part['mean_score']) for part in bins]
-      y = [float(part['fake_share']) for part in bins]
+      x, y = zip(*bins, strict=True)
       style = line_style(series, level)
       axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend, 20), **style)
-    means = [float(part['mean_score']) for _, _, bins in diagrams.values() for part in bins]
+    means = [mean for _, _, bins in diagrams.values() for mean, _ in bins]
     span = (min(means), max(means)) if means else (0.0, 1.0)
     narrow = span[1] - span[0] < _NARROW  # Scores that hardly differ: their axis is enlarged.
     margin = max(0.1 * (span[1] - span[0]), 0.01)

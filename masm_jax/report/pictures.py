@@ -61,15 +61,15 @@ def masks(run: Run) -> list[Markup]:
 
   Empty where the run had no mask.
   """
-  lines = run.results.get('masks') or []
+  lines = run.results.masks or ()
   if not lines:
     return []
   history = np.array([line['mask'] for line in lines], np.float64)  # [T, L, K]
-  last = run.results.get('run', {}).get('last_step')
+  last = run.results.run.last_step
   steps = [int(line['step']) for line in lines]
   end = max(int(last) + 1 if last else 0, steps[-1] + 1)
   edges = np.array([*steps, end], np.float64)
-  rows = [str(name) for name in lines[-1].get('rows', range(history.shape[1]))]
+  rows = [str(name) for name in lines[-1]['rows']]
   panels = [
     _mask_panel(run, history[:, :, k], edges, rows, k, history.shape[2])
     for k in range(min(history.shape[2], _MAX_SUBSPACES))

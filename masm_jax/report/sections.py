@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from masm_jax.evaluation.schema import Bin
+from masm_jax.metrics import catalogue
 from masm_jax.report import panels, pictures, svg
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
-from masm_jax.report.words import HEADLINES, cell, metric_name
+from masm_jax.report.words import HEADLINES, cell
 
 _OPEN_SETS = 6  # More are folded away until they are asked for.
 _CHANCE = 0.5
@@ -22,7 +24,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     index: its place in the report.
     tsne_points: features drawn for each run; 0 for none.
   """
-  runs = [run for run in runs if name in run.results['sets']]
+  runs = [run for run in runs if name in run.results.sets]
   key = f's{index}'
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   shown = [(run, level) for run in runs for level in levels]
@@ -77,8 +79,8 @@ def _facts(runs: Sequence[Run], name: str) -> str:
   for run in runs:
     frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
     lines.append(
-      f'{videos["num"]:,} videos ({videos["num_real"]:,} real, {videos["num_fake"]:,} fake),'
-      f' {frames["num"]:,} frames'
+      f'{videos.num:,} videos ({videos.num_real:,} real, {videos.num_fake:,} fake),'
+      f' {frames.num:,} frames'
     )
   others = f' in {svg.label(runs[0].name)}; other counts in other runs'
   return lines[0] + (others if len(set(lines)) > 1 else '')
@@ -86,23 +88,27 @@ def _facts(runs: Sequence[Run], name: str) -> str:
 
 def _diagrams(
   shown: Sequence[tuple[Run, str]], name: str
-) -> dict[str, tuple[int, str, list[Mapping[str, Any]]]]:
+) -> dict[str, tuple[int, str, list[tuple[float, float]]]]:
   diagrams = {}
   for run, level in shown:
     many = len({of.name for of, _ in shown}) > 1
     legend = run.name if many else f'{level}s'
     figures = run.figures(name, level)
-    if bins := figures.get('reliability'):
-      diagrams[legend] = (run.series, level, bins)
-    bins = calibrated(figures).get('reliability')
+    if bins := figures.reliability:
+      diagrams[legend] = (run.series, level, _points(bins))
+    bins = calibrated(figures).reliability
     if bins and level == 'video' and not many:
-      diagrams[f'{legend}, rescaled'] = (run.series + 1, level, bins)
+      diagrams[f'{legend}, rescaled'] = (run.series + 1, level, _points(bins))
   return diagrams
+
+
+def _points(bins: Sequence[Bin]) -> list[tuple[float, float]]:
+  return [(part.mean_score, part.fake_share) for part in bins]
 
 
 def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any]]:
   """A drawing for each perturbation that any run was tested with."""
-  tested = {run.name: run.results.get('robustness', {}).get(name, {}) for run in runs}
+  tested = {run.name: run.results.robustness.get(name, {}) for run in runs}
   keys = list(dict.fromkeys(key for of_run in tested.values() for key in of_run))
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   lines: dict[str, list[Any]] = {part: [] for part in keys}
@@ -111,14 +117,13 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
     every = [step for of_run in tested.values() for step in of_run.get(part, [])]
     # Of each level that any run was tested at, in order; the first run's where they differ.
     parameters[part] = {
-      step['level']: step.get('parameter')
-      for step in sorted(reversed(every), key=lambda step: step['level'])
+      step.level: step.parameter for step in sorted(reversed(every), key=lambda step: step.level)
     }
     for run in runs:
       if not (steps := tested[run.name].get(part)):
         continue
       for level in levels:
-        of_step = {step['level']: interval(step[level], 'auroc') for step in steps}
+        of_step = {step.level: interval(step.at(level), 'auroc') for step in steps}
         points = [run.value(name, level, 'auroc')]
         points += [of_step.get(at, (math.nan,) * 3) for at in parameters[part]]
         legend = run.name if len(runs) > 1 else f'{level}s'
@@ -136,7 +141,7 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
 
 def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
   """A table for each column whose values were measured apart."""
-  groups = run.results['sets'][name].get('groups', {})
+  groups = run.results.sets[name].groups
   keys = [(key, title) for key, title, _ in HEADLINES]
   return [
     {
@@ -146,8 +151,8 @@ def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
       'rows': [
         {
           'value': svg.clean(value) or '(empty)',
-          'count': f'{levels["video"]["num_real"]:,} + {levels["video"]["num_fake"]:,}',
-          'cells': [cell(interval(levels['video'], key)) for key, _ in keys],
+          'count': f'{levels.video.num_real:,} + {levels.video.num_fake:,}',
+          'cells': [cell(interval(levels.video, key)) for key, _ in keys],
         }
         for value, levels in values.items()
       ],
@@ -161,9 +166,9 @@ def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
   rows = []
   for suffix, part in (('', lambda figures: figures), (', rescaled', calibrated)):
     of_level = [part(run.figures(name, level)) for level in LEVELS]
-    keys = dict.fromkeys(key for figures in of_level for key in figures.get('metrics', {}))
+    keys = dict.fromkeys(key for figures in of_level for key in figures.metrics)
     rows += [
-      (metric_name(key) + suffix, *(cell(interval(figures, key)) for figures in of_level))
+      (catalogue.metric(key).long + suffix, *(cell(interval(figures, key)) for figures in of_level))
       for key in keys
     ]
   return {'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''), 'rows': rows}

@@ -22,6 +22,8 @@ from masm_jax.masking.layer_mask import LayerMask
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
 
+FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
+
 
 def decomposition_progress(
   enabled: bool, on_progress: Callable[[int, int], None]
@@ -201,6 +203,7 @@ class RunReport:
       for spec in (config.data.train, config.data.val, *config.data.tests.values())
     )
     document = {
+      'format': FORMAT,
       'method': config.method,
       'backbone': config.backbone.name,
       'seed': config.seed,

@@ -458,10 +458,10 @@ def test_the_analysis_of_the_model_is_drawn(whole, html):
   assert all(str(drawing) in html for drawing in [*drawings.values(), *part['masks']])
 
 
-def test_masks_of_whole_blocks_or_of_kernels_are_drawn(evaluation):
-  run = runs.read_runs([str(evaluation)])[0]
+def test_masks_of_whole_blocks_or_of_kernels_are_drawn(evaluation, tmp_path):
   names = [f'block_{i:02d}/attn/{kind}' for i in range(12) for kind in ('q', 'v')]
   line = {'step': 5, 'rows': names, 'mask': [[1]] * 24}
-  run.results['masks'] = [line]
+  changed = edited(tmp_path / 'a', evaluation, lambda results: results.update(masks=[line]))
+  (run,) = runs.read_runs([str(changed)])
   panel, duty = pictures.masks(run)
   assert '>groups</text>' in panel and '>100</text>' in duty and '11/attn/q' in panel
