@@ -29,6 +29,16 @@ LEVELS = ('frame', 'video')
 SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
 
+# What columns hold that every reader relies on.
+_VALID = {
+  **{
+    name: lambda column: column.map(type).eq(str).all() for name in ('video_id', 'path', 'method')
+  },
+  'label': lambda column: column.isin((0, 1)).all(),
+  'score': lambda column: column.astype(np.float64).between(0, 1).all(),
+  'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
+}
+
 Figures = Mapping[str, float]
 SetFigures = Mapping[str, Figures]  # By level.
 
@@ -124,12 +134,19 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
     table = pd.read_parquet(path)
-  except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors.
-    first_line = str(error).splitlines()[0]
+  except Exception as error:  # Whatever pandas makes of a damaged file's own notes.
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f'{path} is not a readable Parquet file: {first_line}') from error
   missing = [column for column in COLUMNS if column not in table]
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
+  for column, is_valid in _VALID.items():
+    try:
+      good = is_valid(table[column])
+    except (TypeError, ValueError):
+      good = False
+    if not good:
+      raise UserError(f'{path}: column {column} holds other values than scores do: it is damaged')
   return table
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from masm_jax.evaluation import results
 from masm_jax.evaluation.schema import FramesPerVideo
-from masm_jax.report import model_panels, panels, pictures, sections, svg
+from masm_jax.report import model_panels, panels, pictures, plain, sections, svg
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval, set_names
-from masm_jax.report.words import HEADLINES, RESCALED, cell, number
+from masm_jax.report.words import HEADLINES, RESCALED, cell, number, percent
 
 _CHANCE = 0.5
 # Of warnings that stand alone, by their urgency; the others are put together in a list.
@@ -31,6 +31,7 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
     'runs': [_run(run) for run in runs],
     'notes': list(dict.fromkeys(run.results.note for run in runs if run.results.note)),
     'warnings': _warnings(runs),
+    'plain': [plain.first_page(run, tests) for run in runs],
     'verdicts': [_verdict(run, tests) for run in runs],
     'forest': _forest(runs, tests) if tests else None,
     'tables': [(level, _table(runs, names, level)) for level in LEVELS],
@@ -50,6 +51,9 @@ def _run(run: Run) -> dict[str, Any]:
     'backbone': svg.clean(about.backbone),
     'checkpoint': f'{svg.clean(about.checkpoint)} checkpoint, step {about.step}',
     'seed': about.seed,
+    'started': svg.clean(run.results.started),
+    'trained_on': svg.clean(_trained_on(run)),
+    'crops': svg.clean(_crops(run)),
     'trainable': about.trainable_parameters,
   }
 
@@ -135,8 +139,8 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
     alarm = max(fpr, key=lambda name: fpr[name][0])
     miss = min(tpr, key=lambda name: tpr[name][0])
     verdict['sentences'].append(
-      f'At the threshold that validation fixed, {_percent(fpr[alarm][0])} of real videos are called'
-      f' fake on {svg.label(alarm)} (the most), and {_percent(tpr[miss][0])} of fakes are found on'
+      f'At the threshold that validation fixed, {percent(fpr[alarm][0])} of real videos are called'
+      f' fake on {svg.label(alarm)} (the most), and {percent(tpr[miss][0])} of fakes are found on'
       f' {svg.label(miss)} (the fewest).'
     )
   if ece:
@@ -151,10 +155,6 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
 def _listed(names: Sequence[str]) -> str:
   shown = ', '.join(svg.label(name) for name in names[:8])
   return f'{shown} and {len(names) - 8} more' if len(names) > 8 else shown
-
-
-def _percent(share: float) -> str:
-  return f'{100 * share:.0f}%'
 
 
 def _forest(runs: Sequence[Run], tests: Sequence[str]) -> Any:
@@ -248,7 +248,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     'facts': [(what, svg.clean(value)) for what, value in facts if value],
     'sets': sets,
     'configs': [
-      (title, json.dumps(value, indent=1, ensure_ascii=False))
+      (title, svg.clean_lines(json.dumps(value, indent=1, ensure_ascii=False)))
       for title, value in configs.items()
       if value
     ],

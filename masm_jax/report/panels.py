@@ -112,8 +112,15 @@ def det(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
     return svg.to_svg(figure, key, f'DET curves of {name}: error rates against each other')
 
 
-def histogram(name: str, curve: Scores, *, key: str) -> Markup:
-  """Scores of real and of fake examples, as shares of their class, over the log-odds of fake."""
+def histogram(name: str, curve: Scores, axis: str, *, key: str) -> Markup:
+  """Scores of real and of fake examples, as shares of their class, over the log-odds of fake.
+
+  Args:
+    name: of the data set.
+    curve: the scores.
+    axis: what they are: probabilities, or scores alone.
+    key: unique on the page.
+  """
   logits = np.clip(scipy.special.logit(curve.scores), -12, 12)
   low, high = np.quantile(logits, [0.002, 0.998]) if len(logits) else (-1.0, 1.0)
   margin = max(0.06 * (high - low), 0.01)
@@ -134,7 +141,7 @@ def histogram(name: str, curve: Scores, *, key: str) -> Markup:
         label=f'threshold {curve.threshold:.3f}',
       )  # fmt: skip
     _probability_axis(axes, low, high)
-    axes.set(xlim=(low, high), xlabel='score: probability of fake', ylabel='share of the class')
+    axes.set(xlim=(low, high), xlabel=axis, ylabel='share of the class')
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
     if axes.get_legend_handles_labels()[0]:
       figure.legend(loc='outside upper left', ncols=3, columnspacing=1.2)
@@ -319,7 +326,7 @@ def _legend(axes: Axes, place: str, **kwargs: Any) -> None:
 
 
 def _probability_axis(axes: Axes, low: float, high: float) -> None:
-  """Ticks of a log-odds axis, written as probabilities; narrow ranges get ticks of their own."""
+  """Ticks of a log-odds axis, written as scores; narrow ranges get ticks of their own."""
   ticks = [p for p in _LOGIT_TICKS if low < scipy.special.logit(p) < high]
   if len(ticks) < 3:
     ends = scipy.special.expit(np.linspace(low, high, 7)[1:-1:2])

@@ -144,15 +144,18 @@ def _resampled(history: np.ndarray, edges: np.ndarray) -> np.ndarray:
   return np.clip(np.diff(until, axis=0) / np.diff(at)[:, None], 0, 1)
 
 
-def mistakes(run: Run, name: str) -> dict[str, list[dict[str, Any]]]:
-  """The worst mistakes with a thumbnail: reals that look most fake, fakes that look most real.
+def mistakes(run: Run, name: str) -> dict[tuple[str, bool], list[dict[str, Any]]]:
+  """The worst mistakes with a thumbnail, by what became of the video that each is of.
 
   Returns:
-    `{'real': [...], 'fake': [...]}`, worst first, each with `src` (a data URI), `score`, `method`,
-    `video` and `path`.
+    `{(kind, is_wrong): items}`: frames of real videos that were called fake as videos come as
+    ('real', True), those of real videos that were called right, but for such frames, as
+    ('real', False); so too 'fake'. Worst first, each with `src` (a data URI), `score` of the frame,
+    `video_score`, `method`, `video` and `path`.
   """
-  table = run.frames[name]
-  found: dict[str, list[dict[str, Any]]] = {'real': [], 'fake': []}
+  table, videos = run.frames[name], run.videos[name].set_index('video_id')
+  kinds = [(kind, is_wrong) for is_wrong in (True, False) for kind in ('real', 'fake')]
+  found: dict[tuple[str, bool], list[dict[str, Any]]] = {kind: [] for kind in kinds}
   if 'thumbnail' not in table:
     return found
   rows = table[table['thumbnail'].notna()]
@@ -162,7 +165,9 @@ def mistakes(run: Run, name: str) -> dict[str, list[dict[str, Any]]]:
     )
     for row in of_class.to_dict('records'):
       if (source := _data_uri(row['thumbnail'])) is not None:
-        found[kind].append(_mistake(row, source))
+        score = float(videos.loc[row['video_id'], 'score'])
+        is_wrong = bool((score >= run.threshold('video')) != (label == 1))
+        found[kind, is_wrong].append(_mistake(row, source) | {'video_score': score})
   return found
 
 

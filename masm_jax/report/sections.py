@@ -5,12 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from masm_jax.evaluation.schema import Bin
 from masm_jax.metrics import catalogue
-from masm_jax.report import panels, pictures, svg
+from masm_jax.report import panels, pictures, plain, svg
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
-from masm_jax.report.words import HEADLINES, cell
+from masm_jax.report.words import HEADLINES, cell, number
 
+MAX_ROWS = 1000  # Of the table of videos; more are in the score file alone.
 _OPEN_SETS = 6  # More are folded away until they are asked for.
 _CHANCE = 0.5
 
@@ -43,7 +46,9 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     drawings = []  # One class has no curve, and nothing to be calibrated against.
   for run in runs:
     title = 'Scores of frames' + (f': {run.name}' if len(runs) > 1 else '')
-    drawing = panels.histogram(name, run.scores(name, 'frame'), key=f'{key}-h{run.series}')
+    axis = plain.score_axis(run, name, 'frame')
+    curve = run.scores(name, 'frame')
+    drawing = panels.histogram(name, curve, axis, key=f'{key}-h{run.series}')
     drawings.append((title, drawing))
   features = []
   for run in runs if name != VALIDATION else []:
@@ -60,6 +65,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     'robustness': _robustness(runs, name, key),
     'groups': [part for run in runs for part in _groups(run, name, many=len(runs) > 1)],
     'figures': [_all_figures(run, name, many=len(runs) > 1) for run in runs],
+    'videos': [_videos(run, name, many=len(runs) > 1) for run in runs],
     'mistakes': [part for run in runs for part in _mistakes(run, name, many=len(runs) > 1)],
   }
 
@@ -79,8 +85,8 @@ def _facts(runs: Sequence[Run], name: str) -> str:
   for run in runs:
     frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
     lines.append(
-      f'{videos.num:,} videos ({videos.num_real:,} real, {videos.num_fake:,} fake),'
-      f' {frames.num:,} frames'
+      f'{videos.num:,} {plain.noun(run, name)} ({videos.num_real:,} real,'
+      f' {videos.num_fake:,} fake), {frames.num:,} frames'
     )
   others = f' in {svg.label(runs[0].name)}; other counts in other runs'
   return lines[0] + (others if len(set(lines)) > 1 else '')
@@ -175,11 +181,62 @@ def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
 
 
 def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
+  """Thumbnails, those of videos that were called wrong before frames of videos called right."""
   found = pictures.mistakes(run, name)
   suffix = f': {svg.clean(run.name)}' if many else ''
-  titles = {'real': 'Real, but scored as fake', 'fake': 'Fake, but scored as real'}
+  what = plain.noun(run, name)
+  single = 'Single frames' if what == 'videos' else 'Those'
+  titles = {
+    ('real', True): f'Real {what} called fake',
+    ('fake', True): f'Fake {what} called real',
+    ('real', False): f'{single} that look fake, of real {what} called right',
+    ('fake', False): f'{single} that look real, of fake {what} called right',
+  }
   return [
-    {'title': titles[kind] + suffix, 'kind': kind, 'faces': items}
+    {
+      'title': titles[kind] + suffix,
+      'kind': kind[0],
+      'has_video_score': what == 'videos',
+      'faces': items,
+    }
     for kind, items in found.items()
     if items
   ]
+
+
+def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
+  """Every video with its score and verdict: those called wrong first, the furthest off on top."""
+  table, threshold = run.videos[name], run.threshold('video')
+  has_verdict = math.isfinite(threshold)
+  called = table['score'] >= threshold
+  is_wrong = (called != (table['label'] == 1)) & has_verdict
+  distance = (table['score'] - threshold).abs() if has_verdict else -table['score']
+  order = np.lexsort((table['video_id'], -distance, ~is_wrong))
+  rows = [
+    {
+      'video': svg.clean(row.video_id),
+      'truth': 'fake' if row.label == 1 else 'real',
+      'score': number(row.score),
+      'verdict': ('fake' if row.score >= threshold else 'real') if has_verdict else '–',
+      'is_wrong': bool(wrong),
+      'frames': f'{row.num_frames:,}',
+    }
+    for row, wrong in zip(
+      table.iloc[order[:MAX_ROWS]].itertuples(), is_wrong.iloc[order[:MAX_ROWS]], strict=True
+    )
+  ]
+  what = plain.noun(run, name)
+  title = f'All {what}: score and verdict' + (f': {svg.clean(run.name)}' if many else '')
+  left_out = ''
+  if len(table) > MAX_ROWS:
+    left_out = (
+      f'The first {MAX_ROWS:,} of {len(table):,} are shown, those called wrong first; all are in'
+      f' scores/{name}.parquet.'
+    )
+  return {
+    'title': title,
+    'head': what.capitalize(),
+    'about': f'{int(is_wrong.sum()):,} of {len(table):,} called wrong' if has_verdict else '',
+    'rows': rows,
+    'left_out': left_out,
+  }

@@ -127,6 +127,11 @@ def clean(text: object) -> str:
   return _CONTROL.sub('�', str(text))
 
 
+def clean_lines(text: str) -> str:
+  """`clean` of each line."""
+  return '\n'.join(map(clean, text.split('\n')))
+
+
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, size: float = 3.4) -> None:
   """Points as one compact path of round strokes of no length, each x, y [N]."""
   points = np.stack([x, y], axis=1).astype(float)
