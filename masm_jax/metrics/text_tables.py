@@ -4,6 +4,7 @@ Names of data sets, methods and files come from strangers. `one_line`, `markdown
 write one so that it stays a text: it ends no line, cell or comment, and is no command.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -64,6 +65,11 @@ def markdown_table(
     f'| {" | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])} |'
     for row in (header, ruler, *rows)
   ]
+
+
+def number(value: float) -> str:
+  """Three decimals; a dash for what is not defined."""
+  return f'{value:.3f}' if math.isfinite(value) else '–'
 
 
 def one_line(text: str) -> str:

@@ -4,17 +4,37 @@ Nothing depends on a display or on global state, and equal input gives equal PNG
 matplotlib version.
 """
 
+import functools
 import os
 import pathlib
 import textwrap
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from masm_jax.errors import UserError
+from masm_jax.plots.style import PRINT
 
 _GREY = '#6b6b6b'
 _DPI = 130
+
+
+_P = ParamSpec('_P')
+_R = TypeVar('_R')
+
+
+def in_print(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+  """Runs a function that draws a PNG with the settings of `style.PRINT`."""
+
+  @functools.wraps(draw)
+  def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    with matplotlib.rc_context(PRINT.rc):
+      return draw(*args, **kwargs)
+
+  return drawn
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -7,7 +7,8 @@ from typing import Any
 
 from masm_jax.evaluation import results
 from masm_jax.evaluation.schema import FramesPerVideo
-from masm_jax.report import model_panels, panels, pictures, plain, sections, svg
+from masm_jax.plots import analysis, panels, style
+from masm_jax.report import pictures, plain, sections
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval, set_names
 from masm_jax.report.words import HEADLINES, RESCALED, cell, number, percent
 
@@ -27,7 +28,7 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
   names = set_names(runs)
   tests = [name for name in names if name != VALIDATION]
   return {
-    'title': svg.clean(title),
+    'title': style.clean(title),
     'runs': [_run(run) for run in runs],
     'notes': list(dict.fromkeys(run.results.note for run in runs if run.results.note)),
     'warnings': _warnings(runs),
@@ -46,14 +47,14 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
 def _run(run: Run) -> dict[str, Any]:
   about = run.results.run
   return {
-    'name': svg.clean(run.name),
-    'series': run.series % len(svg.SERIES),
-    'backbone': svg.clean(about.backbone),
-    'checkpoint': f'{svg.clean(about.checkpoint)} checkpoint, step {about.step}',
+    'name': style.clean(run.name),
+    'series': run.series % len(style.PAGE.series),
+    'backbone': style.clean(about.backbone),
+    'checkpoint': f'{style.clean(about.checkpoint)} checkpoint, step {about.step}',
     'seed': about.seed,
-    'started': svg.clean(run.results.started),
-    'trained_on': svg.clean(_trained_on(run)),
-    'crops': svg.clean(_crops(run)),
+    'started': style.clean(run.results.started),
+    'trained_on': style.clean(_trained_on(run)),
+    'crops': style.clean(_crops(run)),
     'trainable': about.trainable_parameters,
   }
 
@@ -68,8 +69,8 @@ def _warnings(runs: Sequence[Run]) -> list[dict[str, Any]]:
     {
       'kind': kind,
       'heading': _HEADINGS.get(results.urgency(kind), ''),
-      'set': svg.clean(name),
-      'text': svg.clean(text),
+      'set': style.clean(name),
+      'text': style.clean(text),
       'runs': whose if len(whose) < len(runs) else [],
     }
     for (kind, name, text), whose in found.items()
@@ -88,7 +89,7 @@ def _unlike(runs: Sequence[Run]) -> list[dict[str, Any]]:
     if len(found) > 1:
       whose = '; '.join(f'{_listed(names)}: hash {rows[:12]}' for rows, names in found.items())
       text = f'the runs scored different rows of {name} ({whose}): do not compare their figures'
-      shown = {'set': svg.clean(name), 'text': svg.clean(text), 'runs': []}
+      shown = {'set': style.clean(name), 'text': style.clean(text), 'runs': []}
       entries.append({'kind': 'rows_differ', 'heading': '', **shown})
   return entries
 
@@ -97,7 +98,7 @@ def _intervals(runs: Sequence[Run]) -> str:
   """What the intervals of the tables are: '95% intervals'."""
   if len({run.confidence for run in runs}) == 1:
     return f'{runs[0].confidence} intervals'
-  listed = ', '.join(f'{run.confidence} for {svg.label(run.name)}' for run in runs)
+  listed = ', '.join(f'{run.confidence} for {style.label(run.name)}' for run in runs)
   return f'intervals that differ between the runs ({listed})'
 
 
@@ -110,7 +111,7 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
 
   auroc, fpr, tpr = of_tests('auroc'), of_tests('fpr@threshold'), of_tests('tpr@threshold')
   ece = of_tests('ece')
-  verdict = {'name': svg.clean(run.name), 'tiles': [], 'sentences': []}
+  verdict = {'name': style.clean(run.name), 'tiles': [], 'sentences': []}
   if not auroc:
     verdict['sentences'].append('No test set has both real and fake videos: there is no AUROC.')
     return verdict
@@ -121,8 +122,8 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
   tiles = verdict['tiles']
   tiles.append((number(mean), f'mean video AUROC of {sets}'))
   if len(auroc) > 1:
-    tiles.append((number(auroc[worst][0]), f'lowest: {svg.label(worst)}'))
-    tiles.append((number(auroc[best][0]), f'highest: {svg.label(best)}'))
+    tiles.append((number(auroc[worst][0]), f'lowest: {style.label(worst)}'))
+    tiles.append((number(auroc[best][0]), f'highest: {style.label(best)}'))
   above = [name for name, (_, low, _) in auroc.items() if low > _CHANCE]
   if above:
     where = 'on every test set' if len(above) == len(tests) else f'on {_listed(above)}'
@@ -140,20 +141,20 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
     miss = min(tpr, key=lambda name: tpr[name][0])
     verdict['sentences'].append(
       f'At the threshold that validation fixed, {percent(fpr[alarm][0])} of real videos are called'
-      f' fake on {svg.label(alarm)} (the most), and {percent(tpr[miss][0])} of fakes are found on'
-      f' {svg.label(miss)} (the fewest).'
+      f' fake on {style.label(alarm)} (the most), and {percent(tpr[miss][0])} of fakes are found on'
+      f' {style.label(miss)} (the fewest).'
     )
   if ece:
     off = max(ece, key=lambda name: ece[name][0])
     verdict['sentences'].append(
       f'Scores differ from the observed share of fakes by {number(ece[off][0])} at worst'
-      f' (expected calibration error, on {svg.label(off)}).'
+      f' (expected calibration error, on {style.label(off)}).'
     )
   return verdict
 
 
 def _listed(names: Sequence[str]) -> str:
-  shown = ', '.join(svg.label(name) for name in names[:8])
+  shown = ', '.join(style.label(name) for name in names[:8])
   return f'{shown} and {len(names) - 8} more' if len(names) > 8 else shown
 
 
@@ -176,10 +177,10 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
       rescaled = [cell(interval(calibrated(figures), RESCALED[0]))] if has_temperature else []
       rows.append(
         {
-          'set': svg.clean(name),
+          'set': style.clean(name),
           'role': sections.role([run]) if name == VALIDATION else '',
-          'run': svg.clean(run.name),
-          'series': run.series % len(svg.SERIES),
+          'run': style.clean(run.name),
+          'series': run.series % len(style.PAGE.series),
           'count': f'{figures.num_real:,} + {figures.num_fake:,}',
           'cells': [cell(interval(figures, key)) for key, _, _ in HEADLINES] + rescaled,
         }
@@ -192,12 +193,14 @@ def _has_temperature(runs: Sequence[Run]) -> bool:
 
 
 def _inside(run: Run) -> dict[str, Any]:
-  analysis = run.results.subspaces or {}
+  semantics = (run.results.subspaces or {}).get('semantics') or {}
   return {
-    'name': svg.clean(run.name),
+    'name': style.clean(run.name),
     'masks': pictures.masks(run),
-    'subspaces': model_panels.draw(run),
-    'note': svg.clean((analysis.get('semantics') or {}).get('note', '')),
+    'subspaces': analysis.svg_panels(
+      run.results.subspaces or {}, run.name, key=f'analysis-{run.series}'
+    ),
+    'note': style.clean(semantics.get('note', '')),
   }
 
 
@@ -230,25 +233,25 @@ def _protocol(run: Run) -> dict[str, Any]:
   ]  # fmt: skip
   sets = [
     {
-      'name': svg.clean(name),
-      'manifest': svg.clean(entry.manifest),
-      'split': svg.clean(entry.split),
-      'sha256': svg.clean(entry.manifest_sha256),
+      'name': style.clean(name),
+      'manifest': style.clean(entry.manifest),
+      'split': style.clean(entry.split),
+      'sha256': style.clean(entry.manifest_sha256),
       'frames': f'{entry.frames:,}',
       'videos': f'{entry.videos:,}',
       'per_video': _per_video(entry.frames_per_video),
       'undecodable': f'{entry.undecodable:,}',
-      'clusters': f'{entry.clusters:,} by {svg.clean(entry.unit)}',
+      'clusters': f'{entry.clusters:,} by {style.clean(entry.unit)}',
     }
     for name, entry in protocol.sets.items()
   ]
   configs = {'Configuration of the run': about.config, 'Suite': run.results.suite}
   return {
-    'name': svg.clean(run.name),
-    'facts': [(what, svg.clean(value)) for what, value in facts if value],
+    'name': style.clean(run.name),
+    'facts': [(what, style.clean(value)) for what, value in facts if value],
     'sets': sets,
     'configs': [
-      (title, svg.clean_lines(json.dumps(value, indent=1, ensure_ascii=False)))
+      (title, style.clean_lines(json.dumps(value, indent=1, ensure_ascii=False)))
       for title, value in configs.items()
       if value
     ],

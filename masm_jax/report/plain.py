@@ -1,7 +1,7 @@
 """The first page, for a person who does not know what an AUROC is: counts, and what they leave out.
 
-Every number here is a count of verdicts at the threshold that validation fixed, with the interval
-that the evaluation has measured for its share.
+Every number here is a count of verdicts at the threshold that validation fixed, with a range for
+its share.
 """
 
 import dataclasses
@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from masm_jax.report import svg
+import scipy.stats
+
+from masm_jax.plots import style
 from masm_jax.report.runs import Run
 from masm_jax.report.words import percent
 
@@ -90,8 +92,8 @@ def first_page(run: Run, tests: Sequence[str]) -> dict[str, Any]:
   judged = {name: count_verdicts(run, name) for name in tests}
   judged = {name: found for name, found in judged.items() if found is not None}
   return {
-    'name': svg.clean(run.name),
-    'series': run.series % len(svg.SERIES),
+    'name': style.clean(run.name),
+    'series': run.series % len(style.PAGE.series),
     'lead': _lead(run, tests),
     'sets': [_of_set(run, name, found) for name, found in judged.items()],
     'limits': _limits(run, judged),
@@ -124,28 +126,35 @@ def _of_set(run: Run, name: str, found: Verdicts) -> dict[str, Any]:
   total = found.reals + found.fakes
   sentences = []
   if found.fakes:
-    spread = _spread(run, name, 'tpr@threshold')
+    spread = _spread(run, name, 'tpr@threshold', found.found, found.fakes)
     sentences.append(f'It found {found.found:,} of {found.fakes:,} fake {what}{spread}.')
   if found.reals:
-    spread = _spread(run, name, 'fpr@threshold')
+    spread = _spread(run, name, 'fpr@threshold', found.alarms, found.reals)
     sentences.append(f'It called {found.alarms:,} of {found.reals:,} real {what} fake{spread}.')
   if not total:
     sentences.append('It is empty.')
   return {
-    'name': svg.clean(name),
+    'name': style.clean(name),
     'right': f'right on {found.num_right:,} of {total:,} {what}',
     'share': found.num_right / total if total else 0.0,
     'sentences': sentences,
   }
 
 
-def _spread(run: Run, name: str, metric: str) -> str:
-  value, low, high = run.value(name, 'video', metric)
-  if not math.isfinite(value):
-    return ''
-  if math.isfinite(low) and math.isfinite(high):
-    return f': {percent(value)}, with a range of {percent(low)} to {percent(high)}'
-  return f': {percent(value)}, of too few to say how sure that is'
+def _spread(run: Run, name: str, metric: str, count: int, total: int) -> str:
+  """The share `count / total` and its range: ': 83%, with a range of 61% to 94%'.
+
+  The range holds the evaluation's interval and the exact binomial one: a bootstrap of 18 in 18
+  alone would claim to be certain.
+  """
+  text = f': {percent(count / total)}'
+  _, low, high = run.value(name, 'video', metric)
+  if not (math.isfinite(low) and math.isfinite(high)):
+    return f'{text}, of too few to say how sure that is'
+  confidence = run.results.protocol.bootstrap.confidence
+  exact = scipy.stats.binomtest(count, total).proportion_ci(confidence)
+  low, high = max(0.0, min(low, exact.low)), min(1.0, max(high, exact.high))
+  return f'{text}, with a range of {percent(low)} to {percent(high)}'
 
 
 def _limits(run: Run, judged: dict[str, Verdicts]) -> list[str]:
@@ -153,14 +162,14 @@ def _limits(run: Run, judged: dict[str, Verdicts]) -> list[str]:
   limits = [
     'How it does on others: fakes made in other ways, other people, other cameras, stronger'
     ' compression. A detector is usually worse on what is unlike its training data.',
-    f'The exact share on more of the same kind: a range is where {run.confidence} of repeated tests'
-    ' would put it, and the fewer were tested, the wider it is.',
+    f'The exact share on more of the same kind: about {run.confidence} of such ranges hold it, and'
+    ' the fewer were tested, the wider a range is.',
   ]
   if rare := _of_called_fake(judged):
     limits.append(rare)
   sure = {name: is_calibrated(run, name, 'video') for name in judged}
   if off := [name for name, calibrated in sure.items() if calibrated is False]:
-    where = '' if len(off) == len(judged) else f' (on {", ".join(map(svg.label, off[:8]))})'
+    where = '' if len(off) == len(judged) else f' (on {", ".join(map(style.label, off[:8]))})'
     limits.append(
       f'The chance that a video is fake: a score of 0.9 does not mean 90%{where}. Scores only put'
       ' videos in order.'

@@ -11,7 +11,7 @@ from masm_jax.evaluation import results, schema
 from masm_jax.evaluation.schema import Evaluation, Level, Rescaled
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import scores
-from masm_jax.report.panels import Scores
+from masm_jax.plots.roc import Scores
 
 VALIDATION = results.VAL
 LEVELS = ('video', 'frame')

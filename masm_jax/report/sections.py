@@ -9,7 +9,9 @@ import numpy as np
 
 from masm_jax.evaluation.schema import Bin
 from masm_jax.metrics import catalogue
-from masm_jax.report import panels, pictures, plain, svg
+from masm_jax.perturbations import catalogue as perturbations
+from masm_jax.plots import panels, style
+from masm_jax.report import pictures, plain
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
 from masm_jax.report.words import HEADLINES, cell, number
 
@@ -56,7 +58,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
       features.append((run.name, panels.embedding(name, *embedded, key=f'{key}-t{run.series}')))
   return {
     'id': key,
-    'name': svg.clean(name),
+    'name': style.clean(name),
     'role': role(runs) if name == VALIDATION else '',
     'is_open': index < _OPEN_SETS and name != VALIDATION,
     'facts': _facts(runs, name),
@@ -72,7 +74,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
 
 def role(runs: Sequence[Run]) -> str:
   """What the validation set did for the runs."""
-  whose = [svg.label(run.name) for run in runs if run.is_chosen_here]
+  whose = [style.label(run.name) for run in runs if run.is_chosen_here]
   if not whose:
     return 'fixed the threshold'
   of = '' if len(whose) == len(runs) else f' of {", ".join(whose)}'
@@ -88,7 +90,7 @@ def _facts(runs: Sequence[Run], name: str) -> str:
       f'{videos.num:,} {plain.noun(run, name)} ({videos.num_real:,} real,'
       f' {videos.num_fake:,} fake), {frames.num:,} frames'
     )
-  others = f' in {svg.label(runs[0].name)}; other counts in other runs'
+  others = f' in {style.label(runs[0].name)}; other counts in other runs'
   return lines[0] + (others if len(set(lines)) > 1 else '')
 
 
@@ -139,10 +141,21 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
   limits = (max(0.0, min(0.45, lowest - 0.03)), 1.01)
   return [
     (part, panels.robustness_curve(
-      name, part, lines[part], parameters[part], limits, key=f'{key}-r{i}'
+      name, part, *_titles(part), lines[part], parameters[part], limits, key=f'{key}-r{i}'
     ))
     for i, part in enumerate(keys)
   ]  # fmt: skip
+
+
+def _titles(key: str) -> tuple[str, str]:
+  """Title and unit of a perturbation, also of one that the catalogue does not hold."""
+  of_video = perturbations.WHOLE_VIDEO.get(key)
+  known = perturbations.CATALOGUE.get(of_video or key)
+  title = known.title if known else key
+  if of_video or key.isupper():
+    where = ', whole video' if of_video and of_video != key else ''
+    title = f'{of_video or key}{where}: {title}'
+  return title, known.unit if known else 'parameter'
 
 
 def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
@@ -151,12 +164,12 @@ def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
   keys = [(key, title) for key, title, _ in HEADLINES]
   return [
     {
-      'title': f'By {column}' + (f': {svg.clean(run.name)}' if many else ''),
-      'column': svg.clean(column),
+      'title': f'By {column}' + (f': {style.clean(run.name)}' if many else ''),
+      'column': style.clean(column),
       'heads': [title for _, title in keys],
       'rows': [
         {
-          'value': svg.clean(value) or '(empty)',
+          'value': style.clean(value) or '(empty)',
           'count': f'{levels.video.num_real:,} + {levels.video.num_fake:,}',
           'cells': [cell(interval(levels.video, key)) for key, _ in keys],
         }
@@ -177,13 +190,13 @@ def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
       (catalogue.metric(key).long + suffix, *(cell(interval(figures, key)) for figures in of_level))
       for key in keys
     ]
-  return {'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''), 'rows': rows}
+  return {'title': 'Every figure' + (f': {style.clean(run.name)}' if many else ''), 'rows': rows}
 
 
 def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
   """Thumbnails, those of videos that were called wrong before frames of videos called right."""
   found = pictures.mistakes(run, name)
-  suffix = f': {svg.clean(run.name)}' if many else ''
+  suffix = f': {style.clean(run.name)}' if many else ''
   what = plain.noun(run, name)
   single = 'Single frames' if what == 'videos' else 'Those'
   titles = {
@@ -214,7 +227,7 @@ def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
   order = np.lexsort((table['video_id'], -distance, ~is_wrong))
   rows = [
     {
-      'video': svg.clean(row.video_id),
+      'video': style.clean(row.video_id),
       'truth': 'fake' if row.label == 1 else 'real',
       'score': number(row.score),
       'verdict': ('fake' if row.score >= threshold else 'real') if has_verdict else '–',
@@ -226,7 +239,7 @@ def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
     )
   ]
   what = plain.noun(run, name)
-  title = f'All {what}: score and verdict' + (f': {svg.clean(run.name)}' if many else '')
+  title = f'All {what}: score and verdict' + (f': {style.clean(run.name)}' if many else '')
   left_out = ''
   if len(table) > MAX_ROWS:
     left_out = (

@@ -3,6 +3,7 @@
 import math
 
 from masm_jax.metrics import catalogue
+from masm_jax.metrics.text_tables import number
 
 _KEYS = (
   *('auroc', 'ap', 'eer', 'tpr@fpr=0.01'),
@@ -14,11 +15,6 @@ HEADLINES = tuple(
 )
 # Beside them where validation has fixed a temperature.
 RESCALED = ('ece', 'ECE, rescaled', 'the same after the temperature that validation fixed')
-
-
-def number(value: float) -> str:
-  """Three decimals; a dash for what is not defined."""
-  return f'{value:.3f}' if math.isfinite(value) else '–'
 
 
 def percent(share: float) -> str:

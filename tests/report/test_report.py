@@ -10,8 +10,9 @@ import pytest
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import scores
+from masm_jax.plots import masks, panels, roc, style, svg
 from masm_jax.report import __main__ as report
-from masm_jax.report import content, page, panels, pictures, plain, runs, sections, svg, words
+from masm_jax.report import content, page, pictures, plain, runs, sections, words
 
 
 @pytest.fixture(scope='module')
@@ -282,11 +283,20 @@ def test_the_first_page_counts_in_plain_words(evaluation, tmp_path):
     'right': 'right on 2 of 4 videos',
     'share': 0.5,
     'sentences': [
-      'It found 1 of 2 fake videos: 50%, with a range of 25% to 75%.',
+      'It found 1 of 2 fake videos: 50%, with a range of 1% to 99%.',
       'It called 1 of 2 real videos fake: 50%, of too few to say how sure that is.',
     ],
   }
   assert 'given 76 videos of 3 test sets: ' in part['lead'] and 'from 0.500 on' in part['lead']
+  # 0 of 36 with a bootstrap of nothing but 0: 1 - 0.025 ** (1 / 36) is the exact upper end.
+  (run,) = runs.read_runs([str(folder)])
+  assert plain._spread(run, 'ffpp', 'tpr@threshold', 0, 36) == ': 0%, with a range of 0% to 75%'
+  document['sets']['ffpp']['video']['metrics']['tpr@threshold'] = dict.fromkeys(
+    ('value', 'low', 'high'), 0.0
+  )
+  (folder / 'results.json').write_text(json.dumps(document))
+  (run,) = runs.read_runs([str(folder)])
+  assert plain._spread(run, 'ffpp', 'tpr@threshold', 0, 36) == ': 0%, with a range of 0% to 10%'
   reals_only = part['sets'][2]['sentences']
   assert len(reals_only) == 1 and ' of 36 real videos fake' in reals_only[0]
   html = page.render(built(folder))
@@ -368,15 +378,15 @@ def test_thinned_curves_stay_where_they_were():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 2, 20_000)
   fpr, tpr = metrics.roc_curve(labels, np.clip(0.3 * labels + rng.random(20_000) / 1.5, 0, 1))
-  keep = panels._thinned(fpr, tpr)
+  keep = roc._thinned(fpr, tpr)
   assert len(keep) < 900 < len(fpr) and keep[0] == 0 and keep[-1] == len(fpr) - 1
   along = fpr + tpr  # Rises with every point, where the curve itself may jump.
   assert np.abs(np.interp(along, along[keep], tpr[keep]) - tpr).max() < 1 / 200
-  assert panels._thinned(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 1]
+  assert roc._thinned(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 1]
 
 
 def test_operating_point_is_that_of_the_threshold():
-  curve = panels.Scores(
+  curve = roc.Scores(
     'x',
     0,
     'frame',
@@ -392,17 +402,17 @@ def test_masks_resampled_over_time_keep_their_share():
   rng = np.random.default_rng(0)
   history = (rng.random((700, 5)) < 0.4).astype(float)
   edges = np.cumsum(np.r_[3, rng.integers(1, 9, 700)]).astype(float)
-  shares = pictures._resampled(history, edges)
+  shares = masks.resampled(history, edges)
   assert shares.shape == (160, 5)
   np.testing.assert_allclose(shares.mean(0), np.average(history, axis=0, weights=np.diff(edges)))
-  exact = pictures._resampled(np.array([[1.0], [0.0], [1.0]]), np.array([0.0, 2.0, 3.0, 6.0]))
+  exact = masks.resampled(np.array([[1.0], [0.0], [1.0]]), np.array([0.0, 2.0, 3.0, 6.0]))
   assert exact[:, 0].tolist() == [1, 1, 0, 1, 1, 1]
 
 
 def test_drawings_take_the_pages_colours_and_leave_texts_alone():
   name = 'font-family: x; 0.12345 #010201 <b>&'
   with svg.panel() as (figure, axes):
-    axes.plot([0, 1], [0.123456, 1], color=svg.SERIES[2])
+    axes.plot([0, 1], [0.123456, 1], color=style.PAGE.series[2])
     axes.set_title(name)
     text = svg.to_svg(figure, 'k', f'about "{name}"')
   assert '>font-family: x; 0.12345 #010201 &lt;b&gt;&amp;</text>' in text
@@ -414,9 +424,9 @@ def test_drawings_take_the_pages_colours_and_leave_texts_alone():
 
 
 def test_long_names_are_shortened_in_the_middle():
-  assert svg.label('short') == 'short'
-  assert svg.label('a' * 20 + 'b' * 20, 11) == 'aaaaaa…bbbb'
-  assert svg.label('x\u202ey\x00z') == 'x�y�z'
+  assert style.label('short') == 'short'
+  assert style.label('a' * 20 + 'b' * 20, 11) == 'aaaaaa…bbbb'
+  assert style.label('x\u202ey\x00z') == 'x�y�z'
 
 
 def test_features_are_drawn_for_at_most_so_many_and_only_where_there_are_some(evaluation):
@@ -563,9 +573,9 @@ def test_robustness_of_several_runs_is_drawn_by_level(evaluation, other, tmp_pat
   drawn = {}
   curve = panels.robustness_curve
 
-  def spy(name, perturbation, lines, parameters, limits, *, key):
+  def spy(name, perturbation, title, unit, lines, parameters, limits, *, key):
     drawn[name, perturbation] = lines, parameters
-    return curve(name, perturbation, lines, parameters, limits, key=key)
+    return curve(name, perturbation, title, unit, lines, parameters, limits, key=key)
 
   monkeypatch.setattr(panels, 'robustness_curve', spy)
   few = edited(tmp_path / 'few', other, change)
@@ -585,7 +595,9 @@ def test_robustness_of_several_runs_is_drawn_by_level(evaluation, other, tmp_pat
       ticks.append(list(x)), of(self, x, *args)
     )
   )  # fmt: skip
-  curve('s', 'CS', [('a', 0, 'video', [(0.9, 0.8, 1.0)] * 2)], {5: 0.1}, (0.4, 1.0), key='k')
+  curve(
+    's', 'CS', 't', 'u', [('a', 0, 'video', [(0.9, 0.8, 1.0)] * 2)], {5: 0.1}, (0.4, 1.0), key='k'
+  )
   assert ticks == [[0, 5]]
 
 
@@ -614,7 +626,7 @@ def test_runs_of_other_rows_under_one_name_are_warned_of(evaluation, other, tmp_
 
 def test_histogram_shares_are_of_each_class():
   frame = pd.DataFrame({'label': [0, 0, 1, 1], 'score': [0.1, 0.2, 0.8, 1.0]})
-  curve = panels.Scores(
+  curve = roc.Scores(
     'x', 0, 'frame', frame['label'].to_numpy(), frame['score'].to_numpy(), 1.0, float('nan')
   )
   drawn = panels.histogram('s', curve, 'score', key='k')  # A score of 1 has no finite log-odds.
