@@ -10,6 +10,7 @@ import pandas as pd
 from absl import logging
 from numpy.typing import ArrayLike
 
+from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import catalogue, text_tables
@@ -110,12 +111,9 @@ def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
   Raises:
     UserError: if the file cannot be written.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(partial, index=False)
-    os.replace(partial, path)
+    with files.replacing(path) as fresh:
+      table.to_parquet(fresh, index=False)
   except OSError as error:
     raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
 

@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.plots.style import PRINT
 
@@ -67,12 +68,9 @@ def save_figure(figure: Figure, path: str | os.PathLike, note: str = '') -> path
     reserved = (0.2 * len(lines) + 0.06) / height
     figure.get_layout_engine().set(rect=(0, reserved, 1, 1 - reserved))
   path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in the file.
-    figure.savefig(partial, format='png', metadata={'Software': None})
-    os.replace(partial, path)
+    with files.replacing(path) as fresh:  # Without the version of matplotlib in the file.
+      figure.savefig(fresh, format='png', metadata={'Software': None})
   except OSError as error:
     raise UserError(f'cannot write the picture {path}: {error.strerror}') from error
   return path

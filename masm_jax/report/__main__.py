@@ -4,11 +4,11 @@ Exit status: 0 when the file is written, 2 for input that cannot be used.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
+from masm_jax import files
 from masm_jax.errors import UserError, exit_status
 
 
@@ -52,11 +52,8 @@ def _report(args: argparse.Namespace) -> int:
 
   loaded = runs.read_runs(args.folders)
   text = page.render(content.build(loaded, title=args.title, tsne_points=args.tsne_points))
-  partial = out.with_name(out.name + '.partial')
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, out)
+    files.write_text(out, text)
   except OSError as error:
     raise UserError(f'cannot write {out}: {error.strerror}') from error
   print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')

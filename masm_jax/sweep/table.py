@@ -7,7 +7,6 @@ runs share: it stands in `speed.json`, and beside the rest only in `report.md`.
 
 import io
 import math
-import os
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -280,9 +279,7 @@ def write_tables(
       ('table.md', to_markdown(table, metric=metric, level=level)),
       ('report.md', report),
     ):
-      partial = sweep.workdir / f'{name}.partial'
-      partial.write_text(text, 'utf-8')
-      os.replace(partial, sweep.workdir / name)
+      json_files.write_text(sweep.workdir / name, text)
   except OSError as error:
     raise UserError(f'cannot write the table to {sweep.workdir}: {error.strerror}') from error
   return report
