@@ -33,7 +33,8 @@ _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; n
 # What columns hold that every reader relies on.
 _VALID = {
   **{
-    name: lambda column: column.map(type).eq(str).all() for name in ('video_id', 'path', 'method')
+    name: lambda column: all(isinstance(value, str) for value in column)
+    for name in ('video_id', 'path', 'method')
   },
   'label': lambda column: column.isin((0, 1)).all(),
   'score': lambda column: column.astype(np.float64).between(0, 1).all(),
