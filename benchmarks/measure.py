@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from masm_jax.metrics import text_tables
+
 # Dense bfloat16 matrix rate of one device, operations per second, from the makers' data sheets.
 _PEAK_RATES = {
   'H200': 989.5e12,
@@ -81,12 +83,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     ['-' if row.get(key) is None else format(row[key], spec) for key, spec in columns.items()]
     for row in rows
   ]
-  widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-  lines = [list(columns), *cells]
-  return '\n'.join(
-    '  '.join(cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in
-              enumerate(zip(line, widths, strict=True))) for line in lines
-  )  # fmt: skip
+  return '\n'.join(text_tables.align([list(columns), *cells]))
 
 
 def write(path: str, document: Mapping[str, Any]) -> None:

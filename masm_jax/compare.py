@@ -35,29 +35,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
   # Not above: --help should not wait for them.
-  from masm_jax import telemetry
+  from masm_jax import files
   from masm_jax.evaluation import comparison as compare
   from masm_jax.evaluation import tables
-  from masm_jax.metrics import uncertainty
+  from masm_jax.metrics import catalogue
 
   metrics = [name.strip() for name in args.metrics.split(',') if name.strip()]
-  known = uncertainty.metric_names({'threshold': 0.5, '0.5': 0.5})
+  known = catalogue.keys(('threshold', '0.5'))
   if unknown := [name for name in metrics if name not in known]:
     raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
   if not metrics:
     raise UserError(f'--metrics: names none; there are {", ".join(known)}')
   comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
   text = tables.markdown(comparison, metrics)
-  files = {
+  contents = {
     'comparison.md': text,
     'comparison.tex': tables.latex(comparison, metrics),
     'comparison.csv': tables.csv_table(comparison),
   }
   try:
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-      (args.out / name).write_text(content, encoding='utf-8')
-    telemetry.write_json(args.out / 'comparison.json', comparison)
+    for name, content in contents.items():
+      files.write_text(args.out / name, content)
+    files.write_json(args.out / 'comparison.json', comparison)
   except OSError as error:
     raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
   print(text)

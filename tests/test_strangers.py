@@ -115,8 +115,8 @@ def test_an_evaluation_obeys_nothing_in_a_run(run, copy, tmp_path):
   assert contents() == before
   assert sorted(path.name for path in tmp_path.iterdir()) == ['home', 'out', 'run']
   # Decomposed anew, and by a pattern: still the detector that was trained.
-  found, reported = results.read_results(out), telemetry.read_json(run / 'results.json')
-  value, _, _ = results.figure(found, 'known', 'video', 'auroc')
+  found, reported = results.read(out), telemetry.read_json(run / 'results.json')
+  value = found.sets['known'].video.metric('auroc').value
   assert value == pytest.approx(reported['best']['sets']['known']['video']['auroc'], abs=1e-6)
 
 

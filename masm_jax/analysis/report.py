@@ -16,6 +16,7 @@ from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
 from masm_jax.inference import steps, trained
 from masm_jax.inference.scorer import Evaluator
+from masm_jax.metrics import text_tables
 from masm_jax.parallel import sharding
 from masm_jax.subspaces import decompose
 from masm_jax.subspaces import layer as subspace
@@ -187,9 +188,7 @@ def format_comparison(documents: Mapping[str, Mapping[str, Any]]) -> str:
       found = document['semantics']['probes'][task]
       row.append(' -> '.join(f'{found[model]["accuracy"]:.3f}' for model in _MODELS))
     rows.append(row)
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-           for row in rows]  # fmt: skip
+  lines = text_tables.align(rows, num_left=2)
   chance = ', '.join(
     f'{task} {found["after"]["chance"]:.3f}'
     for task, found in next(iter(documents.values()))['semantics']['probes'].items()

@@ -15,6 +15,7 @@ import pandas as pd
 
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
+from masm_jax.evaluation.schema import Evaluation, Warning_
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import scores, summary, uncertainty
 from masm_jax.metrics.clusters import make_clusters
@@ -31,17 +32,17 @@ class Detector:
   Attributes:
     name: of the row.
     folders: of evaluations, one per seed.
-    results: `results.json` of each.
+    results: of each.
   """
 
   name: str
   folders: tuple[pathlib.Path, ...]
-  results: tuple[Mapping[str, Any], ...]
+  results: tuple[Evaluation, ...]
 
   @property
   def seeds(self) -> tuple[int, ...]:
     """The seed of each folder's run."""
-    return tuple(found['run']['seed'] for found in self.results)
+    return tuple(found.run.seed for found in self.results)
 
 
 def load_detectors(folders: Sequence[str]) -> list[Detector]:
@@ -53,11 +54,11 @@ def load_detectors(folders: Sequence[str]) -> list[Detector]:
   Raises:
     UserError: a folder without results, fewer than two detectors, or one name twice with one seed.
   """
-  by_name: dict[str, list[tuple[pathlib.Path, Mapping[str, Any]]]] = {}
+  by_name: dict[str, list[tuple[pathlib.Path, Evaluation]]] = {}
   for text in folders:
     name, folder = results.named_folder(text)
-    found = results.read_results(folder)
-    by_name.setdefault(name or found['run']['method'], []).append((folder, found))
+    found = results.read(folder)
+    by_name.setdefault(name or found.run.method, []).append((folder, found))
   detectors = [
     Detector(name, *(tuple(column) for column in zip(*rows, strict=True)))
     for name, rows in by_name.items()
@@ -93,21 +94,26 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
   if reference not in (names := [detector.name for detector in detectors]):
     raise UserError(f'no detector {reference!r} to compare with; there are {", ".join(names)}')
   every = [found for detector in detectors for found in detector.results]
-  first = every[0]['protocol']
-  if other := [f for f in every if f['protocol']['video_score'] != first['video_score']]:
+  first = every[0].protocol
+  if other := [f for f in every if f.protocol.video_score != first.video_score]:
     raise UserError(
-      f'video scores differ: {first["video_score"]} and {other[0]["protocol"]["video_score"]} of'
+      f'video scores differ: {first.video_score} and {other[0].protocol.video_score} of'
       ' the frames; evaluate with the same suite.video_score'
     )
-  shared = [name for name in every[0]['sets'] if all(name in found['sets'] for found in every)]
-  shared.remove(results.VAL)  # It chose checkpoints and thresholds.
+  shared = [
+    name
+    for name in every[0].sets
+    if name != results.VAL  # It chose checkpoints and thresholds.
+    and all(name in found.sets for found in every)
+  ]
   if not shared:
     raise UserError('these evaluations have no test set in common')
-  left_out = sorted({name for found in every for name in found['sets']} - {results.VAL, *shared})
+  left_out = sorted({name for found in every for name in found.sets} - {results.VAL, *shared})
   notes = [f'only some were evaluated on {", ".join(left_out)}: left out'] if left_out else []
-  notes += list(dict.fromkeys(found['note'] for found in every if 'note' in found))
+  notes += list(dict.fromkeys(found.note for found in every if found.note))
 
-  settings = Settings(video_score=first['video_score'], **first['bootstrap'])
+  bootstrap = dataclasses.asdict(first.bootstrap)
+  settings = Settings(video_score=first.video_score, **bootstrap)
   figures: dict[str, Any] = {}
   clusters: dict[str, Any] = {}
   warnings: list[dict[str, Any]] = []
@@ -117,16 +123,16 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
   return {
     'format': FORMAT,
     'reference': reference,
-    'bootstrap': first['bootstrap'],
-    'video_score': first['video_score'],
+    'bootstrap': bootstrap,
+    'video_score': first.video_score,
     'notes': notes,
     'warnings': _warnings(detectors, shared) + warnings,
     'methods': {
       detector.name: {
         'seeds': list(detector.seeds),
         'folders': [str(folder) for folder in detector.folders],
-        'steps': [found['run']['step'] for found in detector.results],
-        'trainable_parameters': detector.results[0]['run']['trainable_parameters'],
+        'steps': [found.run.step for found in detector.results],
+        'trainable_parameters': detector.results[0].run.trainable_parameters,
       }
       for detector in detectors
     },
@@ -154,7 +160,7 @@ def _compare_set(
         others.append(detector.name)
       for level in scores.LEVELS:
         part = table if level == 'frame' else metrics.video_scores(table, settings.video_score)
-        threshold = float(found['protocol']['threshold'][level])
+        threshold = found.protocol.threshold.at(level)
         figures = metrics.binary_metrics(
           part['label'], part['score'], threshold=threshold, name=f'{name} ({level}s)'
         )
@@ -187,8 +193,9 @@ def _compare_set(
   return result, {'unit': clusters.unit, 'number': clusters.num}, unsure if others else []
 
 
-def _manifest_hash(found: Mapping[str, Any], name: str) -> str:
-  return found['protocol'].get('sets', {}).get(name, {}).get('manifest_sha256', '')
+def _manifest_hash(found: Evaluation, name: str) -> str:
+  facts = found.protocol.sets.get(name)
+  return facts.manifest_sha256 if facts else ''
 
 
 def _names(detectors: Sequence[Detector]) -> list[str]:
@@ -241,12 +248,17 @@ def _check_rows(
 
 
 def _warnings(detectors: Sequence[Detector], sets: Sequence[str]) -> list[dict[str, Any]]:
-  """Warnings of the evaluations that bear on the compared sets: each once, with its detectors."""
-  found: dict[str, dict[str, Any]] = {}
+  """Warnings that bear on the comparison: each once, with its detectors, leaks first.
+
+  Those of the validation set do: it fixed the thresholds, and chose the checkpoints.
+  """
+  found: dict[Warning_, list[str]] = {}
   for detector in detectors:
-    for warning in (w for one in detector.results for w in one['warnings']):
-      if warning['set'] in ('', *sets):
-        entry = found.setdefault(warning['text'], {'methods': [], **warning})
-        if detector.name not in entry['methods']:
-          entry['methods'].append(detector.name)
-  return list(found.values())
+    for warning in (warning for one in detector.results for warning in one.warnings):
+      names = found.setdefault(warning, [])
+      if warning.set in ('', results.VAL, *sets) and detector.name not in names:
+        names.append(detector.name)
+  entries = [
+    {'methods': names, **dataclasses.asdict(warning)} for warning, names in found.items() if names
+  ]
+  return sorted(entries, key=lambda entry: results.urgency(entry['kind']))

@@ -1,6 +1,7 @@
 """What a report shows beside figures: features of a sample, thumbnails of the worst mistakes."""
 
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -8,6 +9,8 @@ import pandas as pd
 
 from masm_jax.data import loader
 from masm_jax.data.manifest import Manifest
+from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import scores
 
 THUMBNAIL_PX = 160
 _JPEG_QUALITY = 85
@@ -37,26 +40,35 @@ def sample_rows(manifest: Manifest, count: int) -> np.ndarray:
   return np.sort(np.concatenate(taken))
 
 
-def worst_mistakes(table: pd.DataFrame, threshold: float, count: int) -> np.ndarray:
+def worst_mistakes(
+  table: pd.DataFrame, thresholds: Mapping[str, float], count: int, video_score: str = 'mean'
+) -> np.ndarray:
   """Rows of the `count` highest-scored reals and lowest-scored fakes on the wrong side.
 
-  One frame per video, the worst; ties go to the first path.
+  One frame per video, the worst. Videos that are on the wrong side as videos come first, then the
+  frames of videos that are called right; ties go to the first path.
 
   Args:
     table: a score table.
-    threshold: fake where `score >= threshold`; without one (nan) there are no mistakes.
+    thresholds: by level: fake where `score >= threshold`; without one (nan) there are no mistakes.
     count: of each kind.
+    video_score: how a video's score comes from its frames'.
 
   Returns:
     Positions int64 [<= 2 * count], false alarms first, the worst first.
   """
-  if math.isnan(threshold):
+  if any(math.isnan(thresholds.get(level, math.nan)) for level in scores.LEVELS) or not len(table):
     return np.zeros(0, np.int64)
-  rows = table[['video_id', 'path', 'label', 'score']].assign(position=np.arange(len(table)))
+  videos = metrics.video_scores(table, video_score).set_index('video_id')
+  is_wrong = (videos['score'] >= thresholds['video']) != (videos['label'] == 1)
+  rows = table[['video_id', 'path', 'label', 'score']].assign(
+    position=np.arange(len(table)), is_right=~table['video_id'].map(is_wrong).astype(bool)
+  )
   found = []
   for label, ascending in ((0, False), (1, True)):
-    wrong = rows[(rows['label'] == label) & ((rows['score'] >= threshold) != label)]
-    wrong = wrong.sort_values(['score', 'path'], ascending=[ascending, True])
+    of_class = rows[rows['label'] == label]
+    wrong = of_class[((of_class['score'] >= thresholds['frame']) != label) | ~of_class['is_right']]
+    wrong = wrong.sort_values(['is_right', 'score', 'path'], ascending=[True, ascending, True])
     found.append(wrong.drop_duplicates('video_id')['position'].head(count))
   return np.concatenate(found).astype(np.int64)
 
@@ -88,11 +100,15 @@ def with_features(table: pd.DataFrame, paths: np.ndarray, features: np.ndarray) 
 
 
 def with_thumbnails(
-  table: pd.DataFrame, manifest: Manifest, threshold: float, count: int
+  table: pd.DataFrame,
+  manifest: Manifest,
+  thresholds: Mapping[str, float],
+  count: int,
+  video_score: str = 'mean',
 ) -> pd.DataFrame:
   """Adds the column `thumbnail`: JPEG bytes of the worst mistakes, None elsewhere."""
   records = {path: record for record, path in enumerate(manifest.table['path'])}
   column = np.array([None] * len(table), object)
-  for i in worst_mistakes(table, threshold, count):
+  for i in worst_mistakes(table, thresholds, count, video_score):
     column[i] = thumbnail(loader.decode(manifest.images, records[table['path'].iloc[i]]))
   return table.assign(thumbnail=column)

@@ -1,16 +1,28 @@
-"""The folder that an evaluation leaves: where its files are, and how they are read."""
+"""The folder that an evaluation leaves: where its files are, and its results as typed values.
+
+`results.json` and the note `evaluation.json` are parsed once, here, into the types of `schema`. A
+file that was damaged, or written by a stranger, is refused in one line that names the file and the
+field.
+"""
 
 import os
 import pathlib
-from collections.abc import Mapping
+import re
 from typing import Any
+
+import pydantic
 
 from masm_jax import telemetry
 from masm_jax.errors import UserError
+from masm_jax.evaluation.schema import Evaluation
 
-FORMAT = 'masm_jax evaluation 1'
+FORMAT = 'masm_jax evaluation 1'  # Of `results.json`; a training run's is `masm_jax training 1`.
+CLAIM_FORMAT = 'masm_jax evaluation claim 1'  # Of `evaluation.json`.
+CLAIM_FILE = 'evaluation.json'
 VAL = 'val'  # The validation set's name, in every evaluation.
 LEAKS = ('leak_files', 'leak_videos', 'leak_identities')  # Kinds of warnings: faces seen before.
+
+_EVALUATION = pydantic.TypeAdapter(Evaluation)
 
 
 def named_folder(text: str) -> tuple[str, pathlib.Path]:
@@ -44,11 +56,11 @@ def urgency(kind: str) -> int:
   return 0 if kind in LEAKS else 1 if kind == 'leak_unchecked' else 2
 
 
-def read_results(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads `results.json` of a finished evaluation; numbers that are not finite stay strings.
+def read(folder: pathlib.Path) -> Evaluation:
+  """Reads a finished evaluation, also one of version 0.1.
 
   Raises:
-    UserError: there is none, or it is of another kind.
+    UserError: there is none, it is of another kind, or a field is not what it should be.
   """
   path = pathlib.Path(folder) / 'results.json'
   if not path.is_file():
@@ -56,22 +68,55 @@ def read_results(folder: pathlib.Path) -> dict[str, Any]:
       f'{folder} holds no finished evaluation; run `python -m masm_jax.evaluate --out={folder}`'
       ' (again, if it was stopped)'
     )
-  results = telemetry.read_json(path)
-  if not isinstance(results, dict) or results.get('format') != FORMAT:
+  document = _document(path)
+  if document.get('format') != FORMAT:
     raise UserError(
       f'{path} is not the result of `python -m masm_jax.evaluate`'
       ' (a training run has a results.json of its own: evaluate it first)'
     )
-  return results
+  claim = pathlib.Path(folder) / CLAIM_FILE
+  started = _document(claim).get('started', '') if claim.is_file() else ''
+  try:
+    return _EVALUATION.validate_python(document | {'started': started})
+  except pydantic.ValidationError as error:
+    raise UserError(f'{path}: {_first(error)}; evaluate into a new --out') from error
 
 
-def figure(
-  results: Mapping[str, Any], name: str, level: str, metric: str
-) -> tuple[float, float, float]:
-  """(value, low, high) of a metric of a set at a level, 'frame' or 'video'.
+def read_claim(folder: pathlib.Path) -> dict[str, Any]:
+  """Whose evaluation a folder is: names of hashes -> hashes, as `run.evaluate` noted them.
 
   Raises:
-    KeyError: there is no such set or metric.
+    UserError: the note is damaged or another program's.
   """
-  found = results['sets'][name][level]['metrics'][metric]
-  return tuple(float(found[key]) for key in ('value', 'low', 'high'))
+  path = folder / CLAIM_FILE
+  found = _document(path)
+  if found.pop('format', CLAIM_FORMAT) != CLAIM_FORMAT:
+    raise UserError(f'{path} is not the note of an evaluation; give another --out')
+  found.pop('started', None)
+  return found
+
+
+def _document(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    found = telemetry.read_json(path)
+  except RecursionError as error:
+    raise UserError(f'{path} is nested too deeply: it is damaged') from error
+  if not isinstance(found, dict):
+    raise UserError(f'{path} holds no JSON object: it is damaged')
+  return _encodable(found)
+
+
+def _encodable(value: Any) -> Any:
+  """JSON types whose texts can be written as UTF-8: JSON can hold half a surrogate pair."""
+  if isinstance(value, str):
+    return value.encode('utf-8', 'replace').decode()
+  if isinstance(value, dict):
+    return {_encodable(key): _encodable(part) for key, part in value.items()}
+  return [_encodable(part) for part in value] if isinstance(value, list) else value
+
+
+def _first(error: pydantic.ValidationError) -> str:
+  """The first thing that is wrong, on one line: 'sets.ffpp.video.num: Input should be ...'."""
+  found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+  place = '.'.join(map(str, found['loc']))
+  return re.sub(r'[^\x20-\x7e]+', '?', f'{place}: {found["msg"]}')

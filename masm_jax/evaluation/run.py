@@ -1,5 +1,6 @@
 """One evaluation: a trained run and a suite of data sets -> a folder of scores and figures."""
 
+import datetime
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,8 +18,7 @@ from masm_jax.evaluation import curves, results
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import steps, trained
 from masm_jax.inference.scorer import Evaluator
-from masm_jax.metrics import scores
-from masm_jax.metrics.summary import CALIBRATED
+from masm_jax.metrics import catalogue, scores
 from masm_jax.parallel import peers, sharding
 
 
@@ -166,15 +166,16 @@ def _training_set(
 
 def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
   """Marks a folder as that of one checkpoint; refuses one that is another's."""
-  path = out / 'evaluation.json'
+  path = out / results.CLAIM_FILE
   if path.is_file():
-    if (found := telemetry.read_json(path)) != identity:
+    if (found := results.read_claim(out)) != identity:
       raise UserError(_taken(out, found, identity))
     # Unfinished from here on, until it is written anew.
     (out / 'results.json').unlink(missing_ok=True)
     return
   try:
-    telemetry.write_json(path, identity)
+    started = datetime.datetime.now(datetime.UTC).date().isoformat()
+    telemetry.write_json(path, {'format': results.CLAIM_FORMAT, 'started': started, **identity})
   except OSError as error:
     raise UserError(f'cannot write to --out={out}: {error.strerror}') from error
 
@@ -233,7 +234,7 @@ def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
   print(scores.format_intervals(document['sets']))
   if temperature := document['protocol']['temperature']:
     print(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
-    print(scores.format_calibration(document['sets'], CALIBRATED))
+    print(scores.format_calibration(document['sets'], catalogue.RESCALED))
   if 'note' in document:
     print(f'\n{document["note"]}')
   print(f'\nFigures: {out / "results.json"}')

@@ -81,12 +81,11 @@ class SuiteRun:
       `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead; else None.
     """
     shown = [self.suite.features_per_set, self.suite.mistakes_per_set]
-    self.score(results.VAL, val, self._exhibited(val, math.nan), kind=shown)
+    self.score(results.VAL, val, self._exhibited(val, {}), kind=shown)
     settings, origin, warnings = self._fix(val)
-    threshold = settings.thresholds['frame']
     for name, manifest in tests.items():
       kind = [*shown, val.sha256]  # Which mistakes are the worst depends on the threshold.
-      self.score(name, manifest, self._exhibited(manifest, threshold), kind=kind)
+      self.score(name, manifest, self._exhibited(manifest, settings.thresholds), kind=kind)
     self._score_points(points, tests, copies)
     self.watchdog.stop()
     if not self.is_lead:
@@ -185,7 +184,7 @@ class SuiteRun:
       return self.evaluator.scores(self.params, manifest, perturb=perturb, on_progress=on_progress)
 
   def _exhibited(
-    self, manifest: Manifest, threshold: float
+    self, manifest: Manifest, thresholds: Mapping[str, float]
   ) -> Callable[[pd.DataFrame], pd.DataFrame]:
     """Adds features and thumbnails to a table, as the suite asks."""
 
@@ -200,7 +199,9 @@ class SuiteRun:
           table, sample.table['path'].to_numpy(object)[records], features
         )
       if self.suite.mistakes_per_set and self.is_lead:
-        table = exhibits.with_thumbnails(table, manifest, threshold, self.suite.mistakes_per_set)
+        table = exhibits.with_thumbnails(
+          table, manifest, thresholds, self.suite.mistakes_per_set, self.suite.video_score
+        )
       return table
 
     return add

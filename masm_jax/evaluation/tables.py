@@ -3,22 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from masm_jax.evaluation import published
-from masm_jax.metrics import scores
+from masm_jax.metrics import catalogue, scores, text_tables
 
-TITLES = {
-  'auroc': 'AUROC',
-  'ap': 'AP',
-  'eer': 'EER',
-  'ece': 'ECE',
-  'brier': 'Brier score',
-  'log_loss': 'log-loss',
-}
 _NOT_AVAILABLE = 'not available'
-_LATEX = {'\\': r'\textbackslash{}'} | {c: f'\\{c}' for c in '&%$#_{}'}
 _CSV_COLUMNS = (
   *('kind', 'level', 'metric', 'set', 'method', 'value', 'low', 'high', 'std_over_seeds', 'seeds'),
   *('reference', 'difference', 'difference_low', 'difference_high', 'source'),
@@ -32,31 +23,27 @@ def markdown(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
     comparison: from `compare.compare`.
     metrics: names of metrics.
   """
-  parts = [f'# Comparison\n\n{_legend(comparison)}']
-  for title, header, rows in _tables(comparison, metrics):
-    lines = [
-      f'## {title}\n',
-      f'| {" | ".join(header)} |',
-      f'|---|{"---:|" * (len(header) - 1)}',
-      *(f'| {" | ".join(row)} |' for row in rows),
-    ]
-    parts.append('\n'.join(lines))
+  name = text_tables.markdown
+  parts = ['\n\n'.join(['# Comparison', *_legend(comparison, name)])]
+  for title, header, rows in _tables(comparison, metrics, name):
+    parts.append('\n'.join([f'## {title}\n', *text_tables.markdown_table(header, rows)]))
   if comparison['warnings']:
-    lines = [f'- {line}' for line in _warnings(comparison)]
+    lines = [f'- {name(line)}' for line in _warnings(comparison)]
     parts.insert(1, '## Warnings\n\n' + '\n'.join(lines))
   return '\n\n'.join(parts) + '\n'
 
 
 def latex(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
   """The same tables for LaTeX, with the package booktabs; see `markdown`."""
-  parts = [f'% {line}' for line in _legend(comparison).splitlines() if line]
-  parts += [f'% WARNING {line}' for line in _warnings(comparison)]
-  for title, header, rows in _tables(comparison, metrics):
-    body = '\n'.join(f'  {" & ".join(map(_escape, row))} \\\\' for row in rows)
+  comments = [*_legend(comparison, str), *(f'WARNING {line}' for line in _warnings(comparison))]
+  parts = [f'% {text_tables.one_line(line)}' for line in comments]
+  escape = text_tables.latex
+  for title, header, rows in _tables(comparison, metrics, str):
+    body = '\n'.join(f'  {" & ".join(map(escape, row))} \\\\' for row in rows)
     parts.append(
-      f'\\begin{{table}}\n  \\centering\n  \\caption{{{_escape(title)}}}\n'
+      f'\\begin{{table}}\n  \\centering\n  \\caption{{{escape(title)}}}\n'
       f'  \\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}\n  \\toprule\n'
-      f'  {" & ".join(map(_escape, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n'
+      f'  {" & ".join(map(escape, header))} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n'
       '  \\end{tabular}\n\\end{table}'
     )
   return '\n'.join(parts) + '\n'
@@ -76,15 +63,15 @@ def csv_table(comparison: Mapping[str, Any]) -> str:
             'kind': 'measured',
             'level': level,
             'metric': metric,
-            'set': name,
-            'method': method,
+            'set': text_tables.csv(name),
+            'method': text_tables.csv(method),
             **{key: entry[key] for key in ('value', 'low', 'high')},
             'std_over_seeds': entry['std'],
             'seeds': len(entry['seeds']),
           }
           if difference:
             row |= {
-              'reference': comparison['reference'],
+              'reference': text_tables.csv(comparison['reference']),
               'difference': difference['value'],
               'difference_low': difference['low'],
               'difference_high': difference['high'],
@@ -101,19 +88,20 @@ def csv_table(comparison: Mapping[str, Any]) -> str:
   return text.getvalue()
 
 
-def _legend(comparison: Mapping[str, Any]) -> str:
+def _legend(comparison: Mapping[str, Any], name: Callable[[str], str]) -> list[str]:
+  """Paragraphs; `name` writes a text in the table's language."""
   bootstrap = comparison['bootstrap']
-  units = {name: f'{c["number"]} by {c["unit"]}' for name, c in comparison['clusters'].items()}
+  units = [f'{name(of)}: {c["number"]} by {c["unit"]}' for of, c in comparison['clusters'].items()]
   text = (
     f'[a, b]: {100 * bootstrap["confidence"]:g} % percentile bootstrap, {bootstrap["draws"]} draws'
-    f' of clusters ({", ".join(f"{name}: {unit}" for name, unit in units.items())}). Differences'
-    f' are paired: the same draws for every method, less {comparison["reference"]}; * where the'
-    ' interval leaves out 0, not corrected for the number of comparisons. A video is scored by the'
-    f' {comparison["video_score"]} of its frames.'
+    f' of clusters ({", ".join(units)}). Differences'
+    f' are paired: the same draws for every method, less {name(comparison["reference"])}; * where'
+    ' the interval leaves out 0, not corrected for the number of comparisons. A video is scored by'
+    f' the {comparison["video_score"]} of its frames.'
   )
   if any(len(method['seeds']) > 1 for method in comparison['methods'].values()):
     text += ' ±: standard deviation over seeds, whose mean is shown.'
-  return '\n\n'.join([text, *comparison['notes']])
+  return [text, *map(name, comparison['notes'])]
 
 
 def _warnings(comparison: Mapping[str, Any]) -> list[str]:
@@ -125,24 +113,26 @@ def _warnings(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _tables(
-  comparison: Mapping[str, Any], metrics: Sequence[str]
+  comparison: Mapping[str, Any], metrics: Sequence[str], name: Callable[[str], str]
 ) -> list[tuple[str, list[str], list[list[str]]]]:
-  """(title, header, rows) of every table."""
+  """(title, header, rows) of every table; `name` writes a text in the table's language."""
   sets, reference = list(comparison['figures']), comparison['reference']
+  header = ['method', *map(name, sets)]
   tables = []
   for level in scores.LEVELS:
     for metric in metrics:
-      title = f'{TITLES.get(metric, metric)}, {level} level'
+      title = f'{catalogue.metric(metric).short}, {level} level'
       rows, differences = [], []
       for method in comparison['methods']:
-        entries = [comparison['figures'][name][level][method][metric] for name in sets]
-        rows.append([method, *map(_figure, entries)])
+        entries = [comparison['figures'][of][level][method][metric] for of in sets]
+        rows.append([name(method), *map(_figure, entries)])
         if method != reference:
-          differences.append([method, *(_difference(entry['difference']) for entry in entries)])
+          shown = [_difference(entry['difference']) for entry in entries]
+          differences.append([name(method), *shown])
       if metric == 'auroc':
         rows += _published(level, sets)
-      tables.append((title, ['method', *sets], rows))
-      tables.append((f'{title}: difference from {reference}', ['method', *sets], differences))
+      tables.append((title, header, rows))
+      tables.append((f'{title}: difference from {name(reference)}', header, differences))
   return tables
 
 
@@ -171,7 +161,3 @@ def _difference(entry: Mapping[str, float]) -> str:
     return text
   star = ' *' if entry['low'] > 0 or entry['high'] < 0 else ''
   return f'{text} [{entry["low"]:+.3f}, {entry["high"]:+.3f}]{star}'
-
-
-def _escape(text: str) -> str:
-  return ''.join(_LATEX.get(character, character) for character in text).replace('±', r'$\pm$')

@@ -15,9 +15,8 @@ from sklearn import metrics as sklearn_metrics
 
 from masm_jax.errors import UserError
 from masm_jax.metrics import calibration
+from masm_jax.metrics.catalogue import FALSE_POSITIVE_RATES, OPERATING_POINT, tpr_key
 
-FALSE_POSITIVE_RATES = (0.001, 0.01, 0.05)  # Where `tpr@fpr=...` is read off.
-OPERATING_POINT = ('accuracy', 'balanced_accuracy', 'f1', 'fpr', 'tpr')  # ...@THRESHOLD
 REDUCTIONS = ('mean', 'median', 'max')
 
 # Columns that say where a video comes from; they are constant within it and kept where present.
@@ -289,17 +288,12 @@ def _equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> tuple[float, fl
 
 
 def _tpr_at_fpr(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-  rates = dict.fromkeys(map(tpr_name, FALSE_POSITIVE_RATES), math.nan)
+  rates = dict.fromkeys(map(tpr_key, FALSE_POSITIVE_RATES), math.nan)
   if _both_classes(labels):
     fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
     for limit in FALSE_POSITIVE_RATES:
-      rates[tpr_name(limit)] = float(tpr[fpr <= limit * (1 + 1e-12)].max())
+      rates[tpr_key(limit)] = float(tpr[fpr <= limit * (1 + 1e-12)].max())
   return rates
-
-
-def tpr_name(fpr: float) -> str:
-  """The key of the true positive rate at a false positive rate."""
-  return f'tpr@fpr={fpr:g}'
 
 
 def _at_threshold(

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import pandas as pd
 from absl import logging
 from numpy.typing import ArrayLike
 
+from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import catalogue, text_tables
 
 COLUMNS = (
   'video_id',
@@ -25,7 +27,19 @@ COLUMNS = (
   'split',
 )
 LEVELS = ('frame', 'video')
+SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
+
+# What columns hold that every reader relies on.
+_VALID = {
+  **{
+    name: lambda column: all(isinstance(value, str) for value in column)
+    for name in ('video_id', 'path', 'method')
+  },
+  'label': lambda column: column.isin((0, 1)).all(),
+  'score': lambda column: column.astype(np.float64).between(0, 1).all(),
+  'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
+}
 
 Figures = Mapping[str, float]
 SetFigures = Mapping[str, Figures]  # By level.
@@ -98,12 +112,9 @@ def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
   Raises:
     UserError: if the file cannot be written.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(partial, index=False)
-    os.replace(partial, path)
+    with files.replacing(path) as fresh:
+      table.to_parquet(fresh, index=False)
   except OSError as error:
     raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
 
@@ -122,12 +133,19 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
     table = pd.read_parquet(path)
-  except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors.
-    first_line = str(error).splitlines()[0]
+  except Exception as error:  # Whatever pandas makes of a damaged file's own notes.
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f'{path} is not a readable Parquet file: {first_line}') from error
   missing = [column for column in COLUMNS if column not in table]
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
+  for column, is_valid in _VALID.items():
+    try:
+      good = is_valid(table[column])
+    except (TypeError, ValueError):
+      good = False
+    if not good:
+      raise UserError(f'{path}: column {column} holds other values than scores do: it is damaged')
   return table
 
 
@@ -175,7 +193,7 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
   Returns:
     Aligned plain text that ends without a line break; the same results give the same text.
   """
-  columns = (('AUROC', 'auroc'), ('AP', 'ap'), ('EER', 'eer'), ('n', 'num'))
+  columns = (*((catalogue.metric(key).short, key) for key in SHOWN), ('n', 'num'))
   header = ['data set']
   for _ in LEVELS:
     header += [title for title, _ in columns]
@@ -183,19 +201,18 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
     [name, *(_cell(levels.get(level, {}), key) for level in LEVELS for _, key in columns)]
     for name, levels in results.items()
   ]
-  widths = _widths([header, *rows])
   half = len(columns)
+  lines = text_tables.align([header, *rows], group=half)
+  widths = text_tables.column_widths([header, *rows])
   spans = [sum(widths[1 + i * half : 1 + (i + 1) * half]) + 2 * (half - 1) for i in range(2)]
   groups = [
     ' ' * widths[0],
     *(f' {level} '.center(span, '-') for level, span in zip(LEVELS, spans, strict=True)),
   ]
-  return '\n'.join(['   '.join(groups), *(_line(row, widths, half) for row in [header, *rows])])
+  return '\n'.join(['   '.join(groups), *lines])
 
 
-def format_intervals(
-  results: Mapping[str, Any], metrics_shown: Sequence[str] = ('auroc', 'ap', 'eer')
-) -> str:
+def format_intervals(results: Mapping[str, Any], metrics_shown: Sequence[str] = SHOWN) -> str:
   """The printed table of an evaluation: per data set and level, figures with their intervals.
 
   Args:
@@ -205,7 +222,7 @@ def format_intervals(
   Returns:
     Aligned plain text that ends without a line break.
   """
-  header = ['data set', 'level', *(_TITLES.get(name, name) for name in metrics_shown), 'n']
+  header = ['data set', 'level', *(catalogue.metric(key).short for key in metrics_shown), 'n']
   rows = [
     [
       name,
@@ -216,8 +233,7 @@ def format_intervals(
     for name, levels in results.items()
     for level in LEVELS
   ]
-  widths = _widths([header, *rows])
-  return '\n'.join(_line(row, widths) for row in [header, *rows])
+  return '\n'.join(text_tables.align([header, *rows]))
 
 
 def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -230,7 +246,7 @@ def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
   Returns:
     Aligned plain text that ends without a line break.
   """
-  header = ['data set', 'level', *names]
+  header = ['data set', 'level', *(catalogue.metric(key).short for key in names)]
   rows = [
     [
       name,
@@ -243,8 +259,7 @@ def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
     for name, levels in results.items()
     for level, figures, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
   ]
-  widths = _widths([header, *rows])
-  return '\n'.join(_line(row, widths) for row in [header, *rows])
+  return '\n'.join(text_tables.align([header, *rows]))
 
 
 def format_interval(figure: Figures) -> str:
@@ -273,12 +288,8 @@ def format_comparison(
     [method, *(_cell(sets.get(name, {}).get(level, {}), metric) for name in names)]
     for method, sets in results.items()
   ]
-  widths = _widths([header, *rows])
-  title = f'{_TITLES.get(metric, metric)}, {level} level'
-  return '\n'.join([title, *(_line(row, widths) for row in [header, *rows])])
-
-
-_TITLES = {'auroc': 'AUROC', 'ap': 'AP', 'eer': 'EER'}
+  title = f'{catalogue.metric(metric).short}, {level} level'
+  return '\n'.join([title, *text_tables.align([header, *rows])])
 
 
 def _cell(figures: Figures, key: str) -> str:
@@ -286,15 +297,3 @@ def _cell(figures: Figures, key: str) -> str:
     return '-'
   # float() also takes the strings that stand for nan and inf in JSON.
   return str(figures[key]) if key.startswith('num') else f'{float(figures[key]):.4f}'
-
-
-def _widths(rows: Iterable[list[str]]) -> list[int]:
-  return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _line(cells: list[str], widths: list[int], group: int = 0) -> str:
-  """Names left, figures right; groups of `group` columns stand three blanks apart, others two."""
-  text = cells[0].ljust(widths[0])
-  for i, (cell, width) in enumerate(zip(cells[1:], widths[1:], strict=True)):
-    text += ('   ' if group and i % group == 0 else '  ') + cell.rjust(width)
-  return text.rstrip()

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration, scores, uncertainty
+from masm_jax.metrics import calibration, catalogue, scores, uncertainty
 from masm_jax.metrics.clusters import Clusters, make_clusters
 
-CALIBRATED = ('log_loss', 'brier', 'ece')  # Figures that a temperature changes.
 _FEW_CLUSTERS = 10
 
 Warning_ = dict[str, str]
@@ -204,6 +203,6 @@ def _calibrated(rows: pd.DataFrame, clusters: Clusters, settings: Settings) -> d
   point = metrics.binary_metrics(labels, values, name=None)
   draws = draw_figures(rows, clusters, settings, math.nan)
   return {
-    'metrics': _intervals(point, draws, settings, CALIBRATED),
+    'metrics': _intervals(point, draws, settings, catalogue.RESCALED),
     'reliability': calibration.reliability_bins(labels, values),
   }

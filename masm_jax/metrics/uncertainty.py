@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration
+from masm_jax.metrics import calibration, catalogue
 
 _CHUNK_VALUES = 2**17  # Weights in flight per thread: a megabyte, which stays in the cache.
 
@@ -80,7 +80,7 @@ def bootstrap(
   """
   labels, scores = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
   clusters = np.asarray(clusters, np.int64)
-  names = metric_names(thresholds or {})
+  names = catalogue.keys(thresholds or {})
   if not len(labels):
     return {name: np.full(num_draws, math.nan) for name in names}
   sample = _Sorted.of(labels, scores, clusters, thresholds or {})
@@ -112,16 +112,6 @@ def interval(value: float, draws: np.ndarray, confidence: float = 0.95) -> Inter
     return Interval(value, math.nan, math.nan)
   low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
   return Interval(value, float(low), float(high))
-
-
-def metric_names(thresholds: Mapping[str, float]) -> list[str]:
-  """Names of the metrics that have intervals, in the order of the tables."""
-  return [
-    *('auroc', 'ap', 'eer'),
-    *map(metrics.tpr_name, metrics.FALSE_POSITIVE_RATES),
-    *('log_loss', 'brier', 'ece'),
-    *(f'{name}@{suffix}' for suffix in thresholds for name in metrics.OPERATING_POINT),
-  ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +204,10 @@ class _Sorted:
     share = -excess(before) / (excess(after) - excess(before))
     step = false[rows, after] - false[rows, before]
     values['eer'] = (false[rows, before] + share * step) / reals
-    for limit in metrics.FALSE_POSITIVE_RATES:
+    for limit in catalogue.FALSE_POSITIVE_RATES:
       most = limit * reals * (1 + 1e-12)
       beyond = _first(functools.partial(is_above, most=most), *hits.shape)
-      values[metrics.tpr_name(limit)] = hits[rows, beyond - 1] / fakes
+      values[catalogue.tpr_key(limit)] = hits[rows, beyond - 1] / fakes
     return {name: np.where(undefined, math.nan, value) for name, value in values.items()}
 
   def _plain(self, counts: np.ndarray) -> dict[str, np.ndarray]:

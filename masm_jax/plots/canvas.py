@@ -4,17 +4,38 @@ Nothing depends on a display or on global state, and equal input gives equal PNG
 matplotlib version.
 """
 
+import functools
 import os
 import pathlib
 import textwrap
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from masm_jax import files
 from masm_jax.errors import UserError
+from masm_jax.plots.style import PRINT
 
 _GREY = '#6b6b6b'
 _DPI = 130
+
+
+_P = ParamSpec('_P')
+_R = TypeVar('_R')
+
+
+def in_print(draw: Callable[_P, _R]) -> Callable[_P, _R]:
+  """Runs a function that draws a PNG with the settings of `style.PRINT`."""
+
+  @functools.wraps(draw)
+  def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    with matplotlib.rc_context(PRINT.rc):
+      return draw(*args, **kwargs)
+
+  return drawn
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -47,12 +68,9 @@ def save_figure(figure: Figure, path: str | os.PathLike, note: str = '') -> path
     reserved = (0.2 * len(lines) + 0.06) / height
     figure.get_layout_engine().set(rect=(0, reserved, 1, 1 - reserved))
   path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in the file.
-    figure.savefig(partial, format='png', metadata={'Software': None})
-    os.replace(partial, path)
+    with files.replacing(path) as fresh:  # Without the version of matplotlib in the file.
+      figure.savefig(fresh, format='png', metadata={'Software': None})
   except OSError as error:
     raise UserError(f'cannot write the picture {path}: {error.strerror}') from error
   return path

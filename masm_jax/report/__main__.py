@@ -4,12 +4,11 @@ Exit status: 0 when the file is written, 2 for input that cannot be used.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from masm_jax import cli
+from masm_jax import cli, files
 from masm_jax.errors import UserError
 
 
@@ -48,20 +47,18 @@ def _report(args: argparse.Namespace) -> int:
     raise UserError(f'--out {out}: the report is an .html file')
   if args.tsne_points < 0:
     raise UserError(f'--tsne-points {args.tsne_points}: needs at least 0')
+  from masm_jax.metrics import text_tables
   from masm_jax.report import content, page, runs  # Matplotlib and pandas take a second to import.
 
   loaded = runs.read_runs(args.folders)
   text = page.render(content.build(loaded, title=args.title, tsne_points=args.tsne_points))
-  partial = out.with_name(out.name + '.partial')
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, out)
+    files.write_text(out, text)
   except OSError as error:
     raise UserError(f'cannot write {out}: {error.strerror}') from error
   print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
-  for warning in (warning for run in loaded for warning in run.results.get('warnings', [])):
-    print(f'warning: {warning["text"]}')
+  for warning in (warning for run in loaded for warning in run.results.warnings):
+    print(f'warning: {text_tables.one_line(warning.text)}')
   return 0
 
 

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from masm_jax.evaluation import results
-from masm_jax.report import model_panels, panels, pictures, sections, svg
+from masm_jax.evaluation.schema import FramesPerVideo
+from masm_jax.plots import analysis, panels, style
+from masm_jax.report import pictures, plain, sections
 from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval, set_names
-from masm_jax.report.words import HEADLINES, RESCALED, cell, number
+from masm_jax.report.words import HEADLINES, RESCALED, cell, number, percent
 
 _CHANCE = 0.5
 # Of warnings that stand alone, by their urgency; the others are put together in a list.
@@ -26,10 +28,11 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
   names = set_names(runs)
   tests = [name for name in names if name != VALIDATION]
   return {
-    'title': svg.clean(title),
+    'title': style.clean(title),
     'runs': [_run(run) for run in runs],
-    'notes': list(dict.fromkeys(run.results['note'] for run in runs if run.results.get('note'))),
+    'notes': list(dict.fromkeys(run.results.note for run in runs if run.results.note)),
     'warnings': _warnings(runs),
+    'plain': [plain.first_page(run, tests) for run in runs],
     'verdicts': [_verdict(run, tests) for run in runs],
     'forest': _forest(runs, tests) if tests else None,
     'tables': [(level, _table(runs, names, level)) for level in LEVELS],
@@ -42,14 +45,17 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
 
 
 def _run(run: Run) -> dict[str, Any]:
-  about = run.results['run']
+  about = run.results.run
   return {
-    'name': svg.clean(run.name),
-    'series': run.series % len(svg.SERIES),
-    'backbone': svg.clean(about.get('backbone', '')),
-    'checkpoint': f'{about.get("checkpoint", "")} checkpoint, step {about.get("step", "?")}',
-    'seed': about.get('seed'),
-    'trainable': about.get('trainable_parameters'),
+    'name': style.clean(run.name),
+    'series': run.series % len(style.PAGE.series),
+    'backbone': style.clean(about.backbone),
+    'checkpoint': f'{style.clean(about.checkpoint)} checkpoint, step {about.step}',
+    'seed': about.seed,
+    'started': style.clean(run.results.started),
+    'trained_on': style.clean(_trained_on(run)),
+    'crops': style.clean(_crops(run)),
+    'trainable': about.trainable_parameters,
   }
 
 
@@ -57,15 +63,14 @@ def _warnings(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """Every warning once, with the runs that it was given for; leaks first."""
   found: dict[tuple[str, str, str], list[str]] = {}
   for run in runs:
-    for entry in run.results.get('warnings', []):
-      key = tuple(str(entry.get(part, '')) for part in ('kind', 'set', 'text'))
-      found.setdefault(key, []).append(run.name)
+    for entry in run.results.warnings:
+      found.setdefault((entry.kind, entry.set, entry.text), []).append(run.name)
   entries = [
     {
       'kind': kind,
       'heading': _HEADINGS.get(results.urgency(kind), ''),
-      'set': name,
-      'text': svg.clean(text),
+      'set': style.clean(name),
+      'text': style.clean(text),
       'runs': whose if len(whose) < len(runs) else [],
     }
     for (kind, name, text), whose in found.items()
@@ -84,7 +89,7 @@ def _unlike(runs: Sequence[Run]) -> list[dict[str, Any]]:
     if len(found) > 1:
       whose = '; '.join(f'{_listed(names)}: hash {rows[:12]}' for rows, names in found.items())
       text = f'the runs scored different rows of {name} ({whose}): do not compare their figures'
-      shown = {'set': svg.clean(name), 'text': svg.clean(text), 'runs': []}
+      shown = {'set': style.clean(name), 'text': style.clean(text), 'runs': []}
       entries.append({'kind': 'rows_differ', 'heading': '', **shown})
   return entries
 
@@ -93,7 +98,7 @@ def _intervals(runs: Sequence[Run]) -> str:
   """What the intervals of the tables are: '95% intervals'."""
   if len({run.confidence for run in runs}) == 1:
     return f'{runs[0].confidence} intervals'
-  listed = ', '.join(f'{run.confidence} for {svg.label(run.name)}' for run in runs)
+  listed = ', '.join(f'{run.confidence} for {style.label(run.name)}' for run in runs)
   return f'intervals that differ between the runs ({listed})'
 
 
@@ -106,7 +111,7 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
 
   auroc, fpr, tpr = of_tests('auroc'), of_tests('fpr@threshold'), of_tests('tpr@threshold')
   ece = of_tests('ece')
-  verdict = {'name': svg.clean(run.name), 'tiles': [], 'sentences': []}
+  verdict = {'name': style.clean(run.name), 'tiles': [], 'sentences': []}
   if not auroc:
     verdict['sentences'].append('No test set has both real and fake videos: there is no AUROC.')
     return verdict
@@ -117,8 +122,8 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
   tiles = verdict['tiles']
   tiles.append((number(mean), f'mean video AUROC of {sets}'))
   if len(auroc) > 1:
-    tiles.append((number(auroc[worst][0]), f'lowest: {svg.label(worst)}'))
-    tiles.append((number(auroc[best][0]), f'highest: {svg.label(best)}'))
+    tiles.append((number(auroc[worst][0]), f'lowest: {style.label(worst)}'))
+    tiles.append((number(auroc[best][0]), f'highest: {style.label(best)}'))
   above = [name for name, (_, low, _) in auroc.items() if low > _CHANCE]
   if above:
     where = 'on every test set' if len(above) == len(tests) else f'on {_listed(above)}'
@@ -135,26 +140,22 @@ def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
     alarm = max(fpr, key=lambda name: fpr[name][0])
     miss = min(tpr, key=lambda name: tpr[name][0])
     verdict['sentences'].append(
-      f'At the threshold that validation fixed, {_percent(fpr[alarm][0])} of real videos are called'
-      f' fake on {svg.label(alarm)} (the most), and {_percent(tpr[miss][0])} of fakes are found on'
-      f' {svg.label(miss)} (the fewest).'
+      f'At the threshold that validation fixed, {percent(fpr[alarm][0])} of real videos are called'
+      f' fake on {style.label(alarm)} (the most), and {percent(tpr[miss][0])} of fakes are found on'
+      f' {style.label(miss)} (the fewest).'
     )
   if ece:
     off = max(ece, key=lambda name: ece[name][0])
     verdict['sentences'].append(
       f'Scores differ from the observed share of fakes by {number(ece[off][0])} at worst'
-      f' (expected calibration error, on {svg.label(off)}).'
+      f' (expected calibration error, on {style.label(off)}).'
     )
   return verdict
 
 
 def _listed(names: Sequence[str]) -> str:
-  shown = ', '.join(svg.label(name) for name in names[:8])
+  shown = ', '.join(style.label(name) for name in names[:8])
   return f'{shown} and {len(names) - 8} more' if len(names) > 8 else shown
-
-
-def _percent(share: float) -> str:
-  return f'{100 * share:.0f}%'
 
 
 def _forest(runs: Sequence[Run], tests: Sequence[str]) -> Any:
@@ -171,16 +172,16 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
   for name in names:
     for run in runs:
       figures = run.figures(name, level)
-      if not figures:
+      if name not in run.results.sets:
         continue
       rescaled = [cell(interval(calibrated(figures), RESCALED[0]))] if has_temperature else []
       rows.append(
         {
-          'set': svg.clean(name),
+          'set': style.clean(name),
           'role': sections.role([run]) if name == VALIDATION else '',
-          'run': svg.clean(run.name),
-          'series': run.series % len(svg.SERIES),
-          'count': f'{figures["num_real"]:,} + {figures["num_fake"]:,}',
+          'run': style.clean(run.name),
+          'series': run.series % len(style.PAGE.series),
+          'count': f'{figures.num_real:,} + {figures.num_fake:,}',
           'cells': [cell(interval(figures, key)) for key, _, _ in HEADLINES] + rescaled,
         }
       )
@@ -188,66 +189,69 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
 
 
 def _has_temperature(runs: Sequence[Run]) -> bool:
-  return any(run.results['protocol'].get('temperature') for run in runs)
+  return any(run.results.protocol.temperature for run in runs)
 
 
 def _inside(run: Run) -> dict[str, Any]:
-  analysis = run.results.get('subspaces') or {}
+  semantics = (run.results.subspaces or {}).get('semantics') or {}
   return {
-    'name': svg.clean(run.name),
+    'name': style.clean(run.name),
     'masks': pictures.masks(run),
-    'subspaces': model_panels.draw(run),
-    'note': svg.clean((analysis.get('semantics') or {}).get('note', '')),
+    'subspaces': analysis.svg_panels(
+      run.results.subspaces or {}, run.name, key=f'analysis-{run.series}'
+    ),
+    'note': style.clean(semantics.get('note', '')),
   }
 
 
 def _protocol(run: Run) -> dict[str, Any]:
   """How the figures came about: what was run, on what, with which threshold."""
-  about, protocol = run.results['run'], run.results['protocol']
-  threshold, bootstrap = protocol['threshold'], protocol['bootstrap']
-  temperature = protocol.get('temperature')
+  about, protocol = run.results.run, run.results.protocol
+  temperature, bootstrap = protocol.temperature, protocol.bootstrap
+  parameters = about.trainable_parameters
   facts = [
-    ('Run', about.get('workdir')),
-    ('Method', f'{about.get("method")} on {about.get("backbone")}, seed {about.get("seed")}'),
-    ('Checkpoint', f'{about.get("checkpoint")}, step {about.get("step")}; {_chosen(run)};'
-     f' last step {about.get("last_step")}'),
-    ('Trainable parameters', f'{about.get("trainable_parameters", 0):,}'),
-    ('Threshold', f'{threshold.get("origin")}: {number(run.threshold("frame"))} for frames,'
+    ('Date of the evaluation', run.results.started),
+    ('Run', about.workdir),
+    ('Method', f'{about.method} on {about.backbone}, seed {about.seed}'),
+    ('Checkpoint', f'{about.checkpoint}, step {about.step}; {_chosen(run)};'
+     f' last step {about.last_step}'),
+    ('Trainable parameters', '' if parameters is None else f'{parameters:,}'),
+    ('Trained on', _trained_on(run)),
+    ('Crops', _crops(run)),
+    ('Threshold', f'{protocol.threshold.origin}: {number(run.threshold("frame"))} for frames,'
      f' {number(run.threshold("video"))} for videos'),
-    ('Temperature', f'{float(temperature["frame"]):.3f}, {temperature.get("origin")}'
-     if temperature else 'none'),
-    ('Score of a video', f'{protocol.get("video_score")} of its frames'),
+    ('Temperature', f'{temperature.frame:.3f}, {temperature.origin}' if temperature else 'none'),
+    ('Score of a video', f'{protocol.video_score} of its frames'),
     ('Intervals', f'{run.confidence} percentile bootstrap,'
-     f' {bootstrap["draws"]:,} draws over clusters ({bootstrap.get("unit")}),'
-     f' seed {bootstrap.get("seed")}'),
-    ('Image side', f'{protocol.get("image_size")} px'),
-    ('SHA-256 of the configuration', about.get('config_sha256')),
-    ('SHA-256 of the base weights', about.get('base_weights')),
-    ('SHA-256 of the trained weights', about.get('trained_weights')),
-    ('SHA-256 of the training manifest', about.get('train_manifest')),
-    ('SHA-256 of the validation manifest', about.get('val_manifest')),
+     f' {bootstrap.draws:,} draws over clusters ({bootstrap.unit}), seed {bootstrap.seed}'),
+    ('Image side', '' if protocol.image_size is None else f'{protocol.image_size} px'),
+    ('SHA-256 of the configuration', about.config_sha256),
+    ('SHA-256 of the base weights', about.base_weights),
+    ('SHA-256 of the trained weights', about.trained_weights),
+    ('SHA-256 of the training manifest', about.train_manifest),
+    ('SHA-256 of the validation manifest', about.val_manifest),
   ]  # fmt: skip
   sets = [
     {
-      'name': svg.clean(name),
-      'manifest': svg.clean(entry.get('manifest', '')),
-      'split': svg.clean(entry.get('split', '')),
-      'sha256': svg.clean(entry.get('manifest_sha256', '')),
-      'frames': f'{entry.get("frames", 0):,}',
-      'videos': f'{entry.get("videos", 0):,}',
-      'per_video': _per_video(entry.get('frames_per_video', {})),
-      'undecodable': f'{entry.get("undecodable", 0):,}',
-      'clusters': f'{entry.get("clusters", 0):,} by {svg.clean(entry.get("unit", "?"))}',
+      'name': style.clean(name),
+      'manifest': style.clean(entry.manifest),
+      'split': style.clean(entry.split),
+      'sha256': style.clean(entry.manifest_sha256),
+      'frames': f'{entry.frames:,}',
+      'videos': f'{entry.videos:,}',
+      'per_video': _per_video(entry.frames_per_video),
+      'undecodable': f'{entry.undecodable:,}',
+      'clusters': f'{entry.clusters:,} by {style.clean(entry.unit)}',
     }
-    for name, entry in protocol.get('sets', {}).items()
+    for name, entry in protocol.sets.items()
   ]
-  configs = {'Configuration of the run': about.get('config'), 'Suite': run.results.get('suite')}
+  configs = {'Configuration of the run': about.config, 'Suite': run.results.suite}
   return {
-    'name': svg.clean(run.name),
-    'facts': [(what, svg.clean(value)) for what, value in facts if value not in (None, '')],
+    'name': style.clean(run.name),
+    'facts': [(what, style.clean(value)) for what, value in facts if value],
     'sets': sets,
     'configs': [
-      (title, json.dumps(value, indent=1, ensure_ascii=False))
+      (title, style.clean_lines(json.dumps(value, indent=1, ensure_ascii=False)))
       for title, value in configs.items()
       if value
     ],
@@ -255,14 +259,42 @@ def _protocol(run: Run) -> dict[str, Any]:
 
 
 def _chosen(run: Run) -> str:
-  about = run.results['run']
-  how = f'by {about.get("selected_by")} on validation'
+  about = run.results.run
+  how = f'by {about.selected_by} on validation'
   if run.is_best:
     return f'chosen {how}'
-  best = f' (best {how}: step {about["best_step"]})' if about.get('best_step') else ''
+  best = f' (best {how}: step {about.best_step})' if about.best_step else ''
   return f'chosen by hand{best}'
 
 
-def _per_video(counts: Mapping[str, Any]) -> str:
-  low, middle, high = (float(counts.get(key, math.nan)) for key in ('min', 'median', 'max'))
+def _trained_on(run: Run) -> str:
+  """The training set as the config names it; '' where it does not."""
+  data = run.results.run.config.get('data')
+  spec = data.get('train') if isinstance(data, dict) else None
+  if not isinstance(spec, dict) or not spec.get('manifest'):
+    return ''
+  methods = spec.get('methods')
+  chosen = [
+    f'split {spec["split"]}' if spec.get('split') else '',
+    f'data set {spec["dataset"]}' if spec.get('dataset') else '',
+    f'forgeries {", ".join(map(str, methods))}' if isinstance(methods, list) and methods else '',
+  ]
+  return ', '.join([str(spec['manifest']), *filter(None, chosen)])
+
+
+def _crops(run: Run) -> str:
+  """How the faces of the training data were cut out."""
+  crops = run.results.run.crops
+  if crops is None:
+    return 'not recorded by the run'
+  parts = [
+    f'template {crops.template}' if crops.template else '',
+    f'margin {crops.margin:g}' if crops.margin is not None else '',
+    f'{crops.size_px} px' if crops.size_px is not None else '',
+  ]
+  return ', '.join(filter(None, parts)) or 'not recorded by the run'
+
+
+def _per_video(counts: FramesPerVideo) -> str:
+  low, middle, high = counts.min, counts.median, counts.max
   return f'{low:g}' if low == high else f'{low:g} to {high:g}, median {middle:g}'

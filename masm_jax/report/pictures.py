@@ -1,23 +1,19 @@
 """What lies behind the scores: t-SNE of features, layer masks, the worst mistakes as pictures."""
 
 import base64
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import threadpoolctl
 from markupsafe import Markup
-from matplotlib import colors, ticker
-from matplotlib.axes import Axes
 
-from masm_jax.report import svg
+from masm_jax.plots import masks as mask_plots
+from masm_jax.plots.style import clean
 from masm_jax.report.runs import Run
 
-_MASK_COLUMNS = 160
 _MAX_SUBSPACES = 12
-_MASK_COLOUR = '#3b8fd6'  # Seen on white and on black; how opaque it is says how often.
 _LONGEST_THUMBNAIL = 200_000  # Bytes; an evaluation writes some thousand for each.
 _JPEG_MAGIC = b'\xff\xd8\xff'
 
@@ -61,98 +57,30 @@ def masks(run: Run) -> list[Markup]:
 
   Empty where the run had no mask.
   """
-  lines = run.results.get('masks') or []
+  lines = run.results.masks or ()
   if not lines:
     return []
   history = np.array([line['mask'] for line in lines], np.float64)  # [T, L, K]
-  last = run.results.get('run', {}).get('last_step')
-  steps = [int(line['step']) for line in lines]
-  end = max(int(last) + 1 if last else 0, steps[-1] + 1)
+  steps = [line['step'] for line in lines]
+  end = max((run.results.run.last_step or 0) + 1, steps[-1] + 1)
   edges = np.array([*steps, end], np.float64)
-  rows = [str(name) for name in lines[-1].get('rows', range(history.shape[1]))]
-  panels = [
-    _mask_panel(run, history[:, :, k], edges, rows, k, history.shape[2])
-    for k in range(min(history.shape[2], _MAX_SUBSPACES))
-  ]
-  return [*panels, _duty_panel(run, history, edges, rows)]
-
-
-def _mask_panel(
-  run: Run,
-  history: np.ndarray,
-  edges: np.ndarray,
-  rows: Sequence[str],
-  subspace: int,
-  num_subspaces: int,
-) -> Markup:
-  """One subspace: blocks downwards, steps to the right; [T, L] over [T + 1] edges."""
-  with svg.panel(310, 190) as (figure, axes):
-    shares = _resampled(history, edges)
-    draw_shares(axes, shares.T, (edges[0], edges[-1]))
-    _name_rows(axes, rows)
-    axes.set(title=f'subspace {subspace}' if num_subspaces > 1 else 'groups', xlabel='step')
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    text = f'Mask of subspace {subspace} of {run.name}: which blocks were trained at which step'
-    return svg.to_svg(figure, f'mask-{run.series}-{subspace}', text)
-
-
-def _duty_panel(run: Run, history: np.ndarray, edges: np.ndarray, rows: Sequence[str]) -> Markup:
-  """Every group's share of the steps, [L, K]."""
-  duty = np.average(history, axis=0, weights=np.diff(edges))
-  num_rows, num_subspaces = duty.shape
-  with svg.panel(310, 190 if num_rows <= 12 else 330) as (figure, axes):
-    draw_shares(axes, duty, (-0.5, num_subspaces - 0.5))
-    _name_rows(axes, rows)
-    if num_rows <= 24 and num_subspaces <= 8:
-      for (row, column), share in np.ndenumerate(duty):
-        axes.text(column, row, f'{100 * share:.0f}', ha='center', va='center', fontsize=9.5)
-    axes.set(title='on, % of steps', xlabel='subspace')
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(9, integer=True))
-    text = f'Share of the steps in which each group of {run.name} was trained: ' + '; '.join(
-      f'{name} ' + ' '.join(f'{100 * share:.0f}%' for share in of_row)
-      for name, of_row in zip(rows, duty, strict=True)
-    )
-    return svg.to_svg(figure, f'duty-{run.series}', text)
-
-
-def draw_shares(axes: Axes, shares: np.ndarray, extent_x: tuple[float, float]) -> None:
-  """Shares in [0, 1] as squares, [rows, columns], row 0 on top; the page shows through."""
-  rgba = np.empty((*shares.shape, 4))
-  rgba[..., :3] = colors.to_rgb(_MASK_COLOUR)
-  rgba[..., 3] = np.where(np.isfinite(shares), 0.06 + 0.94 * shares, 0.0)
-  extent = (*extent_x, len(shares) - 0.5, -0.5)
-  axes.imshow(rgba, aspect='auto', interpolation='none', extent=extent)
-  axes.spines[:].set_visible(False)
-
-
-def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
-  every = max(1, math.ceil(len(rows) / 12))
-  shown = range(0, len(rows), every)
-  axes.set_yticks(
-    shown, [svg.label(rows[i].removeprefix('block_'), 16) for i in shown], fontsize=9.5
+  return mask_plots.svg_panels(
+    history, edges, lines[-1]['rows'], run.name, key=f'mask-{run.series}', most=_MAX_SUBSPACES
   )
-  axes.set_ylabel('block' if all(name.startswith('block_') for name in rows) else 'group')
 
 
-def _resampled(history: np.ndarray, edges: np.ndarray) -> np.ndarray:
-  """Share of time on, [C, L], in columns of equal width: C is at most `_MASK_COLUMNS`."""
-  columns = min(_MASK_COLUMNS, max(int(edges[-1] - edges[0]), 1))
-  at = np.linspace(edges[0], edges[-1], columns + 1)
-  spent = np.concatenate([np.zeros((1, history.shape[1])), history * np.diff(edges)[:, None]])
-  total = np.cumsum(spent, axis=0)
-  until = np.stack([np.interp(at, edges, total[:, row]) for row in range(history.shape[1])], axis=1)
-  return np.clip(np.diff(until, axis=0) / np.diff(at)[:, None], 0, 1)
-
-
-def mistakes(run: Run, name: str) -> dict[str, list[dict[str, Any]]]:
-  """The worst mistakes with a thumbnail: reals that look most fake, fakes that look most real.
+def mistakes(run: Run, name: str) -> dict[tuple[str, bool], list[dict[str, Any]]]:
+  """The worst mistakes with a thumbnail, by what became of the video that each is of.
 
   Returns:
-    `{'real': [...], 'fake': [...]}`, worst first, each with `src` (a data URI), `score`, `method`,
-    `video` and `path`.
+    `{(kind, is_wrong): items}`: frames of real videos that were called fake as videos come as
+    ('real', True), those of real videos that were called right, but for such frames, as
+    ('real', False); so too 'fake'. Worst first, each with `src` (a data URI), `score` of the frame,
+    `video_score`, `method`, `video` and `path`.
   """
-  table = run.frames[name]
-  found: dict[str, list[dict[str, Any]]] = {'real': [], 'fake': []}
+  table, videos = run.frames[name], run.videos[name].set_index('video_id')
+  kinds = [(kind, is_wrong) for is_wrong in (True, False) for kind in ('real', 'fake')]
+  found: dict[tuple[str, bool], list[dict[str, Any]]] = {kind: [] for kind in kinds}
   if 'thumbnail' not in table:
     return found
   rows = table[table['thumbnail'].notna()]
@@ -162,14 +90,16 @@ def mistakes(run: Run, name: str) -> dict[str, list[dict[str, Any]]]:
     )
     for row in of_class.to_dict('records'):
       if (source := _data_uri(row['thumbnail'])) is not None:
-        found[kind].append(_mistake(row, source))
+        score = float(videos.loc[row['video_id'], 'score'])
+        is_wrong = bool((score >= run.threshold('video')) != (label == 1))
+        found[kind, is_wrong].append(_mistake(row, source) | {'video_score': score})
   return found
 
 
 def _mistake(row: Mapping[str, Any], source: str) -> dict[str, Any]:
   keys = {'method': 'method', 'video': 'video_id', 'path': 'path'}
   return {'src': source, 'score': float(row['score'])} | {
-    key: svg.clean(row[column]) for key, column in keys.items()
+    key: clean(row[column]) for key, column in keys.items()
   }
 
 

@@ -1,18 +1,17 @@
 """Evaluation folders, read and checked: what the report knows of a run, and nothing else."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from masm_jax.errors import UserError
-from masm_jax.evaluation import results
+from masm_jax.evaluation import results, schema
+from masm_jax.evaluation.schema import Evaluation, Level, Rescaled
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import scores
-from masm_jax.report.panels import Scores
+from masm_jax.plots.roc import Scores
 
 VALIDATION = results.VAL
 LEVELS = ('video', 'frame')
@@ -36,19 +35,20 @@ class Run:
   name: str
   series: int
   folder: pathlib.Path
-  results: Mapping[str, Any]
+  results: Evaluation
   frames: Mapping[str, pd.DataFrame]
   videos: Mapping[str, pd.DataFrame]
 
   @property
   def sets(self) -> tuple[str, ...]:
     """All evaluated sets, validation last."""
-    names = [name for name in self.results['sets'] if name != VALIDATION]
-    return (*names, *([VALIDATION] if VALIDATION in self.results['sets'] else []))
+    names = [name for name in self.results.sets if name != VALIDATION]
+    return (*names, *([VALIDATION] if VALIDATION in self.results.sets else []))
 
-  def figures(self, name: str, level: str) -> Mapping[str, Any]:
+  def figures(self, name: str, level: str) -> Level:
     """Everything measured on a set at a level; empty where the run has no such set."""
-    return self.results['sets'].get(name, {}).get(level, {})
+    found = self.results.sets.get(name)
+    return found.at(level) if found else Level()
 
   def value(self, name: str, level: str, metric: str) -> Interval:
     """A figure with its interval."""
@@ -56,27 +56,28 @@ class Run:
 
   def threshold(self, level: str) -> float:
     """What validation fixed; nan where it could not."""
-    return float(self.results['protocol']['threshold'].get(level, math.nan))
+    return self.results.protocol.threshold.at(level)
 
   @property
   def confidence(self) -> str:
     """Of the intervals, as a percentage."""
-    return f'{100 * float(self.results["protocol"]["bootstrap"]["confidence"]):g}%'
+    return f'{100 * self.results.protocol.bootstrap.confidence:g}%'
 
   @property
   def is_best(self) -> bool:
     """Whether the checkpoint is the one that validation chose during training."""
-    return self.results['run'].get('checkpoint') == 'best'
+    return self.results.run.checkpoint == 'best'
 
   @property
   def is_chosen_here(self) -> bool:
     """Whether the validation set of this evaluation is the one that chose the checkpoint."""
-    here = self.results['protocol']['threshold'].get('manifest_sha256')
-    return self.is_best and here is not None and here == self.results['run'].get('val_manifest')
+    here = self.results.protocol.threshold.manifest_sha256
+    return self.is_best and here != '' and here == self.results.run.val_manifest
 
   def rows_hash(self, name: str) -> str:
     """Hash of the rows of a set; empty where it is not known."""
-    return str(self.results['protocol'].get('sets', {}).get(name, {}).get('manifest_sha256', ''))
+    facts = self.results.protocol.sets.get(name)
+    return facts.manifest_sha256 if facts else ''
 
   def scores(self, name: str, level: str) -> Scores:
     """Labels and scores of a set at a level, for a drawing."""
@@ -92,15 +93,15 @@ class Run:
     )
 
 
-def interval(figures: Mapping[str, Any], metric: str) -> Interval:
+def interval(figures: Rescaled, metric: str) -> Interval:
   """(value, low, high) of a metric in the figures of a set; nan where it is missing."""
-  entry = figures.get('metrics', {}).get(metric, {})
-  return tuple(float(entry.get(key, math.nan)) for key in ('value', 'low', 'high'))
+  entry = figures.metrics.get(metric, schema.Interval())
+  return entry.value, entry.low, entry.high
 
 
-def calibrated(figures: Mapping[str, Any]) -> Mapping[str, Any]:
+def calibrated(figures: Level) -> Rescaled:
   """Figures of the probabilities that a temperature has rescaled; empty where there is none."""
-  return figures.get('calibrated') or {}
+  return figures.calibrated or Rescaled()
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
@@ -110,15 +111,15 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     UserError: a folder without a finished evaluation, a broken score file, or a name given twice.
   """
   named = [results.named_folder(folder) for folder in folders]
-  documents = [results.read_results(folder) for _, folder in named]
+  documents = [results.read(folder) for _, folder in named]
   names = _names([name for name, _ in named], [folder for _, folder in named], documents)
   runs = []
   for i, (name, (_, folder), document) in enumerate(zip(names, named, documents, strict=True)):
     frames = {
       set_name: scores.read_scores(results.scores_path(folder, set_name))
-      for set_name in document['sets']
+      for set_name in document.sets
     }
-    reduce = document['protocol'].get('video_score', 'mean')
+    reduce = document.protocol.video_score
     videos = {set_name: metrics.video_scores(table, reduce) for set_name, table in frames.items()}
     runs.append(Run(name, i, folder, document, frames, videos))
   return runs
@@ -131,10 +132,10 @@ def set_names(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def _names(
-  given: Sequence[str], folders: Sequence[pathlib.Path], documents: Sequence[Mapping[str, Any]]
+  given: Sequence[str], folders: Sequence[pathlib.Path], documents: Sequence[Evaluation]
 ) -> list[str]:
   """A name of each run: as given, else its method, else method and folder where that repeats."""
-  methods = [str(document['run']['method']) for document in documents]
+  methods = [document.run.method for document in documents]
   names = [
     name or (method if methods.count(method) == 1 else f'{method} ({folder.resolve().name})')
     for name, method, folder in zip(given, methods, folders, strict=True)

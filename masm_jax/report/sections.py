@@ -2,13 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from masm_jax.report import panels, pictures, svg
-from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
-from masm_jax.report.words import HEADLINES, cell, metric_name
+import numpy as np
 
+from masm_jax.evaluation.schema import Bin
+from masm_jax.metrics import catalogue
+from masm_jax.perturbations import catalogue as perturbations
+from masm_jax.plots import panels, style
+from masm_jax.report import pictures, plain
+from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
+from masm_jax.report.words import HEADLINES, cell, number
+
+MAX_ROWS = 1000  # Of the table of videos; more are in the score file alone.
 _OPEN_SETS = 6  # More are folded away until they are asked for.
 _CHANCE = 0.5
 
@@ -22,7 +29,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     index: its place in the report.
     tsne_points: features drawn for each run; 0 for none.
   """
-  runs = [run for run in runs if name in run.results['sets']]
+  runs = [run for run in runs if name in run.results.sets]
   key = f's{index}'
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   shown = [(run, level) for run in runs for level in levels]
@@ -41,7 +48,9 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     drawings = []  # One class has no curve, and nothing to be calibrated against.
   for run in runs:
     title = 'Scores of frames' + (f': {run.name}' if len(runs) > 1 else '')
-    drawing = panels.histogram(name, run.scores(name, 'frame'), key=f'{key}-h{run.series}')
+    axis = plain.score_axis(run, name, 'frame')
+    curve = run.scores(name, 'frame')
+    drawing = panels.histogram(name, curve, axis, key=f'{key}-h{run.series}')
     drawings.append((title, drawing))
   features = []
   for run in runs if name != VALIDATION else []:
@@ -49,7 +58,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
       features.append((run.name, panels.embedding(name, *embedded, key=f'{key}-t{run.series}')))
   return {
     'id': key,
-    'name': svg.clean(name),
+    'name': style.clean(name),
     'role': role(runs) if name == VALIDATION else '',
     'is_open': index < _OPEN_SETS and name != VALIDATION,
     'facts': _facts(runs, name),
@@ -58,13 +67,14 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     'robustness': _robustness(runs, name, key),
     'groups': [part for run in runs for part in _groups(run, name, many=len(runs) > 1)],
     'figures': [_all_figures(run, name, many=len(runs) > 1) for run in runs],
+    'videos': [_videos(run, name, many=len(runs) > 1) for run in runs],
     'mistakes': [part for run in runs for part in _mistakes(run, name, many=len(runs) > 1)],
   }
 
 
 def role(runs: Sequence[Run]) -> str:
   """What the validation set did for the runs."""
-  whose = [svg.label(run.name) for run in runs if run.is_chosen_here]
+  whose = [style.label(run.name) for run in runs if run.is_chosen_here]
   if not whose:
     return 'fixed the threshold'
   of = '' if len(whose) == len(runs) else f' of {", ".join(whose)}'
@@ -77,32 +87,36 @@ def _facts(runs: Sequence[Run], name: str) -> str:
   for run in runs:
     frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
     lines.append(
-      f'{videos["num"]:,} videos ({videos["num_real"]:,} real, {videos["num_fake"]:,} fake),'
-      f' {frames["num"]:,} frames'
+      f'{videos.num:,} {plain.noun(run, name)} ({videos.num_real:,} real,'
+      f' {videos.num_fake:,} fake), {frames.num:,} frames'
     )
-  others = f' in {svg.label(runs[0].name)}; other counts in other runs'
+  others = f' in {style.label(runs[0].name)}; other counts in other runs'
   return lines[0] + (others if len(set(lines)) > 1 else '')
 
 
 def _diagrams(
   shown: Sequence[tuple[Run, str]], name: str
-) -> dict[str, tuple[int, str, list[Mapping[str, Any]]]]:
+) -> dict[str, tuple[int, str, list[tuple[float, float]]]]:
   diagrams = {}
   for run, level in shown:
     many = len({of.name for of, _ in shown}) > 1
     legend = run.name if many else f'{level}s'
     figures = run.figures(name, level)
-    if bins := figures.get('reliability'):
-      diagrams[legend] = (run.series, level, bins)
-    bins = calibrated(figures).get('reliability')
+    if bins := figures.reliability:
+      diagrams[legend] = (run.series, level, _points(bins))
+    bins = calibrated(figures).reliability
     if bins and level == 'video' and not many:
-      diagrams[f'{legend}, rescaled'] = (run.series + 1, level, bins)
+      diagrams[f'{legend}, rescaled'] = (run.series + 1, level, _points(bins))
   return diagrams
+
+
+def _points(bins: Sequence[Bin]) -> list[tuple[float, float]]:
+  return [(part.mean_score, part.fake_share) for part in bins]
 
 
 def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any]]:
   """A drawing for each perturbation that any run was tested with."""
-  tested = {run.name: run.results.get('robustness', {}).get(name, {}) for run in runs}
+  tested = {run.name: run.results.robustness.get(name, {}) for run in runs}
   keys = list(dict.fromkeys(key for of_run in tested.values() for key in of_run))
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   lines: dict[str, list[Any]] = {part: [] for part in keys}
@@ -111,14 +125,13 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
     every = [step for of_run in tested.values() for step in of_run.get(part, [])]
     # Of each level that any run was tested at, in order; the first run's where they differ.
     parameters[part] = {
-      step['level']: step.get('parameter')
-      for step in sorted(reversed(every), key=lambda step: step['level'])
+      step.level: step.parameter for step in sorted(reversed(every), key=lambda step: step.level)
     }
     for run in runs:
       if not (steps := tested[run.name].get(part)):
         continue
       for level in levels:
-        of_step = {step['level']: interval(step[level], 'auroc') for step in steps}
+        of_step = {step.level: interval(step.at(level), 'auroc') for step in steps}
         points = [run.value(name, level, 'auroc')]
         points += [of_step.get(at, (math.nan,) * 3) for at in parameters[part]]
         legend = run.name if len(runs) > 1 else f'{level}s'
@@ -128,26 +141,37 @@ def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any
   limits = (max(0.0, min(0.45, lowest - 0.03)), 1.01)
   return [
     (part, panels.robustness_curve(
-      name, part, lines[part], parameters[part], limits, key=f'{key}-r{i}'
+      name, part, *_titles(part), lines[part], parameters[part], limits, key=f'{key}-r{i}'
     ))
     for i, part in enumerate(keys)
   ]  # fmt: skip
 
 
+def _titles(key: str) -> tuple[str, str]:
+  """Title and unit of a perturbation, also of one that the catalogue does not hold."""
+  of_video = perturbations.WHOLE_VIDEO.get(key)
+  known = perturbations.CATALOGUE.get(of_video or key)
+  title = known.title if known else key
+  if of_video or key.isupper():
+    where = ', whole video' if of_video and of_video != key else ''
+    title = f'{of_video or key}{where}: {title}'
+  return title, known.unit if known else 'parameter'
+
+
 def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
   """A table for each column whose values were measured apart."""
-  groups = run.results['sets'][name].get('groups', {})
+  groups = run.results.sets[name].groups
   keys = [(key, title) for key, title, _ in HEADLINES]
   return [
     {
-      'title': f'By {column}' + (f': {svg.clean(run.name)}' if many else ''),
-      'column': svg.clean(column),
+      'title': f'By {column}' + (f': {style.clean(run.name)}' if many else ''),
+      'column': style.clean(column),
       'heads': [title for _, title in keys],
       'rows': [
         {
-          'value': svg.clean(value) or '(empty)',
-          'count': f'{levels["video"]["num_real"]:,} + {levels["video"]["num_fake"]:,}',
-          'cells': [cell(interval(levels['video'], key)) for key, _ in keys],
+          'value': style.clean(value) or '(empty)',
+          'count': f'{levels.video.num_real:,} + {levels.video.num_fake:,}',
+          'cells': [cell(interval(levels.video, key)) for key, _ in keys],
         }
         for value, levels in values.items()
       ],
@@ -161,20 +185,71 @@ def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
   rows = []
   for suffix, part in (('', lambda figures: figures), (', rescaled', calibrated)):
     of_level = [part(run.figures(name, level)) for level in LEVELS]
-    keys = dict.fromkeys(key for figures in of_level for key in figures.get('metrics', {}))
+    keys = dict.fromkeys(key for figures in of_level for key in figures.metrics)
     rows += [
-      (metric_name(key) + suffix, *(cell(interval(figures, key)) for figures in of_level))
+      (catalogue.metric(key).long + suffix, *(cell(interval(figures, key)) for figures in of_level))
       for key in keys
     ]
-  return {'title': 'Every figure' + (f': {svg.clean(run.name)}' if many else ''), 'rows': rows}
+  return {'title': 'Every figure' + (f': {style.clean(run.name)}' if many else ''), 'rows': rows}
 
 
 def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
+  """Thumbnails, those of videos that were called wrong before frames of videos called right."""
   found = pictures.mistakes(run, name)
-  suffix = f': {svg.clean(run.name)}' if many else ''
-  titles = {'real': 'Real, but scored as fake', 'fake': 'Fake, but scored as real'}
+  suffix = f': {style.clean(run.name)}' if many else ''
+  what = plain.noun(run, name)
+  single = 'Single frames' if what == 'videos' else 'Those'
+  titles = {
+    ('real', True): f'Real {what} called fake',
+    ('fake', True): f'Fake {what} called real',
+    ('real', False): f'{single} that look fake, of real {what} called right',
+    ('fake', False): f'{single} that look real, of fake {what} called right',
+  }
   return [
-    {'title': titles[kind] + suffix, 'kind': kind, 'faces': items}
+    {
+      'title': titles[kind] + suffix,
+      'kind': kind[0],
+      'has_video_score': what == 'videos',
+      'faces': items,
+    }
     for kind, items in found.items()
     if items
   ]
+
+
+def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
+  """Every video with its score and verdict: those called wrong first, the furthest off on top."""
+  table, threshold = run.videos[name], run.threshold('video')
+  has_verdict = math.isfinite(threshold)
+  called = table['score'] >= threshold
+  is_wrong = (called != (table['label'] == 1)) & has_verdict
+  distance = (table['score'] - threshold).abs() if has_verdict else -table['score']
+  order = np.lexsort((table['video_id'], -distance, ~is_wrong))
+  rows = [
+    {
+      'video': style.clean(row.video_id),
+      'truth': 'fake' if row.label == 1 else 'real',
+      'score': number(row.score),
+      'verdict': ('fake' if row.score >= threshold else 'real') if has_verdict else '–',
+      'is_wrong': bool(wrong),
+      'frames': f'{row.num_frames:,}',
+    }
+    for row, wrong in zip(
+      table.iloc[order[:MAX_ROWS]].itertuples(), is_wrong.iloc[order[:MAX_ROWS]], strict=True
+    )
+  ]
+  what = plain.noun(run, name)
+  title = f'All {what}: score and verdict' + (f': {style.clean(run.name)}' if many else '')
+  left_out = ''
+  if len(table) > MAX_ROWS:
+    left_out = (
+      f'The first {MAX_ROWS:,} of {len(table):,} are shown, those called wrong first; all are in'
+      f' scores/{name}.parquet.'
+    )
+  return {
+    'title': title,
+    'head': what.capitalize(),
+    'about': f'{int(is_wrong.sum()):,} of {len(table):,} called wrong' if has_verdict else '',
+    'rows': rows,
+    'left_out': left_out,
+  }

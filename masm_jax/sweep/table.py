@@ -7,7 +7,6 @@ runs share: it stands in `speed.json`, and beside the rest only in `report.md`.
 
 import io
 import math
-import os
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,15 +18,14 @@ import scipy.stats
 from masm_jax import files as json_files
 from masm_jax import telemetry
 from masm_jax.errors import UserError
-from masm_jax.metrics import scores
+from masm_jax.metrics import catalogue, scores, text_tables
 from masm_jax.sweep.cost import read_cost
 from masm_jax.sweep.plan import Progress, Run, Sweep
 from masm_jax.telemetry.writer import PERF_FILE
 
 CONFIDENCE = 0.95
-METRICS = ('auroc', 'ap', 'eer')
+METRICS = scores.SHOWN
 CHECKPOINTS = ('best', 'last')
-_TITLES = {'auroc': 'AUROC', 'ap': 'average precision', 'eer': 'EER'}
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -173,7 +171,7 @@ def to_markdown(
     Markdown, ending with a line break.
   """
   sets = list(dict.fromkeys(name for row in table['rows'] for name in row['sets'] if name != 'val'))
-  header = [table['sweep'], *sets, 'trained', 'GFLOP/step']
+  header = [*map(text_tables.markdown, (table['sweep'], *sets)), 'trained', 'GFLOP/step']
   lines = [[_name(row, table), *(_cell(row, name, level, metric) for name in sets),
             _count(row['trainable_parameters']), _gflop(row['cost'])]
            for row in table['rows']]  # fmt: skip
@@ -182,19 +180,14 @@ def to_markdown(
     for line, row in zip(lines, table['rows'], strict=True):
       rates = list(speed[row['row']].values())
       line.append(f'{statistics.median(rates):.0f}' if rates else '-')
-  widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-  ruler = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
   text = io.StringIO()
   seeds = ', '.join(map(str, table['seeds']))
   print(
-    f'{_TITLES[metric]}, {level} level, {_checkpoint(table)}: mean ± standard deviation over seeds '
-    f'{seeds} [{table["interval"]}].\n',
+    f'{catalogue.metric(metric).long}, {level} level, {_checkpoint(table)}: mean ± standard'
+    f' deviation over seeds {seeds} [{table["interval"]}].\n',
     file=text,
   )
-  for cells in (header, ruler, *lines):
-    aligned = [cells[0].ljust(widths[0])]
-    aligned += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    print(f'| {" | ".join(aligned)} |', file=text)
+  print('\n'.join(text_tables.markdown_table(header, lines, is_aligned=True)), file=text)
   print(f'\n{table["about"]}', file=text)
   print(_base(table), file=text)
   if 'note' in table:
@@ -204,7 +197,8 @@ def to_markdown(
 
 def _name(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
   done, wanted = len(row['seeds_done']), len(table['seeds'])
-  return row['row'] if done == wanted else f'{row["row"]} ({done} of {wanted} seeds)'
+  name = text_tables.markdown(row['row'])
+  return name if done == wanted else f'{name} ({done} of {wanted} seeds)'
 
 
 def _cell(row: Mapping[str, Any], name: str, level: str, metric: str) -> str:
@@ -287,9 +281,7 @@ def write_tables(
       ('table.md', to_markdown(table, metric=metric, level=level)),
       ('report.md', report),
     ):
-      partial = sweep.workdir / f'{name}.partial'
-      partial.write_text(text, 'utf-8')
-      os.replace(partial, sweep.workdir / name)
+      json_files.write_text(sweep.workdir / name, text)
   except OSError as error:
     raise UserError(f'cannot write the table to {sweep.workdir}: {error.strerror}') from error
   return report

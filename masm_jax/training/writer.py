@@ -22,6 +22,8 @@ from masm_jax.masking.layer_mask import LayerMask
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
 
+FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
+
 
 def decomposition_progress(
   enabled: bool, on_progress: Callable[[int, int], None]
@@ -167,11 +169,11 @@ class RunReport:
       record = {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int)}
       self._masks.append(record | {'scores': values, 'duty': duty})
     if self._pending_masks:  # Of many masks since the last flush, TensorBoard gets the latest.
-      from masm_jax.plots import curves as plots
+      from masm_jax.plots import masks
 
       images = {'on': on, 'score_rank': _rank(values), 'duty': duty}
       for name, image in images.items():
-        self._writer.write_image(drawn_at, f'mask/{name}', plots.mask_image(image))
+        self._writer.write_image(drawn_at, f'mask/{name}', masks.mask_image(image))
     self._pending_masks.clear()
     self._writer.flush()
     if self._masks:
@@ -201,6 +203,7 @@ class RunReport:
       for spec in (config.data.train, config.data.val, *config.data.tests.values())
     )
     document = {
+      'format': FORMAT,
       'method': config.method,
       'backbone': config.backbone.name,
       'seed': config.seed,

@@ -87,18 +87,24 @@ def test_the_picture(analysed, monkeypatch, tmp_path):
   monkeypatch.setattr(canvas, 'save_figure', lambda figure, *_: figures.append(figure))
   document = telemetry.read_json(run / 'analysis.json')
   analysis_plots.analysis_figure(document, tmp_path / 'a.png')
-  panels = {axes.get_title(): axes for axes in figures[0].axes}
-  shown = panels['U: mean angle to the start, degrees'].images[0].get_array()
-  expected = [
-    np.mean(k['U']['angles_deg'], axis=1) for k in document['subspaces']['kernels'].values()
-  ]
-  np.testing.assert_allclose(shown, expected)
-  bars = panels['linear probes of real faces: accuracy'].patches
+  panels = {axes.get_title(loc='left').split('\n')[0]: axes for axes in figures[0].axes}
+  kernels = document['subspaces']['kernels'].values()
+  expected = np.array([np.mean(kernel['U']['angles_deg'], axis=1) for kernel in kernels])
+  opacity = np.asarray(panels['U: angle to where it began'].images[0].get_array())[..., 3]
+  np.testing.assert_allclose((opacity - 0.06) / 0.94 * expected.max(), expected, atol=1e-9)
   probes = document['semantics']['probes'].values()
-  assert [bar.get_height() for bar in bars] == [
-    *(probe['before']['accuracy'] for probe in probes),
-    *(probe['after']['accuracy'] for probe in probes),
+  dots = [
+    line.get_ydata()[0]
+    for line in panels['What linear probes still read'].get_lines()
+    if line.get_marker() == 'o'
   ]
+  assert dots == [probe[model]['accuracy'] for model in ('before', 'after') for probe in probes]
+  first, second = (tmp_path / name for name in ('first.png', 'second.png'))
+  monkeypatch.undo()
+  for path in (first, second):
+    analysis_plots.analysis_figure(document, path)
+  assert first.read_bytes() == second.read_bytes()
+  monkeypatch.setattr(canvas, 'save_figure', lambda figure, *_: figures.append(figure))
   document['subspaces'] = None  # Such as of full fine-tuning.
   analysis_plots.analysis_figure(document, tmp_path / 'b.png')
   assert len(figures[1].axes) == 3

@@ -276,3 +276,37 @@ def test_errors_of_the_command_are_one_line(tmp_path, three, capsys):
     assert command.main([*arguments, '--out', str(tmp_path / 'o')]) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1 and message in error
+
+
+def test_warnings_of_the_validation_set_are_shown(tmp_path):
+  few = {'set': 'val', 'kind': 'few_clusters', 'text': 'val: only 2 real videos'}
+  leak = {'set': 'x', 'kind': 'leak_files', 'text': 'x shares 1 file'}
+  other = {'set': 'y', 'kind': 'leak_files', 'text': 'y shares 2 files'}  # Not compared.
+  folders = [
+    evaluation(tmp_path / 'one', {'x': score_table(1.0)}, warnings=[few, leak, other]),
+    evaluation(tmp_path / 'two', {'x': score_table(1.0)}, method='linear', warnings=[few]),
+  ]
+  found = compare.compare(compare.load_detectors(folders))
+  assert [(w['set'], w['kind'], w['methods']) for w in found['warnings']] == [
+    ('x', 'leak_files', ['masm']),
+    ('val', 'few_clusters', ['masm', 'linear']),
+  ]
+  assert '- all: val: only 2 real videos' in tables.markdown(found, ['auroc'])
+
+
+@pytest.mark.parametrize('end', ['\n', '\r', '\u2028', '\x0c'])
+def test_a_line_break_escapes_no_language(tmp_path, end):
+  hostile = f'a{end}\\immediate\\write18{{id}}|b'
+  warning = {'set': '', 'kind': '', 'text': hostile}
+  folders = [
+    evaluation(tmp_path / 'one', {'x': score_table(1.0)}, warnings=[warning], method=hostile),
+    evaluation(tmp_path / 'two', {'x': score_table(1.0)}, method='=1+1'),
+  ]
+  found = compare.compare(compare.load_detectors(folders))
+  for line in tables.latex(found, ['auroc']).splitlines():
+    assert r'\write18' not in line or line.startswith('% '), line
+  text = tables.markdown(found, ['auroc'])
+  table = [line for line in text.splitlines() if line.startswith('| ')]
+  assert {len(line.replace(r'\|', '').split('|')) for line in table} == {4}
+  methods = {row['method'] for row in csv.DictReader(io.StringIO(tables.csv_table(found)))}
+  assert methods == {r'a \immediate\write18{id}|b', "'=1+1"}

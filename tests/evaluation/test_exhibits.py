@@ -50,16 +50,32 @@ def test_worst_mistakes_are_one_per_video_worst_first():
      ('d', '4', 1, 0.1), ('d', '5', 1, 0.0), ('e', '6', 1, 0.6), ('f', '7', 1, 0.3)],
     columns=['video_id', 'path', 'label', 'score'],
   )  # fmt: skip
-  assert exhibits.worst_mistakes(table, 0.5, 9).tolist() == [1, 2, 5, 7]
-  assert exhibits.worst_mistakes(table, 0.5, 1).tolist() == [1, 5]
-  assert exhibits.worst_mistakes(table, 0.05, 9).tolist() == [1, 2, 3, 5]
-  assert len(exhibits.worst_mistakes(table, float('nan'), 9)) == 0
+  at = lambda threshold: {'frame': threshold, 'video': threshold}
+  assert exhibits.worst_mistakes(table, at(0.5), 9).tolist() == [1, 2, 5, 7]
+  assert exhibits.worst_mistakes(table, at(0.5), 1).tolist() == [1, 5]
+  assert exhibits.worst_mistakes(table, at(0.05), 9).tolist() == [1, 2, 3, 5]
+  for nothing in (at(float('nan')), {}, {'frame': 0.5}):
+    assert len(exhibits.worst_mistakes(table, nothing, 9)) == 0
+
+
+def test_videos_called_wrong_come_before_frames_of_videos_called_right():
+  table = pd.DataFrame(
+    [('a', '0', 0, 0.95), ('a', '1', 0, 0.1), ('a', '2', 0, 0.1), ('b', '3', 0, 0.7),
+     ('c', '4', 1, 0.01), ('c', '5', 1, 0.9), ('c', '6', 1, 0.9), ('d', '7', 1, 0.3)],
+    columns=['video_id', 'path', 'label', 'score'],
+  )  # fmt: skip
+  at = {'frame': 0.5, 'video': 0.5}
+  assert exhibits.worst_mistakes(table, at, 9).tolist() == [3, 0, 7, 4]
+  assert exhibits.worst_mistakes(table, at, 1).tolist() == [3, 7]
+  assert exhibits.worst_mistakes(table, at, 1, 'max').tolist() == [0, 7]
+  # A frame on the right side of its own threshold, of a video on the wrong side of the videos'.
+  assert exhibits.worst_mistakes(table, {'frame': 0.8, 'video': 0.5}, 9).tolist() == [3, 0, 7, 4]
 
 
 def test_thumbnails_are_small_jpegs_of_the_mistakes(manifest):
   probabilities = np.where(np.arange(12) == 1, 0.9, np.where(np.arange(12) < 4, 0.1, 0.8))
   table = scores.score_table(manifest.table, np.arange(12), probabilities, np.zeros(12))
-  column = exhibits.with_thumbnails(table, manifest, 0.5, 3)['thumbnail']
+  column = exhibits.with_thumbnails(table, manifest, {'frame': 0.5, 'video': 0.5}, 3)['thumbnail']
   assert [i for i, value in enumerate(column) if value is not None] == [1]
   image = cv2.imdecode(np.frombuffer(column[1], np.uint8), cv2.IMREAD_COLOR)
   assert image.shape == (160, 100, 3) and abs(int(image.mean()) - 20) <= 2

@@ -83,13 +83,16 @@ def assert_close(one, two, where=''):
 
 
 def assert_same_figures(one, two):
-  first, second = results.read_results(one), results.read_results(two)
+  first, second = (
+    telemetry.read_json(one / 'results.json'),
+    telemetry.read_json(two / 'results.json'),
+  )
   for part in ('warnings', 'protocol', 'sets', 'robustness'):
     assert_close(first[part], second[part], part)
 
 
 def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, portraits):
-  found = results.read_results(on_eight_devices)
+  found = telemetry.read_json(on_eight_devices / 'results.json')
   trained = telemetry.read_json(run / 'results.json')
   assert list(found)[:2] == ['format', 'warnings']
   assert found['run']['step'] == trained['best']['step'] == found['run']['best_step']
@@ -99,7 +102,7 @@ def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, por
   for name in ('val', *SETS):
     for level in scores.LEVELS:
       reported = trained['best']['sets'][name][level]
-      value, low, high = results.figure(found, name, level, 'auroc')
+      value, low, high = metric_of(found, name, level, 'auroc')
       assert value == pytest.approx(reported['auroc'], abs=1e-6)
       assert low <= high
   threshold = found['protocol']['threshold']
@@ -110,7 +113,7 @@ def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, por
   assert facts['frames_per_video'] == {'min': 2.0, 'median': 2.0, 'max': 2.0}
   assert facts['manifest'] == str(portraits) and facts['split'] == 'test'
   called = table['score'] >= threshold['frame']
-  assert results.figure(found, 'known', 'frame', 'accuracy@threshold')[0] == pytest.approx(
+  assert metric_of(found, 'known', 'frame', 'accuracy@threshold')[0] == pytest.approx(
     np.mean(called == table['label']), abs=1e-12
   )
   assert all(len(feature) == 96 for feature in table['feature'])
@@ -123,7 +126,7 @@ def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, por
 
 
 def test_perturbed_sets_are_scored_from_perturbed_pixels(on_eight_devices):
-  curve = results.read_results(on_eight_devices)['robustness']['known']['CS']
+  curve = telemetry.read_json(on_eight_devices / 'results.json')['robustness']['known']['CS']
   assert [(point['level'], point['parameter']) for point in curve] == [
     (1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1), (5, 0.0),
   ]  # fmt: skip
@@ -235,7 +238,7 @@ def test_leaks_stand_first_and_odd_sets_are_handled(run, portraits, tmp_path):
     single={'manifest': str(single), 'split': ''},
   )
   evaluate(run, suite, tmp_path / 'out', step='last')
-  found = results.read_results(tmp_path / 'out')
+  found = telemetry.read_json(tmp_path / 'out' / 'results.json')
   kinds = [(warning['set'], warning['kind']) for warning in found['warnings']]
   leaked = {kind for name, kind in kinds if name == 'trained_on' and kind.startswith('leak')}
   assert leaked == {'leak_files', 'leak_videos', 'leak_identities'}
@@ -246,7 +249,7 @@ def test_leaks_stand_first_and_odd_sets_are_handled(run, portraits, tmp_path):
   assert ('single', 'few_clusters') in kinds
   for name in ('empty', 'single'):
     for level in scores.LEVELS:
-      assert all(np.isnan(results.figure(found, name, level, 'auroc')))
+      assert all(np.isnan(metric_of(found, name, level, 'auroc')))
   assert found['sets']['empty']['frame']['num'] == 0
   assert found['run']['checkpoint'] == 'last' and found['run']['step'] == 4
   assert 'feature' not in scores.read_scores(results.scores_path(tmp_path / 'out', 'clean'))
@@ -258,7 +261,10 @@ def test_without_the_training_set_leaks_are_said_to_be_unchecked(run, portraits,
   suite.val.manifest = str(portraits)
   suite.val.methods = ('swap',)
   evaluate(run, suite, tmp_path / 'out')
-  kinds = [warning['kind'] for warning in results.read_results(tmp_path / 'out')['warnings']]
+  kinds = [
+    warning['kind']
+    for warning in telemetry.read_json(tmp_path / 'out' / 'results.json')['warnings']
+  ]
   assert kinds.index('leak_unchecked') < kinds.index('manifest_changed')
 
 
@@ -282,7 +288,7 @@ def test_copies_of_whole_videos_are_a_curve_beside_those_of_crops(run, portraits
      'robustness.copies': f'{tmp_path}/{{set}}_{{key}}{{level}}/manifest.parquet'}
   )  # fmt: skip
   evaluate(run, suite, tmp_path / 'out')
-  found = results.read_results(tmp_path / 'out')
+  found = telemetry.read_json(tmp_path / 'out' / 'results.json')
   assert list(found['robustness']) == ['known'] and list(found['robustness']['known']) == [
     'CC',
     'VC',
@@ -302,7 +308,7 @@ def test_copies_of_whole_videos_are_a_curve_beside_those_of_crops(run, portraits
 def report_shows_all(out, page, *, curves):
   """The report of a real evaluation: its figures, its curves, its warnings, nothing else asked."""
   assert report.main([str(out), f'--out={page}', '--tsne-points=12']) == 0
-  html, found = page.read_text(), results.read_results(out)
+  html, found = page.read_text(), telemetry.read_json(out / 'results.json')
   for sets in found['sets'].values():
     for level in scores.LEVELS:
       for part in (sets[level], sets[level].get('calibrated', {'metrics': {}})):
@@ -359,6 +365,11 @@ def test_a_folder_of_an_earlier_version_is_named_so(tmp_path):
 def test_a_folder_of_another_checkpoint_is_refused(run, on_eight_devices):
   with pytest.raises(UserError, match='holds the evaluation of another checkpoint'):
     evaluate(run, make_suite(), on_eight_devices, step='2' if best(run) == 4 else '4')
+
+
+def metric_of(document, name, level, metric):
+  found = document['sets'][name][level]['metrics'][metric]
+  return tuple(float(found[key]) for key in ('value', 'low', 'high'))
 
 
 def best(run):
@@ -452,9 +463,9 @@ def test_the_published_protocols_name_their_sets():
     cross_eval.get_config('protocol=x')
 
 
-def test_read_results_refuses_a_training_run(run):
+def test_reading_refuses_a_training_run(run):
   with pytest.raises(UserError, match=r'a training run has a results.json of its own'):
-    results.read_results(run)
+    results.read(run)
 
 
 def test_a_suite_takes_any_name_of_a_set():

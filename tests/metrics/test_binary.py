@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
+from masm_jax.metrics import catalogue
 
 NEED_BOTH = (
   *('auroc', 'ap', 'eer', 'eer_threshold', 'balanced_accuracy@0.5', 'f1@0.5'),
@@ -86,7 +87,7 @@ def test_agrees_with_brute_force_with_and_without_ties():
       sklearn_metrics.brier_score_loss(labels, scores), abs=1e-12
     )
     assert result['log_loss'] == pytest.approx(sklearn_metrics.log_loss(labels, scores), abs=1e-9)
-    for limit in metrics.FALSE_POSITIVE_RATES:
+    for limit in catalogue.FALSE_POSITIVE_RATES:
       reached = [1 - fnr for _, fpr, fnr in operating_points(y, s) if fpr <= limit]
       assert result[f'tpr@fpr={limit:g}'] == pytest.approx(max(reached), abs=1e-12)
     assert result['f1@0.5'] == pytest.approx(

@@ -124,6 +124,17 @@ RESULTS = {
 }
 
 
+def test_an_empty_table_is_read_back(tmp_path):
+  empty = pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in EMPTY.items()})
+  scores.write_scores(tmp_path / 'e.parquet', empty)
+  assert scores.read_scores(tmp_path / 'e.parquet').shape == (0, len(scores.COLUMNS))
+
+
+EMPTY = {name: 'str' for name in scores.COLUMNS} | {
+  'frame': 'int64', 'label': 'int64', 'score': 'float64', 'logit': 'float64'
+}  # fmt: skip
+
+
 def test_table_is_exact():
   assert scores.format_table(RESULTS).splitlines() == [
     '             ---------- frame -----------   --------- video ----------',

@@ -8,7 +8,7 @@ import scipy.stats
 from sklearn import metrics as sklearn_metrics
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import uncertainty
+from masm_jax.metrics import catalogue, uncertainty
 
 THRESHOLDS = {'0.5': 0.5, 'threshold': 0.3}
 
@@ -34,7 +34,7 @@ def test_each_draw_is_the_metric_of_the_resampled_examples(levels, one_class):
   draws = uncertainty.bootstrap(
     labels, scores, clusters, thresholds=THRESHOLDS, num_draws=40, seed=5, num_threads=2
   )
-  assert list(draws) == uncertainty.metric_names(THRESHOLDS)
+  assert list(draws) == catalogue.keys(THRESHOLDS)
   counts = uncertainty.draw_counts(12, range(40), 5)
   for i in range(40):
     rows = resampled(clusters, counts[i])
@@ -63,7 +63,7 @@ def test_without_a_threshold_its_operating_point_is_nan():
     labels, scores, clusters, thresholds={'threshold': math.nan}, num_draws=3
   )
   result = metrics.binary_metrics(labels, scores, threshold=math.nan)
-  for name in metrics.OPERATING_POINT:
+  for name in catalogue.OPERATING_POINT:
     assert np.isnan(draws[f'{name}@threshold']).all() and math.isnan(result[f'{name}@threshold'])
   assert not np.isnan(draws['auroc']).any()
 

@@ -124,7 +124,7 @@ def test_cards_of_runs_side_by_side_are_level(visit):
   tops = visit('two', 1400).evaluate(
     "[...document.querySelectorAll('.verdicts section')].map(e => e.getBoundingClientRect().top)"
   )
-  assert len(tops) == 2 and tops[0] == tops[1]
+  assert len(tops) == 4 and tops[0] == tops[1] < tops[2] == tops[3]  # Plain words, verdicts.
 
 
 def test_every_kind_of_figure_is_there(visit):

@@ -10,8 +10,9 @@ import pytest
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import scores
+from masm_jax.plots import masks, panels, roc, style, svg
 from masm_jax.report import __main__ as report
-from masm_jax.report import content, page, panels, pictures, runs, svg, words
+from masm_jax.report import content, page, pictures, plain, runs, sections, words
 
 
 @pytest.fixture(scope='module')
@@ -175,28 +176,217 @@ def test_the_same_input_gives_the_same_bytes(evaluation, html, tmp_path):
 def test_thumbnails_are_jpegs_the_worst_first_or_left_out(evaluation):
   run = runs.read_runs([str(evaluation)])[0]
   found = pictures.mistakes(run, 'celebdf_v2')
-  reals, fakes = ([item['score'] for item in found[kind]] for kind in ('real', 'fake'))
-  assert len(reals) + len(fakes) == 9
-  assert reals == sorted(reals, reverse=True) and fakes == sorted(fakes)
-  assert all(item['src'].startswith('data:image/jpeg;base64,/9j/') for item in found['real'])
+  of = {kind: [item['score'] for item in items] for kind, items in found.items()}
+  assert sum(map(len, of.values())) == 9
+  for (kind, _), values_ in of.items():
+    assert values_ == sorted(values_, reverse=kind == 'real')
+  items = [item for part in found.values() for item in part]
+  assert all(item['src'].startswith('data:image/jpeg;base64,/9j/') for item in items)
   svg_bomb = b'<svg onload="alert(1)"/>'
   run.frames['celebdf_v2']['thumbnail'] = [svg_bomb] * len(run.frames['celebdf_v2'])
-  assert pictures.mistakes(run, 'celebdf_v2') == {'real': [], 'fake': []}
+  assert not any(pictures.mistakes(run, 'celebdf_v2').values())
+
+
+def judged(folder, evaluation, rows, *, threshold=0.5):
+  """An evaluation whose set ffpp is `rows` of (video, label, score, has a thumbnail)."""
+
+  def change(results):
+    results['protocol']['threshold'] |= {'frame': threshold, 'video': threshold}
+
+  edited(folder, evaluation, change)
+  whole = scores.read_scores(evaluation / 'scores' / 'ffpp.parquet')
+  jpeg = whole['thumbnail'].dropna().iloc[0]
+  table = whole.head(len(rows)).reset_index(drop=True)
+  columns = list(zip(*rows, strict=True))
+  table = table.assign(
+    video_id=columns[0], label=columns[1], score=columns[2],
+    thumbnail=[jpeg if shown else None for shown in columns[3]],
+    path=[f'{i}.png' for i in range(len(rows))],
+  )  # fmt: skip
+  (folder / 'scores').unlink()
+  for name in ('celebdf_v2', 'reals_only', 'val'):
+    source = scores.read_scores(evaluation / 'scores' / f'{name}.parquet')
+    scores.write_scores(folder / 'scores' / f'{name}.parquet', source)
+  scores.write_scores(folder / 'scores' / 'ffpp.parquet', table)
+  return folder
+
+
+VIDEOS = [
+  ('found', 1, 0.01, True), ('found', 1, 0.9, False), ('found', 1, 0.9, False),
+  ('missed', 1, 0.3, True), ('missed', 1, 0.4, False),
+  ('alarm', 0, 0.8, True), ('alarm', 0, 0.6, False),
+  ('fine', 0, 0.1, False), ('fine', 0, 0.2, False),
+]  # fmt: skip
+
+
+def test_a_video_that_was_found_is_not_listed_as_missed(evaluation, tmp_path):
+  folder = judged(tmp_path / 'a', evaluation, VIDEOS)
+  groups = {group['title']: group for group in built(folder)['sets'][0]['mistakes']}
+  videos = {title: [item['video'] for item in group['faces']] for title, group in groups.items()}
+  assert videos == {
+    'Real videos called fake': ['alarm'],
+    'Fake videos called real': ['missed'],
+    'Single frames that look real, of fake videos called right': ['found'],
+  }
+  (item,) = groups['Single frames that look real, of fake videos called right']['faces']
+  assert item['score'] == 0.01 and item['video_score'] == pytest.approx(1.81 / 3)
+  assert 'video 0.603' in page.render(built(folder))
+
+
+def test_every_video_stands_in_a_table_with_its_verdict(evaluation, tmp_path, monkeypatch):
+  folder = judged(tmp_path / 'a', evaluation, VIDEOS)
+  (table,) = built(folder)['sets'][0]['videos']
+  shown = [(r['video'], r['truth'], r['score'], r['verdict'], r['is_wrong']) for r in table['rows']]
+  assert shown == [
+    ('alarm', 'real', '0.700', 'fake', True), ('missed', 'fake', '0.350', 'real', True),
+    ('fine', 'real', '0.150', 'real', False), ('found', 'fake', '0.603', 'fake', False),
+  ]  # fmt: skip
+  assert (table['about'], table['left_out']) == ('2 of 4 called wrong', '')
+  assert table['rows'][3]['frames'] == '3'
+  monkeypatch.setattr(sections, 'MAX_ROWS', 3)
+  (table,) = built(folder)['sets'][0]['videos']
+  assert [row['video'] for row in table['rows']] == ['alarm', 'missed', 'fine']
+  assert table['left_out'] == (
+    'The first 3 of 4 are shown, those called wrong first; all are in scores/ffpp.parquet.'
+  )
+  (table,) = built(
+    judged(tmp_path / 'b', evaluation, VIDEOS, threshold='nan')
+  )['sets'][0]['videos']  # fmt: skip
+  assert {row['verdict'] for row in table['rows']} == {'–'} and table['about'] == ''
+
+
+def test_single_images_are_not_called_videos(evaluation, tmp_path):
+  folder = judged(tmp_path / 'a', evaluation, [(f'{i}', i % 2, 0.4, i % 2) for i in range(4)])
+  section = built(folder)['sets'][0]
+  assert [group['title'] for group in section['mistakes']] == ['Fake images called real']
+  assert section['videos'][0]['title'] == 'All images: score and verdict'
+  assert not section['mistakes'][0]['has_video_score'] and ' images (' in section['facts']
+  (part,) = built(folder)['plain']
+  assert part['sets'][0]['right'] == 'right on 2 of 4 images'
+
+
+def test_the_first_page_counts_in_plain_words(evaluation, tmp_path):
+  def change(results):
+    results['protocol']['threshold'] |= {'frame': 0.5, 'video': 0.5}
+    results['sets']['ffpp']['video']['metrics'] |= {
+      'tpr@threshold': {'value': 0.5, 'low': 0.25, 'high': 0.75},
+      'fpr@threshold': {'value': 0.5, 'low': 'nan', 'high': 'nan'},
+    }
+
+  folder = judged(tmp_path / 'a', evaluation, VIDEOS)
+  document = json.loads((folder / 'results.json').read_text())
+  change(document)
+  (folder / 'results.json').write_text(json.dumps(document))
+  (part,) = built(folder)['plain']
+  assert part['sets'][0] | {'name': ''} == {
+    'name': '',
+    'right': 'right on 2 of 4 videos',
+    'share': 0.5,
+    'sentences': [
+      'It found 1 of 2 fake videos: 50%, with a range of 1% to 99%.',
+      'It called 1 of 2 real videos fake: 50%, of too few to say how sure that is.',
+    ],
+  }
+  assert 'given 76 videos of 3 test sets: ' in part['lead'] and 'from 0.500 on' in part['lead']
+  # 0 of 36 with a bootstrap of nothing but 0: 1 - 0.025 ** (1 / 36) is the exact upper end.
+  (run,) = runs.read_runs([str(folder)])
+  assert plain._spread(run, 'ffpp', 'tpr@threshold', 0, 36) == ': 0%, with a range of 0% to 75%'
+  document['sets']['ffpp']['video']['metrics']['tpr@threshold'] = dict.fromkeys(
+    ('value', 'low', 'high'), 0.0
+  )
+  (folder / 'results.json').write_text(json.dumps(document))
+  (run,) = runs.read_runs([str(folder)])
+  assert plain._spread(run, 'ffpp', 'tpr@threshold', 0, 36) == ': 0%, with a range of 0% to 10%'
+  reals_only = part['sets'][2]['sentences']
+  assert len(reals_only) == 1 and ' of 36 real videos fake' in reals_only[0]
+  html = page.render(built(folder))
+  assert html.index('In plain words</h2>') < html.index('>Summary for specialists<')
+  words_ = ' '.join([part['lead'], *part['limits'], *part['sets'][0]['sentences']])
+  assert not re.search('AUROC|EER|FPR|TPR|ECE|percentile|bootstrap', words_)
+  (part,) = built(judged(tmp_path / 'b', evaluation, VIDEOS, threshold='nan'))['plain']
+  assert part['sets'] == [] and 'there are no verdicts to count' in part['lead']
+
+
+def test_how_rare_fakes_change_what_an_alarm_means():
+  found = {'a': plain.Verdicts(reals=50, alarms=5, fakes=10, found=9)}
+  # 0.01 * 0.9 right and 0.99 * 0.1 wrong alarms: 0.009 / 0.108 = 8.3 %.
+  assert 'about 8% of those called fake would be fake' in plain._of_called_fake(found)
+  assert plain._of_called_fake({'a': plain.Verdicts(50, 0, 10, 9)}) == ''
+
+
+def test_scores_are_called_probabilities_only_where_they_are(evaluation, tmp_path):
+  def with_ece(value):
+    def change(results):
+      for level in ('frame', 'video'):
+        results['sets']['ffpp'][level]['metrics']['ece']['value'] = value
+
+    return change
+
+  texts = {}
+  for value in (0.02, 0.6, 'nan'):
+    shown = built(edited(tmp_path / str(value), evaluation, with_ece(value)))
+    drawings = dict(shown['sets'][0]['panels'])
+    limits = ' '.join(shown['plain'][0]['limits'])
+    texts[value] = next(d for caption, d in drawings.items() if 'Scores of' in caption), limits
+  assert '>score: probability of fake (ECE 0.02)<' in texts[0.02][0]
+  assert '>score, not a probability (ECE 0.60)<' in texts[0.6][0]
+  assert '>score<' in texts['nan'][0]
+  assert 'a score of 0.9 does not mean 90%' in texts[0.6][1]
+  assert 'probability of fake' not in page.render(whole_of(evaluation, with_ece(0.6), tmp_path))
+
+
+def whole_of(evaluation, change, tmp_path):
+  return built(edited(tmp_path / 'whole', evaluation, change))
+
+
+def test_date_training_set_and_crops_are_shown(evaluation, tmp_path):
+  def change(results):
+    train = {'manifest': 'data/ffpp/manifest.parquet', 'split': 'train', 'methods': ['DF', 'FS']}
+    results['run']['config'] = {'data': {'train': train}}
+    results['run']['crops'] = {'template': 'arcface', 'margin': 1.3, 'size': 224}
+
+  folder = edited(tmp_path / 'a', evaluation, change)
+  (folder / 'evaluation.json').write_text('{"started": "2026-11-25"}')
+  shown = built(folder)
+  facts = dict(shown['protocol'][0]['facts'])
+  assert facts['Date of the evaluation'] == '2026-11-25'
+  assert facts['Trained on'] == 'data/ffpp/manifest.parquet, split train, forgeries DF, FS'
+  assert facts['Crops'] == 'template arcface, margin 1.3, 224 px'
+  html = page.render(shown)
+  assert 'Evaluated on 2026-11-25. Trained on data/<wbr>ffpp' in html
+  assert dict(built(evaluation)['protocol'][0]['facts'])['Crops'] == 'not recorded by the run'
+  old = page.render(built(evaluation))
+  assert 'a date that was not recorded. Trained on data that was not recorded' in old
+
+
+@pytest.mark.parametrize(
+  ('column', 'value'),
+  [('label', 2), ('label', 'x'), ('score', 1.5), ('score', None), ('logit', float('inf')),
+   ('video_id', 7), ('path', None)],
+)  # fmt: skip
+def test_damaged_scores_are_one_line(evaluation, tmp_path, capsys, column, value):
+  folder = edited(tmp_path / 'a', evaluation, lambda results: None)
+  (folder / 'scores').unlink()
+  table = scores.read_scores(evaluation / 'scores' / 'ffpp.parquet')
+  scores.write_scores(folder / 'scores' / 'ffpp.parquet', table.assign(**{column: value}))
+  assert report.main([str(folder), f'--out={tmp_path / "x.html"}']) == 2
+  error = capsys.readouterr().err
+  assert re.fullmatch(rf'error: .*ffpp\.parquet: column {column} holds other values .*\n', error)
 
 
 def test_thinned_curves_stay_where_they_were():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 2, 20_000)
   fpr, tpr = metrics.roc_curve(labels, np.clip(0.3 * labels + rng.random(20_000) / 1.5, 0, 1))
-  keep = panels._thinned(fpr, tpr)
+  keep = roc._thinned(fpr, tpr)
   assert len(keep) < 900 < len(fpr) and keep[0] == 0 and keep[-1] == len(fpr) - 1
   along = fpr + tpr  # Rises with every point, where the curve itself may jump.
   assert np.abs(np.interp(along, along[keep], tpr[keep]) - tpr).max() < 1 / 200
-  assert panels._thinned(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 1]
+  assert roc._thinned(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 1]
 
 
 def test_operating_point_is_that_of_the_threshold():
-  curve = panels.Scores(
+  curve = roc.Scores(
     'x',
     0,
     'frame',
@@ -212,17 +402,17 @@ def test_masks_resampled_over_time_keep_their_share():
   rng = np.random.default_rng(0)
   history = (rng.random((700, 5)) < 0.4).astype(float)
   edges = np.cumsum(np.r_[3, rng.integers(1, 9, 700)]).astype(float)
-  shares = pictures._resampled(history, edges)
+  shares = masks.resampled(history, edges)
   assert shares.shape == (160, 5)
   np.testing.assert_allclose(shares.mean(0), np.average(history, axis=0, weights=np.diff(edges)))
-  exact = pictures._resampled(np.array([[1.0], [0.0], [1.0]]), np.array([0.0, 2.0, 3.0, 6.0]))
+  exact = masks.resampled(np.array([[1.0], [0.0], [1.0]]), np.array([0.0, 2.0, 3.0, 6.0]))
   assert exact[:, 0].tolist() == [1, 1, 0, 1, 1, 1]
 
 
 def test_drawings_take_the_pages_colours_and_leave_texts_alone():
   name = 'font-family: x; 0.12345 #010201 <b>&'
   with svg.panel() as (figure, axes):
-    axes.plot([0, 1], [0.123456, 1], color=svg.SERIES[2])
+    axes.plot([0, 1], [0.123456, 1], color=style.PAGE.series[2])
     axes.set_title(name)
     text = svg.to_svg(figure, 'k', f'about "{name}"')
   assert '>font-family: x; 0.12345 #010201 &lt;b&gt;&amp;</text>' in text
@@ -234,9 +424,9 @@ def test_drawings_take_the_pages_colours_and_leave_texts_alone():
 
 
 def test_long_names_are_shortened_in_the_middle():
-  assert svg.label('short') == 'short'
-  assert svg.label('a' * 20 + 'b' * 20, 11) == 'aaaaaa…bbbb'
-  assert svg.label('x\u202ey\x00z') == 'x�y�z'
+  assert style.label('short') == 'short'
+  assert style.label('a' * 20 + 'b' * 20, 11) == 'aaaaaa…bbbb'
+  assert style.label('x\u202ey\x00z') == 'x�y�z'
 
 
 def test_features_are_drawn_for_at_most_so_many_and_only_where_there_are_some(evaluation):
@@ -275,7 +465,7 @@ def test_runs_stand_side_by_side_and_sets_of_one_run_alone(evaluation, other, tm
   ]  # fmt: skip
   assert len(shown['notes']) == 1 and shown['notes'][0].startswith('Synthetic portraits')
   html = page.render(shown)
-  assert html.count('<h3 style="margin-top:0"><span class="key"') == 2
+  assert html.count('<h3 style="margin-top:0"><span class="key"') == 4  # Plain words, verdict.
   assert 'python -m masm_jax.compare' in html
 
 
@@ -383,9 +573,9 @@ def test_robustness_of_several_runs_is_drawn_by_level(evaluation, other, tmp_pat
   drawn = {}
   curve = panels.robustness_curve
 
-  def spy(name, perturbation, lines, parameters, limits, *, key):
+  def spy(name, perturbation, title, unit, lines, parameters, limits, *, key):
     drawn[name, perturbation] = lines, parameters
-    return curve(name, perturbation, lines, parameters, limits, key=key)
+    return curve(name, perturbation, title, unit, lines, parameters, limits, key=key)
 
   monkeypatch.setattr(panels, 'robustness_curve', spy)
   few = edited(tmp_path / 'few', other, change)
@@ -405,7 +595,9 @@ def test_robustness_of_several_runs_is_drawn_by_level(evaluation, other, tmp_pat
       ticks.append(list(x)), of(self, x, *args)
     )
   )  # fmt: skip
-  curve('s', 'CS', [('a', 0, 'video', [(0.9, 0.8, 1.0)] * 2)], {5: 0.1}, (0.4, 1.0), key='k')
+  curve(
+    's', 'CS', 't', 'u', [('a', 0, 'video', [(0.9, 0.8, 1.0)] * 2)], {5: 0.1}, (0.4, 1.0), key='k'
+  )
   assert ticks == [[0, 5]]
 
 
@@ -434,10 +626,10 @@ def test_runs_of_other_rows_under_one_name_are_warned_of(evaluation, other, tmp_
 
 def test_histogram_shares_are_of_each_class():
   frame = pd.DataFrame({'label': [0, 0, 1, 1], 'score': [0.1, 0.2, 0.8, 1.0]})
-  curve = panels.Scores(
+  curve = roc.Scores(
     'x', 0, 'frame', frame['label'].to_numpy(), frame['score'].to_numpy(), 1.0, float('nan')
   )
-  drawn = panels.histogram('s', curve, key='k')  # A score of 1 has no finite log-odds.
+  drawn = panels.histogram('s', curve, 'score', key='k')  # A score of 1 has no finite log-odds.
   assert '>50%</text>' in drawn and 'threshold' not in drawn
 
 
@@ -458,10 +650,10 @@ def test_the_analysis_of_the_model_is_drawn(whole, html):
   assert all(str(drawing) in html for drawing in [*drawings.values(), *part['masks']])
 
 
-def test_masks_of_whole_blocks_or_of_kernels_are_drawn(evaluation):
-  run = runs.read_runs([str(evaluation)])[0]
+def test_masks_of_whole_blocks_or_of_kernels_are_drawn(evaluation, tmp_path):
   names = [f'block_{i:02d}/attn/{kind}' for i in range(12) for kind in ('q', 'v')]
   line = {'step': 5, 'rows': names, 'mask': [[1]] * 24}
-  run.results['masks'] = [line]
+  changed = edited(tmp_path / 'a', evaluation, lambda results: results.update(masks=[line]))
+  (run,) = runs.read_runs([str(changed)])
   panel, duty = pictures.masks(run)
   assert '>groups</text>' in panel and '>100</text>' in duty and '11/attn/q' in panel

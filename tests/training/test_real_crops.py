@@ -14,7 +14,6 @@ import pytest
 
 from configs import cross_eval
 from masm_jax import telemetry
-from masm_jax.evaluation import results as results_lib
 from masm_jax.evaluation.run import evaluate
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -92,7 +91,7 @@ def test_a_suite_on_real_crops_does_not_depend_on_the_devices(masm_run, tmp_path
   for devices in (jax.devices()[:1], jax.devices()):
     out = tmp_path / str(len(devices))
     evaluate(masm_run[0], suite, out, devices=devices)
-    found.append(results_lib.read_results(out))
+    found.append(telemetry.read_json(out / 'results.json'))
   one, eight = found
   assert one['protocol']['sets'] == eight['protocol']['sets']
   assert one['protocol']['sets']['celebdf_v2']['frames'] == 12

@@ -20,42 +20,16 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 
-# Stand-ins: colours that nothing else has, and the CSS variables of `page.html` behind them.
-INK, MUTED, RULE, PAPER = '#010201', '#020302', '#030403', '#040504'
-SERIES = tuple(f'#0506{i:02x}' for i in range(8))
-REAL, FAKE, WARN = '#050620', '#050621', '#050622'
-_VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule', PAPER: 'card', WARN: 'warn'}
-_VARIABLES |= {REAL: 'real', FAKE: 'fake'} | {c: f's{i}' for i, c in enumerate(SERIES)}
+from masm_jax.plots.style import PAGE, clean
 
-LINE_STYLES = ('-', (0, (5, 2)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
+_VARIABLES = {
+  **{getattr(PAGE, name): name for name in ('ink', 'muted', 'rule', 'real', 'fake')},
+  **{PAGE.paper: 'card'},
+  **{colour: f's{i}' for i, colour in enumerate(PAGE.series)},
+}
 _POINTS_PER_INCH = 72
-_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]')
-_STYLE = {
+_STYLE = PAGE.rc | {
   'svg.fonttype': 'none',
-  'text.parse_math': False,  # A data set may be called '$x$'.
-  'font.size': 10.5,
-  'axes.titlesize': 11,
-  'axes.titleweight': 'bold',
-  'axes.titlelocation': 'left',
-  'axes.edgecolor': MUTED,
-  'axes.labelcolor': MUTED,
-  'axes.titlecolor': INK,
-  'text.color': INK,
-  'xtick.color': MUTED,
-  'ytick.color': MUTED,
-  'axes.facecolor': 'none',
-  'figure.facecolor': 'none',
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.linewidth': 0.8,
-  'axes.axisbelow': True,
-  'grid.color': RULE,
-  'grid.linewidth': 0.8,
-  'lines.linewidth': 1.8,
-  'legend.frameon': False,
-  'legend.fontsize': 9.5,
-  'legend.handlelength': 1.6,
-  'legend.labelcolor': INK,
   'figure.constrained_layout.use': True,
   'figure.constrained_layout.w_pad': 0.05,
   'figure.constrained_layout.h_pad': 0.05,
@@ -111,20 +85,6 @@ def _restyled(match: re.Match) -> str:
     tag = tag.replace(colour, f'var(--{variable})')
   tag = re.sub(r' ?font-family: [^;"]*;', '', tag)
   return re.sub(r'-?\d+\.\d{3,}', lambda number: f'{float(number.group()):.2f}', tag)
-
-
-def label(text: object, width: int = 24) -> str:
-  """A name for a drawing: without control characters, shortened in its middle."""
-  text = clean(text)
-  if len(text) <= width:
-    return text
-  head = (width - 1) * 2 // 3
-  return f'{text[:head]}…{text[len(text) - (width - 1 - head) :]}'
-
-
-def clean(text: object) -> str:
-  """Text without control characters and without marks that turn the direction of writing."""
-  return _CONTROL.sub('�', str(text))
 
 
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, size: float = 3.4) -> None:

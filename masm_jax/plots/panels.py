@@ -4,123 +4,56 @@ Each function returns an inline SVG of about 310 pixels, small enough to be read
 page puts them side by side where there is room.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.special
-import scipy.stats
 from markupsafe import Markup
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from masm_jax.metrics import binary as metrics
-from masm_jax.perturbations import catalogue as robustness
-from masm_jax.report import svg
-from masm_jax.report.words import number
+from masm_jax.metrics.text_tables import number
+from masm_jax.plots import svg
+from masm_jax.plots.roc import Scores, draw_det, draw_legend, draw_roc, set_share_ticks
+from masm_jax.plots.style import PAGE, label
 
-_CURVE_STEP = 1 / 400  # Of the axis: points that are closer than this are left out of a curve.
 _BINS = 36
 _NARROW = 0.35
-_DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
 _LOGIT_TICKS = (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-  """What one run says about one data set at one level.
-
-  Attributes:
-    name: for the legend.
-    series: number of the run, which picks its colour.
-    level: 'frame' or 'video'.
-    labels: [N], 0 real and 1 fake.
-    scores: [N], probabilities of fake.
-    auroc: from the results.
-    threshold: carried over from validation; nan when unknown.
-  """
-
-  name: str
-  series: int
-  level: str
-  labels: np.ndarray
-  scores: np.ndarray
-  auroc: float
-  threshold: float
-
-  @property
-  def both_classes(self) -> bool:
-    """Whether there is a curve to draw."""
-    return 0 < int(self.labels.sum()) < len(self.labels)
-
-  @property
-  def operating_point(self) -> tuple[float, float]:
-    """(false positive rate, true positive rate) at the threshold."""
-    called = self.scores >= self.threshold
-    return float(called[self.labels == 0].mean()), float(called[self.labels == 1].mean())
-
-
-def line_style(series: int, level: str = 'video') -> dict[str, Any]:
-  """Colour and line: a colour for each run, thin and dashed at frame level."""
-  style = {'color': svg.SERIES[series % len(svg.SERIES)]}
-  if level == 'frame':
-    style |= {'linestyle': svg.LINE_STYLES[1], 'linewidth': 1.3}
-  return style
-
-
 def roc(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
-  """ROC curves of a data set, with the operating point of the validation threshold on each."""
+  """ROC curves of a data set, see `roc.draw_roc`."""
   with svg.panel() as (figure, axes):
-    axes.plot([0, 1], [0, 1], color=svg.RULE, linewidth=1)
-    for curve in curves:
-      if curve.both_classes:
-        fpr, tpr = metrics.roc_curve(curve.labels, curve.scores)
-        _curve(axes, curve, fpr, tpr, *curve.operating_point)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect='equal')
-    axes.set(xlabel='real called fake (FPR)', ylabel='fake called fake (TPR)')
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_locator(ticker.FixedLocator((0, 0.25, 0.5, 0.75, 1)))
-      axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
-    axes.grid(True)
-    _legend(axes, 'lower right', title='AUROC')
+    draw_roc(axes, curves, PAGE)
     areas = ', '.join(f'{c.name} {c.level} AUROC {c.auroc:.3f}' for c in curves)
     return svg.to_svg(figure, key, f'ROC curves of {name}: {areas}')
 
 
 def det(name: str, curves: Sequence[Scores], *, key: str) -> Markup:
-  """DET curves: misses against false alarms, both on the scale of the normal distribution."""
-  low, high = scipy.stats.norm.ppf([_DET_TICKS[0] / 2, 0.92])
-
-  def scaled(rate: Any) -> Any:
-    return np.clip(scipy.stats.norm.ppf(rate), low, high)
-
+  """DET curves of a data set, see `roc.draw_det`."""
   with svg.panel() as (figure, axes):
-    axes.plot([low, high], [low, high], color=svg.RULE, linewidth=1)  # Equal errors.
-    for curve in curves:
-      if curve.both_classes:
-        fpr, tpr = metrics.roc_curve(curve.labels, curve.scores)
-        false_alarms, hits = curve.operating_point
-        point = scaled(false_alarms), scaled(1 - hits)
-        _curve(axes, curve, scaled(fpr), scaled(1 - tpr), *point)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect='equal')
-    names = [f'{100 * rate:g}%' for rate in _DET_TICKS]
-    axes.set_xticks(scaled(_DET_TICKS), names)
-    axes.set_yticks(scaled(_DET_TICKS), names)
-    axes.grid(True)
-    axes.set(xlabel='real called fake', ylabel='fake called real')
+    draw_det(axes, curves, PAGE)
     return svg.to_svg(figure, key, f'DET curves of {name}: error rates against each other')
 
 
-def histogram(name: str, curve: Scores, *, key: str) -> Markup:
-  """Scores of real and of fake examples, as shares of their class, over the log-odds of fake."""
+def histogram(name: str, curve: Scores, axis: str, *, key: str) -> Markup:
+  """Scores of real and of fake examples, as shares of their class, over the log-odds of fake.
+
+  Args:
+    name: of the data set.
+    curve: the scores.
+    axis: what they are: probabilities, or scores alone.
+    key: unique on the page.
+  """
   logits = np.clip(scipy.special.logit(curve.scores), -12, 12)
   low, high = np.quantile(logits, [0.002, 0.998]) if len(logits) else (-1.0, 1.0)
   margin = max(0.06 * (high - low), 0.01)
   low, high = low - margin, high + margin
   edges = np.linspace(low, high, _BINS + 1)
   with svg.panel() as (figure, axes):
-    for label, what, colour in ((0, 'real', svg.REAL), (1, 'fake', svg.FAKE)):
+    for label, what, colour in ((0, 'real', PAGE.real), (1, 'fake', PAGE.fake)):
       of_class = np.clip(logits[curve.labels == label], low, high)
       if not len(of_class):
         continue
@@ -130,11 +63,11 @@ def histogram(name: str, curve: Scores, *, key: str) -> Markup:
     if np.isfinite(curve.threshold):
       at = scipy.special.logit(curve.threshold)
       axes.axvline(
-        np.clip(at, low, high), color=svg.INK, linewidth=1.2, linestyle=svg.LINE_STYLES[2],
+        np.clip(at, low, high), **PAGE.dotted | {'color': PAGE.ink, 'linewidth': 1.2},
         label=f'threshold {curve.threshold:.3f}',
       )  # fmt: skip
     _probability_axis(axes, low, high)
-    axes.set(xlim=(low, high), xlabel='score: probability of fake', ylabel='share of the class')
+    axes.set(xlim=(low, high), xlabel=axis, ylabel='share of the class')
     axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
     if axes.get_legend_handles_labels()[0]:
       figure.legend(loc='outside upper left', ncols=3, columnspacing=1.2)
@@ -144,32 +77,29 @@ def histogram(name: str, curve: Scores, *, key: str) -> Markup:
 
 
 def reliability(
-  name: str, diagrams: Mapping[str, tuple[int, str, Sequence[Mapping[str, Any]]]], *, key: str
+  name: str, diagrams: Mapping[str, tuple[int, str, Sequence[tuple[float, float]]]], *, key: str
 ) -> Markup:
   """Share of fakes against the mean score in each bin of equal mass; calibrated is the diagonal.
 
   Args:
     name: of the data set.
-    diagrams: `{legend: (series, level, bins)}`; a bin has `mean_score`, `fake_share`, `weight`.
+    diagrams: `{legend: (series, level, bins)}`; a bin is (mean score, share of fakes).
     key: unique on the page.
   """
   with svg.panel() as (figure, axes):
-    axes.plot([0, 1], [0, 1], color=svg.RULE, linewidth=1)
+    axes.plot([0, 1], [0, 1], color=PAGE.rule, linewidth=1)
     for legend, (series, level, bins) in diagrams.items():
-      x = [float(part['mean_score']) for part in bins]
-      y = [float(part['fake_share']) for part in bins]
-      style = line_style(series, level)
-      axes.plot(x, y, marker='o', markersize=4, label=svg.label(legend, 20), **style)
-    means = [float(part['mean_score']) for _, _, bins in diagrams.values() for part in bins]
+      x, y = zip(*bins, strict=True)
+      style = PAGE.line(series, level)
+      axes.plot(x, y, marker='o', markersize=4, label=label(legend, 20), **style)
+    means = [mean for _, _, bins in diagrams.values() for mean, _ in bins]
     span = (min(means), max(means)) if means else (0.0, 1.0)
     narrow = span[1] - span[0] < _NARROW  # Scores that hardly differ: their axis is enlarged.
     margin = max(0.1 * (span[1] - span[0]), 0.01)
     axes.set_xlim((span[0] - margin, span[1] + margin) if narrow else (-0.02, 1.02))
     axes.set(ylim=(-0.02, 1.02), aspect='auto' if narrow else 'equal')
     axes.set(xlabel='mean score of the bin', ylabel='share of fakes in the bin')
-    for axis in (axes.yaxis,) if narrow else (axes.xaxis, axes.yaxis):
-      axis.set_major_locator(ticker.FixedLocator((0, 0.25, 0.5, 0.75, 1)))
-      axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+    set_share_ticks(axes, of_x=not narrow)
     if narrow:
       axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.grid(True)
@@ -181,6 +111,8 @@ def reliability(
 def robustness_curve(
   name: str,
   perturbation: str,
+  title: str,
+  unit: str,
   lines: Sequence[tuple[str, int, str, Sequence[tuple[float, float, float]]]],
   parameters: Mapping[int, Any],
   limits: tuple[float, float],
@@ -191,36 +123,32 @@ def robustness_curve(
 
   Args:
     name: of the data set.
-    perturbation: a key of `robustness.CATALOGUE` or of `WHOLE_VIDEO`, or any other name.
+    perturbation: its key.
+    title: its name for people.
+    unit: of the parameters.
     lines: (legend, series, level 'frame' or 'video', (value, low, high) of level 0 and of
       those of `parameters`; nan where there is none).
     parameters: of the levels, `{level: parameter}`, ascending from 1 or above.
     limits: of the AUROC axis, shared by the panels of a set.
     key: unique on the page.
   """
-  of_video = robustness.WHOLE_VIDEO.get(perturbation)
-  known = robustness.CATALOGUE.get(of_video or perturbation)
   x = [0, *parameters]
   with svg.panel(310, 205) as (figure, axes):
-    axes.axhline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
+    axes.axhline(0.5, **PAGE.dotted)
     for legend, series, level, points in lines:
       values = np.array(points, float)
-      style = line_style(series, level)
-      axes.plot(x, values[:, 0], marker='o', markersize=4, label=svg.label(legend), **style)
+      style = PAGE.line(series, level)
+      axes.plot(x, values[:, 0], marker='o', markersize=4, label=label(legend), **style)
       if level == 'video':
         shade = {'color': style['color'], 'alpha': 0.15, 'linewidth': 0}
         axes.fill_between(x, values[:, 1], values[:, 2], **shade)
     axes.set_xticks(x, ['none', *(_parameter(value) for value in parameters.values())])
     axes.set(xlim=(-0.2, max(x) + 0.2), ylim=limits, ylabel='AUROC')
-    title = known.title if known else perturbation
-    if of_video or perturbation.isupper():
-      where = ', whole video' if of_video and of_video != perturbation else ''
-      title = f'{of_video or perturbation}{where}: {title}'
-    axes.set_title(svg.label(title, 44))
-    axes.set_xlabel(known.unit if known else 'parameter')
+    axes.set_title(label(title, 44))
+    axes.set_xlabel(unit)
     axes.grid(True, axis='y')
     if len(lines) > 1:
-      _legend(axes, 'best')
+      draw_legend(axes, 'best')
     text = '; '.join(
       f'{legend}, {level}: ' + ', '.join(number(value) for value, _, _ in points)
       for legend, _, level, points in lines
@@ -243,19 +171,19 @@ def forest(
   """
   height = 66 + len(rows) * max(24, 15 * len(names) + 8)
   with svg.panel(380, height) as (figure, axes):
-    axes.axvline(0.5, color=svg.MUTED, linewidth=0.8, linestyle=svg.LINE_STYLES[2])
+    axes.axvline(0.5, **PAGE.dotted)
     for run, name in enumerate(names):
       offset = (run - (len(names) - 1) / 2) * min(0.24, 0.7 / len(names))
-      style = line_style(run)
+      style = PAGE.line(run)
       for row, of_row in enumerate(values):
         value, low, high = of_row[run]
         if np.isfinite(low) and np.isfinite(high):
           axes.plot([low, high], [row + offset] * 2, linewidth=2.2, alpha=0.55, **style)
-        legend = svg.label(name) if row == 0 else None
+        legend = label(name) if row == 0 else None
         axes.plot([value], [row + offset], 'o', markersize=6.5, label=legend, **style)
-    axes.set_yticks(range(len(rows)), [svg.label(name) for name in rows])
+    axes.set_yticks(range(len(rows)), [label(name) for name in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis='y', length=0, labelcolor=svg.INK)
+    axes.tick_params(axis='y', length=0, labelcolor=PAGE.ink)
     axes.spines['left'].set_visible(False)
     low = min((x for of_row in values for v in of_row for x in v if np.isfinite(x)), default=0.5)
     axes.set_xlim(max(0, min(0.45, low - 0.03)), 1.005)
@@ -282,9 +210,9 @@ def embedding(name: str, points: np.ndarray, methods: Sequence[str], *, key: str
   with svg.panel(310, 330) as (figure, axes):
     for i, (method, count) in enumerate(counts.items()):
       chosen = methods == method
-      colour = svg.MUTED if i == 0 else svg.SERIES[(i - 1) % len(svg.SERIES)]
+      colour = PAGE.muted if i == 0 else PAGE.series[(i - 1) % len(PAGE.series)]
       svg.dots(axes, points[chosen, 0], points[chosen, 1], colour)
-      axes.plot([], [], 'o', color=colour, markersize=5, label=f'{svg.label(method, 18)} ({count})')
+      axes.plot([], [], 'o', color=colour, markersize=5, label=f'{label(method, 18)} ({count})')
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -294,33 +222,8 @@ def embedding(name: str, points: np.ndarray, methods: Sequence[str], *, key: str
     return svg.to_svg(figure, key, f't-SNE of features of {name}, by method: {listed}')
 
 
-def _curve(
-  axes: Axes, curve: Scores, x: np.ndarray, y: np.ndarray, point_x: float, point_y: float
-) -> None:
-  """A curve of few points, and its operating point."""
-  keep = _thinned(x, y)
-  style = line_style(curve.series, curve.level)
-  axes.plot(x[keep], y[keep], label=f'{curve.auroc:.3f}  {svg.label(curve.name)}', **style)
-  if np.isfinite(curve.threshold):
-    edge = {'markeredgecolor': style['color'], 'markerfacecolor': svg.PAPER}
-    axes.plot([point_x], [point_y], 'o', markersize=6, markeredgewidth=1.6, **edge)
-
-
-def _thinned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Which points of a monotone curve to keep: the ends, and one of each small step along it."""
-  span = max(np.ptp(x), np.ptp(y), 1e-9)
-  along = np.cumsum(np.abs(np.diff(x, prepend=x[0])) + np.abs(np.diff(y, prepend=y[0]))) / span
-  step = np.floor(along / _CURVE_STEP)
-  return np.flatnonzero((np.diff(step, prepend=-1) > 0) | (np.arange(len(x)) == len(x) - 1))
-
-
-def _legend(axes: Axes, place: str, **kwargs: Any) -> None:
-  if axes.get_legend_handles_labels()[0]:
-    axes.legend(loc=place, title_fontsize=9.5, alignment='left', **kwargs)
-
-
 def _probability_axis(axes: Axes, low: float, high: float) -> None:
-  """Ticks of a log-odds axis, written as probabilities; narrow ranges get ticks of their own."""
+  """Ticks of a log-odds axis, written as scores; narrow ranges get ticks of their own."""
   ticks = [p for p in _LOGIT_TICKS if low < scipy.special.logit(p) < high]
   if len(ticks) < 3:
     ends = scipy.special.expit(np.linspace(low, high, 7)[1:-1:2])
@@ -331,4 +234,4 @@ def _probability_axis(axes: Axes, low: float, high: float) -> None:
 def _parameter(value: Any) -> str:
   if isinstance(value, list | tuple):
     return ', '.join(f'{float(part):g}' for part in value)
-  return f'{value:g}' if isinstance(value, int | float) else svg.label(value, 8)
+  return f'{value:g}' if isinstance(value, int | float) else label(value, 8)
