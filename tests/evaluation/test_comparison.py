@@ -158,7 +158,7 @@ def test_a_folder_of_a_sweep_may_hold_an_equals_sign(tmp_path, three):
   for folder, origin in zip(folders, (three[0], three[2]), strict=True):
     shutil.copytree(origin, folder)
   one, two = compare.load_detectors([str(folders[0]), f'K=8={folders[1]}'])
-  assert (one.name, one.folders) == (one.results[0]['run']['method'], (folders[0],))
+  assert (one.name, one.folders) == (one.results[0].run.method, (folders[0],))
   assert (two.name, two.folders) == ('K=8', (folders[1],))
 
 
