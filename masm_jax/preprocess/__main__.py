@@ -92,6 +92,7 @@ def _run(args: argparse.Namespace) -> int:
   from masm_jax.preprocess.crops import Settings
   from masm_jax.preprocess.layouts import Options
   from masm_jax.preprocess.model_file import yunet_model
+  from masm_jax.preprocess.raw_video import readable
 
   settings = Settings(
     num_frames=args.frames,
@@ -125,7 +126,8 @@ def _run(args: argparse.Namespace) -> int:
     print(f'error: no face in any of {len(report.outcomes)} videos', file=sys.stderr)
     return 1
   path = args.output / run.MANIFEST
-  print(f'wrote {path}: {len(report.manifest)} crops, sha256 {report.manifest.sha256[:12]}')
+  size, sha256 = len(report.manifest), report.manifest.sha256[:12]
+  print(f'wrote {readable(str(path))}: {size} crops, sha256 {sha256}')
   return 0
 
 

@@ -39,6 +39,18 @@ class RawVideo:
     """dataset/method/compression/name, which is also the folder of its crops."""
     return video_id(self.dataset, self.method, self.name, self.compression)
 
+  @property
+  def columns(self) -> dict[str, Any]:
+    """What the manifest and the outcome table say of it, as text that is UTF-8."""
+    return {
+      'dataset': readable(self.dataset),
+      'split': self.split,
+      'method': readable(self.method),
+      'compression': self.compression,
+      'label': self.label,
+      'identities': readable(';'.join(self.identities)),
+    }
+
   def origin(self, input_folder: pathlib.Path) -> dict[str, Any]:
     """What tells whether a video is still the one that was done: its path, size and mask."""
     return {'input': self.path, 'bytes': _size(input_folder / self.path), 'mask': self.mask}
@@ -48,6 +60,14 @@ def video_id(dataset: str, method: str, name: str, compression: str = '') -> str
   """The id of a video: its parts, made safe for a path and for a line of text."""
   parts = (dataset, method, *filter(None, (compression,)), *name.split('/'))
   return '/'.join(_safe(part) for part in parts)
+
+
+def readable(name: str) -> str:
+  """A name that tables and terminals can hold: bytes of it that are not UTF-8 become %XX."""
+  return ''.join(
+    f'%{ord(character) - 0xDC00:02X}' if '\udc80' <= character <= '\udcff' else character
+    for character in name
+  )
 
 
 def _size(path: pathlib.Path) -> int:

@@ -19,7 +19,7 @@ from masm_jax.preprocess.crops import OUTCOMES, Settings
 from masm_jax.preprocess.files import PARAMETERS, PERTURBATION
 from masm_jax.preprocess.layouts import Options, list_videos
 from masm_jax.preprocess.model_file import file_sha256
-from masm_jax.preprocess.raw_video import RawVideo
+from masm_jax.preprocess.raw_video import RawVideo, readable
 from masm_jax.telemetry.progress import Progress
 
 MANIFEST, OUTCOME_LINES = 'manifest.parquet', 'outcomes.jsonl'
@@ -199,14 +199,9 @@ def _make_manifest(
   rows = [
     {
       'path': f'{crops.CROPS}/{video.video_id}/{crop["file"]}',
-      'label': video.label,
-      'dataset': video.dataset,
-      'split': video.split,
-      'method': video.method,
-      'compression': video.compression,
+      **video.columns,
       'video_id': video.video_id,
       'source_video_id': video.source,
-      'identities': ';'.join(video.identities),
       **{column: crop[column] for column in _CROP_COLUMNS},
     }
     for video, record in zip(videos, records, strict=True)
@@ -221,15 +216,12 @@ def _make_manifest(
 
 
 def _outcome_table(videos: list[RawVideo], records: list[Record]) -> pd.DataFrame:
-  columns = ('outcome', 'num_crops', 'num_kept_boxes', 'input', 'reasons')
+  columns = ('outcome', 'num_crops', 'num_kept_boxes', 'reasons')
   return pd.DataFrame(
     {
-      'dataset': video.dataset,
-      'split': video.split,
-      'method': video.method,
-      'compression': video.compression,
-      'label': video.label,
+      **video.columns,
       **{column: record[column] for column in columns},
+      'input': readable(video.path),
     }
     for video, record in zip(videos, records, strict=True)
   )

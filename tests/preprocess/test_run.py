@@ -366,3 +366,32 @@ def test_workers_never_load_jax(tmp_path):
   )
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert result.stdout.strip() == '[]'
+
+
+def test_names_that_are_not_utf8(tmp_path, clips, settings):
+  """Of files, of the folders that name method and data set, and of the output."""
+  raw, out = (tmp_path / os.fsdecode(name) for name in (b'set\xe8', b'out\xe7'))
+  names = [b'real/latin1_\xe9.mp4', b'fake/m\xe9thode/b.mp4', b'fake/m\xe9thode/none_\xe9.mp4']
+  for name, kind in zip(names, ('ok', 'ok', 'no_face'), strict=True):
+    path = raw / os.fsdecode(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clips[kind], path)
+  detector = ('--yunet', settings.model) if settings.model else ('--detector', 'haar')
+  words = ['--input', raw, '--layout', 'folder', '--split', 'test', '--frames', 4, '--size', 64]
+  words += ['--processes', 0, '--output', out, *detector]
+  command = [sys.executable, '-m', 'masm_jax.preprocess', *(os.fsencode(str(w)) for w in words)]
+  seen = []
+  for _ in range(2):
+    environment = os.environ | {'PYTHONIOENCODING': 'utf-8'}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 'no_face: fake/m%E9thode/none_%E9.mp4: no face in 4 frames' in done.stdout
+    seen.append({p: p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()})
+  assert seen[0] == seen[1]
+  table = load_manifest(out / 'manifest.parquet').table
+  assert table.groupby(['video_id', 'dataset', 'method']).size().to_dict() == {
+    ('set%E8/real/latin1_%E9', 'set%E8', 'real'): 4,
+    ('set%E8/m%E9thode/b', 'set%E8', 'm%E9thode'): 4,
+  }
+  inputs = [line['input'] for line in lines(out)]
+  assert inputs == [os.fsdecode(name) for name in names[1:] + names[:1]]
