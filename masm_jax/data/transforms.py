@@ -7,7 +7,7 @@ What comes in, and what becomes of it:
 
 | input                                   | outcome                                                |
 |-----------------------------------------|--------------------------------------------------------|
-| JPEG, PNG, WebP, BMP, TIFF, GIF         | RGB                                                    |
+| JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF   | RGB; HEIF, too, where pillow-heif is installed         |
 | grey, 1 x 1 pixel, any proportions      | RGB: grey in three channels; `resize` makes it square  |
 | 16-bit                                  | its upper 8 bits                                       |
 | RGBA, palette                           | colours as stored; transparency is dropped             |
@@ -16,7 +16,8 @@ What comes in, and what becomes of it:
 | animation                               | its first frame                                        |
 | empty, truncated, corrupt, not an image | `DecodeError`                                          |
 | any other format, EPS for one           | `DecodeError`: no program is started by a picture      |
-| more than `MAX_PIXELS` (10,000 x 10,000)| `DecodeError`, before its pixels take memory           |
+| more than `MAX_PIXELS` (8192 x 8192)    | reduced to a half, a third, ... of its sides           |
+| more than twice as many                 | `DecodeError`, before its pixels take memory           |
 | 32-bit values                           | `DecodeError`: their range is not known                |
 | no such file                            | the manifest does not load; `DecodeError` if it went   |
 | a path that leaves the root             | the manifest does not load                             |
@@ -35,7 +36,6 @@ example.
 `benchmarks/input_pipeline.py` measures the whole.
 """
 
-import io
 import os
 import warnings
 
@@ -43,12 +43,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from masm_jax.data import storage
-from masm_jax.data.images import FORMATS
+from masm_jax.data import raster, storage
 from masm_jax.data.presets import PRESETS
 from masm_jax.errors import UserError
 
-MAX_PIXELS = 2**26  # 8192 x 8192: whatever is larger is no face crop and would fill the memory.
+MAX_PIXELS = raster.MAX_PIXELS  # Of what `decode` gives, and of a frame of a video.
 
 # Pillow warns of large images, at a limit above ours.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -99,17 +98,14 @@ def decode_bytes(content: bytes, name: str) -> np.ndarray:
     name: what errors call it.
 
   Raises:
-    DecodeError: if it is no image, is damaged, has more than `MAX_PIXELS`, or holds 32-bit values.
+    DecodeError: if it is no image, is damaged, is too large (see above), or holds 32-bit values.
   """
   try:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-      width, height = image.size
-      if width * height > MAX_PIXELS:
-        raise DecodeError(f'{name}: {width} x {height} pixels; the limit is {MAX_PIXELS} in all')
-      image.load()
+    with raster.open_image(content) as opened:
+      image = raster.load(opened)
       if image.mode in ('I', 'F'):
         raise DecodeError(f'{name}: 32-bit pixel values; convert it to 8 or 16 bits')
-      turn = _UPRIGHT.get(_orientation(image))
+      turn = _UPRIGHT.get(_orientation(opened))
       if turn is not None:
         image = image.transpose(turn)
       if image.mode.startswith('I;16'):
@@ -118,6 +114,8 @@ def decode_bytes(content: bytes, name: str) -> np.ndarray:
       return np.array(image.convert('RGB'))
   except DecodeError:
     raise
+  except raster.TooLargeError as error:
+    raise DecodeError(f'{name}: {error}') from error
   except UnidentifiedImageError as error:
     raise DecodeError(f'{name}: not an image') from error
   except Exception as error:  # Pillow raises a dozen types on damaged files.

@@ -19,6 +19,10 @@ class Progress:
   between. The rate is that of the last `window_seconds`, so it follows a change of speed; it starts
   with the first `update`, so compilation does not count, and neither does time within `pause`.
 
+  Where steps are of very different length, `total_work` tells how much there is to do: the time
+  left is then that of the work left at the mean rate since the start, and counts down while a long
+  step lasts.
+
   Args:
     total: number of steps when all is done.
     start: steps already done, in a resumed run.
@@ -30,6 +34,7 @@ class Progress:
     stream: where to; standard error by default.
     enabled: False on all hosts but the first: measures, but shows nothing.
     clock: seconds from any origin.
+    total_work: of the steps from `start` on, in any unit; 0 where all steps are alike.
   """
 
   def __init__(
@@ -45,6 +50,7 @@ class Progress:
     stream: TextIO | None = None,
     enabled: bool = True,
     clock: Callable[[], float] = time.monotonic,
+    total_work: float = 0.0,
   ):
     self._total = total
     self._step = start
@@ -58,11 +64,15 @@ class Progress:
     self._clock = clock
     self._paused_seconds = 0.0
     self._loss: float | None = None
+    self._total_work, self._work = total_work, 0.0
+    self._began = clock()
     self._samples: collections.deque[tuple[float, int]] = collections.deque()
     self._printed_at: float | None = None
     self._printed_step: int | None = None
     self._bar = (
-      _Bar(self._stream, label, start, total) if enabled and _is_tty(self._stream) else None
+      _Bar(self._stream, label, start, total, self._details)
+      if enabled and _is_tty(self._stream)
+      else None
     )
 
   def __enter__(self) -> Self:
@@ -76,23 +86,25 @@ class Progress:
     elif self._enabled and self._step != self._printed_step and self._samples:
       self._print_line(self._clock())  # Where an interrupted run stopped.
 
-  def update(self, step: int, *, loss: float | None = None) -> None:
+  def update(self, step: int, *, loss: float | None = None, work: float = 0.0) -> None:
     """Says that `step` steps are done by now.
 
     Args:
       step: steps done since the start of the run, not since the last call.
       loss: the latest that is known; without it the one before stays in view.
+      work: done since the last call, in units of `total_work`.
     """
     now = self._clock()
     active = now - self._paused_seconds
     self._step = step
+    self._work += work
     self._loss = self._loss if loss is None else float(loss)
     self._samples.append((active, step))
     # The oldest sample kept is the last one outside of the window.
     while len(self._samples) > 2 and active - self._samples[1][0] >= self._window_seconds:
       self._samples.popleft()
     if self._bar:
-      self._bar.update(step, self._details())
+      self._bar.update(step)
     elif self._enabled and self._is_due(now):
       self._print_line(now)
 
@@ -123,6 +135,19 @@ class Progress:
       return None
     return (last_time - first_time) / (last_step - first_step)
 
+  def _seconds_left(self) -> float | None:
+    if self._total_work:
+      if not self._work or not self._samples:
+        return None
+      last = self._samples[-1][0]
+      per_work = (last - self._began) / self._work
+      since = self._clock() - self._paused_seconds - last
+      return max((self._total_work - self._work) * per_work - since, 0.0)
+    seconds_per_step = self._seconds_per_step()
+    if seconds_per_step is None:
+      return None
+    return max(self._total - self._step, 0) * seconds_per_step
+
   def _is_due(self, now: float) -> bool:
     if self._printed_at is None or self._step >= self._total:
       return self._step != self._printed_step
@@ -139,45 +164,52 @@ class Progress:
     parts = [] if self._loss is None else [f'loss {self._loss:.4f}']
     seconds_per_step = self._seconds_per_step()
     if seconds_per_step is not None:
-      remaining = max(self._total - self._step, 0) * seconds_per_step
       parts.append(f'{_three_digits(self._images_per_step / seconds_per_step)} {self._unit}/s')
-      parts.append(f'{_duration(remaining)} left')
+    if (seconds_left := self._seconds_left()) is not None:
+      parts.append(f'{_duration(seconds_left)} left')
     return '  '.join(parts)
 
 
 class _Bar:
   """The bar of a terminal. It can be stopped and started again: only one may be live at a time."""
 
-  def __init__(self, stream: TextIO, label: str, start: int, total: int):
+  def __init__(
+    self, stream: TextIO, label: str, start: int, total: int, details: Callable[[], str]
+  ):
     # rich is only needed where someone looks.
     from rich import console, progress
 
     self._rich, self._total = progress, total
     self._console = console.Console(file=stream)
-    self._label, self._step, self._details = label, start, ''
+    self._label, self._step, self._details = label, start, details
     self._live: Any = None
 
   def start(self) -> None:
-    rich = self._rich
+    rich, details = self._rich, self._details
+
+    class Details(rich.ProgressColumn):
+      """Drawn anew with the bar, so that the time left goes down between two updates."""
+
+      def render(self, task: Any) -> str:
+        return details()
+
     self._live = rich.Progress(
       rich.TextColumn('{task.description}', markup=False),
       rich.BarColumn(bar_width=None),
       rich.TextColumn('{task.completed:.0f}/{task.total:.0f}'),
-      rich.TextColumn('{task.fields[details]}', markup=False),
+      Details(),
       console=self._console,
       expand=True,
       refresh_per_second=4,
     )
-    self._task = self._live.add_task(
-      self._label, total=self._total, completed=self._step, details=self._details
-    )
+    self._task = self._live.add_task(self._label, total=self._total, completed=self._step)
     self._live.start()
     self._divert_log()
 
-  def update(self, step: int, details: str) -> None:
-    self._step, self._details = step, details
+  def update(self, step: int) -> None:
+    self._step = step
     if self._live:
-      self._live.update(self._task, completed=step, details=details)
+      self._live.update(self._task, completed=step)
 
   def stop(self, *, keep: bool) -> None:
     if self._live:

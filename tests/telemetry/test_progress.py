@@ -133,3 +133,27 @@ def test_dumb_terminal_gets_plain_lines(clock, monkeypatch):
   with Progress(2, stream=stream, clock=clock) as progress:
     run(progress, clock, range(1, 3), 1)
   assert stream.getvalue() == 'train 1/2 ( 50 %)\ntrain 2/2 (100 %)  1.00 images/s  0:00 left\n'
+
+
+def test_time_left_by_work_where_one_step_is_long(clock, monkeypatch):
+  """20 clips of 1 MB, one of 180 MB, then 20 more of 1 MB; a MB takes 2 s."""
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setenv('COLUMNS', '120')
+  stream = Terminal()
+  with Progress(41, stream=stream, clock=clock, unit='videos', total_work=220.0) as progress:
+    for step in range(1, 21):
+      clock.now += 2
+      progress.update(step, work=1.0)
+    assert progress._details() == '0.50 videos/s  6:40 left'
+    clock.now += 200  # Within the long one, no step is done.
+    assert progress._details() == '0.50 videos/s  3:20 left'
+    stream.truncate(0)
+    progress._bar._live.refresh()
+    assert '20/41 0.50 videos/s  3:20 left' in stream.getvalue()
+    clock.now += 160
+    progress.update(21, work=180.0)
+    assert progress._details().endswith('  0:40 left')  # By steps of the window: an hour.
+    for step in range(22, 42):
+      clock.now += 2
+      progress.update(step, work=1.0)
+    assert progress._details().endswith('  0:00 left')
