@@ -14,7 +14,7 @@ import pandas as pd
 from masm_jax.data import storage
 from masm_jax.errors import UserError
 
-REAL, FAKE = 0, 1
+REAL, FAKE, UNLABELLED = 0, 1, -1
 SPLITS = ('train', 'val', 'test')
 
 _TEXT = (
@@ -32,9 +32,9 @@ _INTEGER = ('label', 'frame', 'width', 'height')
 
 COLUMNS = (
   'path',  # Relative to the manifest's root, with forward slashes; unique.
-  'label',  # 0 real, 1 fake.
+  'label',  # 0 real, 1 fake, -1 unlabelled: to be scored, and nothing else.
   'dataset',
-  'split',  # train | val | test.
+  'split',  # train | val | test; unlabelled rows may have none.
   'method',  # 'real', or the manipulation: 'DF', 'F2F', ...
   'compression',  # raw | c23 | c40 | empty.
   'video_id',  # Unique over data sets: dataset/method/video.
@@ -48,6 +48,7 @@ COLUMNS = (
 REQUIRED = ('path', 'label', 'dataset', 'split', 'video_id')
 
 _SHOWN_ROWS = 3
+_LABELS = 'unknown label, must be 0 (real), 1 (fake) or -1 (unlabelled)'
 
 
 def canonical_table(
@@ -79,11 +80,12 @@ def canonical_table(
   for column in _INTEGER:
     table[column] = _integers(raw, column, refuse)
 
+  refuse(~np.isin(table['label'], (REAL, FAKE, UNLABELLED)), _LABELS, 'label')
+  needs_none = (table['label'] == UNLABELLED) & (table['split'] == '')
   refuse(
-    ~np.isin(table['label'], (REAL, FAKE)), 'unknown label, must be 0 (real) or 1 (fake)', 'label'
-  )
-  refuse(
-    ~np.isin(table['split'], SPLITS), f'unknown split, must be one of {", ".join(SPLITS)}', 'split'
+    ~(np.isin(table['split'], SPLITS) | needs_none),
+    f'unknown split, must be one of {", ".join(SPLITS)}',
+    'split',
   )
   refuse(table['video_id'] == '', 'empty video_id', 'video_id')
   unusable = np.array([not _is_plain(path) for path in table['path']])
@@ -99,7 +101,8 @@ def canonical_table(
 
   is_real = table['label'] == REAL
   unnamed = table['method'] == ''
-  table['method'] = np.where(unnamed, np.where(is_real, 'real', 'fake'), table['method'])
+  names = np.select([is_real, table['label'] == FAKE], ['real', 'fake'], 'unlabelled')
+  table['method'] = np.where(unnamed, names, table['method'])
   own = is_real & (table['source_video_id'] == '')
   table['source_video_id'] = np.where(own, table['video_id'], table['source_video_id'])
 
@@ -126,7 +129,7 @@ def _integers(
   numbers = pd.to_numeric(raw[column].where(~blank, 0), errors='coerce').to_numpy(float)
   what = f'{column} is not a whole number'
   if column == 'label':
-    what = 'unknown label, must be 0 (real) or 1 (fake)'
+    what = _LABELS
   whole = (np.floor(numbers) == numbers) & (np.abs(numbers) < 2**53)
   refuse(~whole | (blank if column == 'label' else False), what, column)
   return numbers.astype(np.int64)

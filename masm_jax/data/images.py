@@ -6,9 +6,6 @@ from typing import Protocol
 
 from masm_jax.data import storage
 
-# What Pillow may take an image for. It knows forty more, among them some that start a program.
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF')
-
 
 class Images(Protocol):
   """N encoded images by record index; travels to worker processes."""

@@ -23,11 +23,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from PIL import Image
 
-from masm_jax.data import storage
+from masm_jax.data import raster, storage
 from masm_jax.data.columns import FAKE, SPLITS, canonical_table
-from masm_jax.data.images import FORMATS, Files, Images
+from masm_jax.data.images import Files, Images
 from masm_jax.data.shards import INFO_NAME, Shards, find_shards, own_file
 from masm_jax.errors import UserError
 
@@ -57,13 +56,13 @@ class Manifest:
 
   @property
   def labels(self) -> np.ndarray:
-    """Labels as int32 [N]: 0 real, 1 fake."""
+    """Labels as int32 [N]: 0 real, 1 fake, -1 unlabelled."""
     return self.table['label'].to_numpy(np.int32)
 
   @property
   def method_ids(self) -> np.ndarray:
-    """Which forgery made each record, as int32 [N]: 0 real, 1, 2, ... the methods of the fakes by
-    name."""
+    """Which forgery made each record, as int32 [N]: 0 real or unlabelled, 1, 2, ... the methods of
+    the fakes by name."""
     is_fake = self.labels == FAKE
     ids = np.zeros(len(self), np.int32)
     ids[is_fake] = 1 + np.unique(self.table['method'][is_fake], return_inverse=True)[1]
@@ -304,7 +303,7 @@ def _file_facts(path: str) -> tuple[str, int, int]:
   """SHA-256, width and height of an image file; size 0 x 0 where it is not an image."""
   content = storage.read_bytes(path)
   try:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with raster.open_image(content) as image:
       width, height = image.size
       if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:  # Rotated by 90 degrees.
         width, height = height, width

@@ -27,8 +27,15 @@ _LAYOUTS = """layouts (splits come from the data set's own lists where it has so
   uadfv            real/, fake/
   wilddeepfake     {real,fake}_{train,test}/, unpacked
   ffiw             {source,target,target_mask}/{train,val,test}/
-  folder           {real,fake}/..., or {train,val,test}/{real,fake}/..., videos or images
+  folder           {real,fake}/..., or {train,val,test}/{real,fake}/..., videos or images;
+                   with --label anything, and without labels --label unknown
 """
+
+_LABELS = ('real', 'fake', 'unknown')
+_PEOPLE = (
+  'whose crops: the one that the video is about, or all who are seen, each with a video_id of '
+  'their own; in a fake, all get its label unless masks tell who is forged (default: %(default)s)'
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('--input', required=True, type=_local, metavar='RAW', help="the data set's folder")
-  add('--layout', required=True, help='how it lies there, see below')
+  add('--input', required=True, type=_local, metavar='RAW', help="data set's folder, or one file")
+  add('--layout', default='folder', help='how it lies there, see below (default: %(default)s)')
   add('--output', required=True, type=_local, metavar='DIR', help='new, or of an earlier run')
   add('--dataset', default='', help="the data set's name in the manifest; default: the layout's")
   add('--split', default='', choices=('train', 'val', 'test'), help='of videos that no list places')
-  add('--label', choices=('real', 'fake'), help='folder layout: all videos are that')
+  add('--label', choices=_LABELS, help='folder layout: all videos are that (one file: unknown)')
   add('--compression', nargs='+', default=(), choices=('raw', 'c23', 'c40'), help='only these')
   add('--lists', type=pathlib.Path, help="folder of the split lists; default: the data set's")
   add('--masks', type=pathlib.Path, help='folder of forgery masks, with the paths of the videos')
@@ -65,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
   add('--format', default='png', choices=('png', 'jpg'), help='of the crops (default: %(default)s)')
   add('--detector', default='yunet', choices=('yunet', 'haar'), help='haar is much the weaker one')
   add('--yunet', metavar='FILE', help="YuNet's model; default: fetched once and checked")
+  add('--people', default='one', choices=('one', 'all'), help=_PEOPLE)
+  add('--min_face', type=int, default=24, help='pixels of a face; smaller: left out (default: 24)')
   add('--min_score', type=float, default=0.7, help='least confidence of a face (default: 0.7)')
   add(
     '--processes',
@@ -84,11 +93,13 @@ def _run(args: argparse.Namespace) -> int:
     raise UserError(f'--margin {args.margin}: must be between 1 and 4')
   if not 0 < args.min_score < 1:
     raise UserError(f'--min_score {args.min_score}: must be between 0 and 1')
+  if args.min_face < 0:
+    raise UserError(f'--min_face {args.min_face}: is negative')
   if args.label and args.layout != 'folder':
     raise UserError('--label is for --layout folder; the others know their labels')
 
   # OpenCV, PyAV and pandas are loaded when there is something to do.
-  from masm_jax.preprocess import run
+  from masm_jax.preprocess import outcomes, run
   from masm_jax.preprocess.crops import Settings
   from masm_jax.preprocess.layouts import Options
   from masm_jax.preprocess.model_file import yunet_model
@@ -103,11 +114,13 @@ def _run(args: argparse.Namespace) -> int:
     detector=args.detector,
     model=yunet_model(args.yunet) if args.detector == 'yunet' else None,
     min_score=args.min_score,
+    people=args.people,
+    min_face_px=args.min_face,
   )
   options = Options(
     dataset=args.dataset,
     split=args.split,
-    label=None if args.label is None else ('real', 'fake').index(args.label),
+    label=_label(args),
     compressions=tuple(args.compression),
     lists=args.lists,
     masks=args.masks,
@@ -121,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
     num_processes=args.processes,
     on_start=_say_start,
   )
-  print(run.summary(report))
+  print(outcomes.summary(report))
   if report.manifest is None:
     print(f'error: no face in any of {len(report.outcomes)} videos', file=sys.stderr)
     return 1
@@ -129,6 +142,13 @@ def _run(args: argparse.Namespace) -> int:
   size, sha256 = len(report.manifest), report.manifest.sha256[:12]
   print(f'wrote {readable(str(path))}: {size} crops, sha256 {sha256}')
   return 0
+
+
+def _label(args: argparse.Namespace) -> int | None:
+  from masm_jax.data.columns import FAKE, REAL, UNLABELLED
+
+  named = dict(zip(_LABELS, (REAL, FAKE, UNLABELLED), strict=True))
+  return named.get('unknown' if args.label is None and args.input.is_file() else args.label)
 
 
 def _local(text: str) -> pathlib.Path:

@@ -1,31 +1,20 @@
-"""One video: decode, detect, choose, align, and commit its crops at a stroke.
-
-A video's crops and its outcome appear together, by renaming one folder: a process that is killed at
-any moment leaves either all of a video or nothing of it.
-"""
+"""One video: decode, detect, choose, align, check, and commit its crops at a stroke."""
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-import shutil
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from masm_jax.data import storage
-from masm_jax.errors import UserError
-from masm_jax.preprocess import tracks, video
+from masm_jax.data import crop_flags
+from masm_jax.preprocess import crop_checks, looks, tracks, video
 from masm_jax.preprocess.faces import Detector, Face, make_detector
 from masm_jax.preprocess.raw_video import RawVideo
+from masm_jax.preprocess.records import commit, make_record
 from masm_jax.preprocess.templates import align
-
-OUTCOMES = ('ok', 'too_short', 'no_face', 'unreadable')
-CROPS = 'crops'  # Below the output folder.
-PARTIAL = '.partial'
-RECORD = '.outcome.json'  # In the folder of each video; hidden, so that image importers pass it by.
 
 _JPEG_QUALITY = 95
 _PNG_COMPRESSION = 3
@@ -45,6 +34,8 @@ class Settings:
     detector: 'yunet' or 'haar'.
     model: YuNet's file.
     min_score: least confidence of a face.
+    people: 'one', whom the video is about, or 'all' who are seen.
+    min_face_px: smaller faces are flagged.
   """
 
   num_frames: int = 32
@@ -55,6 +46,8 @@ class Settings:
   detector: Literal['yunet', 'haar'] = 'yunet'
   model: str | None = None
   min_score: float = 0.7
+  people: Literal['one', 'all'] = 'one'
+  min_face_px: int = 24
 
 
 class Cropper:
@@ -94,25 +87,36 @@ class Cropper:
   def _crops(self, raw: RawVideo) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
       clip = self._read(raw)
-      choices, sizes, reasons = self._faces(raw, clip)
+      detections, views, sizes, reasons = self._look(raw, clip)
       if not sizes:
         raise video.UnreadableError('; '.join(reasons))
-      files, frames = self._encode(clip, choices, sizes)
+      people = self._people(raw, clip, detections, views, sizes, reasons)
+      # With masks, whoever they leave out is not forged: the video's label is not theirs.
+      taken = [person for person in people if person.in_mask == people[0].in_mask]
+      taken = taken[: 1 if self._settings.people == 'one' else None]
+      files, rows = self._encode(clip, [tracks.follow(one, detections) for one in taken], sizes)
     except video.UnreadableError as error:
       return make_record(self._input, raw, 'unreadable', [str(error)]), {}
     except Exception as error:  # FFmpeg and OpenCV raise many types on damaged files.
       text = ' '.join(str(error).split())
       return make_record(self._input, raw, 'unreadable', [f'{type(error).__name__}: {text}']), {}
-    reasons = [*clip.problems, *reasons]
+    flags = [row['crop_flag'] for row in rows]
+    reasons = [*clip.problems, *reasons, *crop_checks.remarks(flags)]
+    if others := len(people) - len(taken):
+      more = '; --people all takes them' if self._settings.people == 'one' else ''
+      reasons.append(f'{others} other {"person" if others == 1 else "people"} not taken{more}')
     wanted = 1 if raw.kind == 'image' else self._settings.num_frames
-    if not frames:
+    outcome = 'ok'
+    if not rows:
       outcome, reasons = 'no_face', [f'no face in {len(sizes)} frames', *reasons]
+    elif all(flags):
+      outcome = max(sorted(set(flags)), key=flags.count)
     elif clip.num_available < wanted:
       outcome = 'too_short'
       reasons = [f'{clip.num_available} frames, {wanted} were asked for', *reasons]
-    else:
-      outcome = 'ok'
-    return make_record(self._input, raw, outcome, reasons, clip.num_available, frames), files
+    counts = {'num_people': len(people), 'num_people_not_taken': others}
+    record = make_record(self._input, raw, outcome, reasons, clip.num_available, rows, **counts)
+    return record, files
 
   def _read(self, raw: RawVideo) -> video.Clip:
     path = self._input / raw.path
@@ -121,12 +125,13 @@ class Cropper:
     read = video.read_folder if raw.kind == 'frames' else video.read_video
     return read(path, self._settings.num_frames)
 
-  def _faces(
+  def _look(
     self, raw: RawVideo, clip: video.Clip
-  ) -> tuple[list[tracks.Choice | None], dict[int, np.ndarray], list[str]]:
-    """The face of each frame, height and width of each sound one, and remarks."""
+  ) -> tuple[list[list[Face]], list[looks.View | None], dict[int, tuple[int, int]], list[str]]:
+    """The faces and the view of each frame, height and width of each sound one, and remarks."""
     reasons: list[str] = []
     detections: list[list[Face]] = []
+    views: list[looks.View | None] = []
     sizes: dict[int, tuple[int, int]] = {}
     for t, frame in enumerate(clip.frames):
       try:
@@ -134,14 +139,31 @@ class Cropper:
       except video.UnreadableError as error:
         reasons.append(f'frame {frame.index}: {error}' if raw.kind == 'frames' else str(error))
         detections.append([])
+        views.append(None)
         continue
       sizes[t] = image.shape[:2]
-      detections.append(self._detector.detect(image))
+      faces = self._detector.detect(image)
+      detections.append(
+        [dataclasses.replace(face, look=looks.look_of(image, face)) for face in faces]
+      )
+      views.append(looks.view_of(image))
+    return detections, views, sizes, reasons
+
+  def _people(
+    self,
+    raw: RawVideo,
+    clip: video.Clip,
+    detections: list[list[Face]],
+    views: list[looks.View | None],
+    sizes: dict[int, tuple[int, int]],
+    reasons: list[str],
+  ) -> list[tracks.Person]:
+    """Who is seen; adds to the remarks."""
     masks = self._read_masks(raw, clip, sizes, reasons) if raw.mask else None
-    choices, guided = tracks.choose(detections, masks)
-    if masks is not None and not guided and any(detections):
+    people = tracks.find_people(detections, views, masks)
+    if masks is not None and people and not people[0].in_mask:
       reasons.append('the forgery mask overlaps no face: the largest was taken')
-    return choices, sizes, reasons
+    return people
 
   def _read_masks(
     self,
@@ -160,7 +182,7 @@ class Cropper:
         by_index = {
           video.names.frame_number(image.stem): video.Frame(0, os.fspath(image)) for image in images
         }
-      elif video.names.is_image(path.name):
+      elif video.is_picture(path.name):
         by_index = dict.fromkeys(indices, video.Frame(0, os.fspath(path)))
       else:
         by_index = {frame.index: frame for frame in video.read_video_at(path, indices)}
@@ -181,110 +203,71 @@ class Cropper:
   def _encode(
     self,
     clip: video.Clip,
-    choices: list[tracks.Choice | None],
+    people: list[list[tracks.Choice | None]],
     sizes: dict[int, tuple[int, int]],
   ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """The crops' files by name, and a row for each."""
-    settings = self._settings
     files: dict[str, bytes] = {}
-    rows = []
-    for t, (frame, choice) in enumerate(zip(clip.frames, choices, strict=True)):
-      if choice is None or t not in sizes:
+    rows: list[list[dict[str, Any]]] = [[] for _ in people]
+    turned = [0.0] * len(people)
+    samples = [
+      crop_checks.sample([t for t, choice in enumerate(one) if choice and choice.detected])
+      for one in people
+    ]
+    for t, frame in enumerate(clip.frames):
+      if t not in sizes or not any(one[t] for one in people):
         continue
-      crop = align(
-        frame.rgb(),
-        choice.face.landmarks,
-        template=settings.template,
-        size_px=settings.size_px,
-        margin=settings.margin,
-      )
-      name = f'{frame.index:06d}.{settings.image_format}'
-      files[name] = _encode_image(crop, settings.image_format)
-      rows.append({
-        'file': name,
-        'frame': frame.index,
-        'width': crop.shape[1],
-        'height': crop.shape[0],
-        'sha256': hashlib.sha256(files[name]).hexdigest(),
-        'face_detected': choice.detected,
-        'face_score': round(choice.face.score, 4),
-        'face_px': round(float(np.sqrt(choice.face.area)), 1),
-        'face_box': [round(float(value), 1) for value in choice.face.box],
-      })  # fmt: skip
-    return files, rows
+      image = frame.rgb()
+      for i, one in enumerate(people):
+        if choice := one[t]:
+          file, content, row = self._crop(image, frame.index, choice, i + 1)
+          files[file] = content
+          rows[i].append(row)
+          if t in samples[i]:
+            turned[i] += crop_checks.turned_excess(self._detector, image, choice.face)
+    for excess, of_one in zip(turned, rows, strict=True):
+      for row in of_one:
+        if excess > 0 and not row['crop_flag']:
+          row['crop_flag'] = crop_flags.UPSIDE_DOWN
+    return files, [row for of_one in rows for row in of_one]
 
-
-def make_record(
-  input_folder: pathlib.Path,
-  raw: RawVideo,
-  outcome: str,
-  reasons: list[str],
-  num_available: int = 0,
-  frames: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-  """What is kept of a video: its outcome, and a row for each crop."""
-  frames = frames or []
-  return {
-    'video_id': raw.video_id,
-    'outcome': outcome,
-    'reasons': reasons,
-    'num_frames': num_available,
-    'num_crops': len(frames),
-    'num_kept_boxes': sum(not frame['face_detected'] for frame in frames),
-    **raw.origin(input_folder),
-    'crops': frames,
-  }
-
-
-def commit(
-  output: pathlib.Path, raw: RawVideo, record: dict[str, Any], files: dict[str, bytes]
-) -> None:
-  """Makes a video's folder with its crops and its record, whole or not at all.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  final = video_folder(output, raw)
-  partial = output / PARTIAL / str(os.getpid())
-  content = {**files, RECORD: json_line(record)}
-  try:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, data in content.items():
-      with open(partial / name, 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():  # Of another state of this video's file.
-      old = partial.with_name(f'{partial.name}.old')
-      shutil.rmtree(old, ignore_errors=True)
-      os.rename(final, old)
-      shutil.rmtree(old)
-    os.rename(partial, final)
-  except OSError as error:
-    raise UserError(f'cannot write {final}: {error.strerror or error}') from error
-
-
-def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
-  """The record of a video that is done; None if it is not, or if some of it is gone since."""
-  folder = video_folder(output, raw)
-  try:
-    record = json.loads((folder / RECORD).read_bytes())
-    crops = {crop['file'] for crop in record['crops']}
-  except (OSError, ValueError, TypeError, KeyError):
-    return None
-  return record if crops <= storage.file_names(folder) else None
-
-
-def video_folder(output: pathlib.Path, raw: RawVideo) -> pathlib.Path:
-  """Where a video's crops lie."""
-  return output / CROPS / raw.video_id
-
-
-def json_line(record: dict[str, Any]) -> bytes:
-  """A record as one line of JSON in UTF-8; bytes of names that are no UTF-8 stay escaped."""
-  return (json.dumps(record, ensure_ascii=False) + '\n').encode(errors='backslashreplace')
+  def _crop(
+    self, image: np.ndarray, index: int, choice: tracks.Choice, person: int
+  ) -> tuple[str, bytes, dict[str, Any]]:
+    """One crop: name of its file, the file, and its row."""
+    settings = self._settings
+    face, score = choice.face, choice.face.score
+    detected = choice.detected
+    if not detected:
+      score = 0.0  # The other frame's says nothing of this one.
+      if found := crop_checks.closer_look(self._detector, image, face):
+        face, score, detected = found, found.score, True
+    how = {'template': settings.template, 'margin': settings.margin}
+    crop = align(image, face.landmarks, size_px=settings.size_px, **how)
+    face_px = round(float(np.sqrt(face.area)), 1)
+    flag = ''
+    if not detected:
+      flag = crop_flags.NO_FACE
+    elif crop_checks.padding_share(image.shape, face.landmarks, **how) > crop_checks.MAX_PADDING:
+      flag = crop_flags.PADDING
+    elif face_px < settings.min_face_px:
+      flag = crop_flags.TOO_SMALL
+    name = f'{index:06d}.{settings.image_format}'
+    name = name if person == 1 else f'p{person}_{name}'
+    content = _encode_image(crop, settings.image_format)
+    return name, content, {
+      'file': name,
+      'person': person,
+      'frame': index,
+      'width': crop.shape[1],
+      'height': crop.shape[0],
+      'sha256': hashlib.sha256(content).hexdigest(),
+      'face_detected': detected,
+      'face_score': round(score, 4),
+      'face_px': face_px,
+      'face_box': [round(float(value), 1) for value in face.box],
+      'crop_flag': flag,
+    }  # fmt: skip
 
 
 def _encode_image(image: np.ndarray, image_format: str) -> bytes:

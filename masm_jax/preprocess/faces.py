@@ -23,6 +23,19 @@ _HAAR_LANDMARKS = ((0.32, 0.39), (0.68, 0.39), (0.50, 0.60), (0.34, 0.77), (0.66
 
 
 @dataclasses.dataclass(frozen=True)
+class Look:
+  """What a face looks like; made and compared in `looks`.
+
+  Attributes:
+    gradients: float [1764], of length 1.
+    colours: float [384], of length 1.
+  """
+
+  gradients: np.ndarray
+  colours: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Face:
   """A detected face, in pixels of the image.
 
@@ -30,11 +43,13 @@ class Face:
     box: float [4]: left, top, width, height.
     landmarks: float [5, 2]: see `templates`.
     score: the detector's confidence, 0 to 1.
+    look: by which its person is known again; None where nobody has looked.
   """
 
   box: np.ndarray
   landmarks: np.ndarray
   score: float
+  look: Look | None = None
 
   @property
   def area(self) -> float:

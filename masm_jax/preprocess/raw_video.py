@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any, Literal
 
+from masm_jax.data import raster
 from masm_jax.data.importers import names
 
 
@@ -62,6 +63,13 @@ def video_id(dataset: str, method: str, name: str, compression: str = '') -> str
   return '/'.join(_safe(part) for part in parts)
 
 
+def is_picture(name: str) -> bool:
+  """Whether a file's name is that of an image that can be read here, photos included."""
+  return names.is_image(name) or (
+    name.lower().endswith(raster.PHOTO_SUFFIXES) and not name.startswith('.')
+  )
+
+
 def readable(name: str) -> str:
   """A name that tables and terminals can hold: bytes of it that are not UTF-8 become %XX."""
   return ''.join(
@@ -76,7 +84,7 @@ def _size(path: pathlib.Path) -> int:
     if not path.is_dir():
       return path.stat().st_size
     with os.scandir(path) as entries:
-      return sum(entry.stat().st_size for entry in entries if names.is_image(entry.name))
+      return sum(entry.stat().st_size for entry in entries if is_picture(entry.name))
   except OSError:
     return -1
 

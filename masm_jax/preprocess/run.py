@@ -9,45 +9,38 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
-
 from masm_jax.data import storage
+from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
 from masm_jax.errors import UserError
-from masm_jax.preprocess import crops, pool
-from masm_jax.preprocess.crops import OUTCOMES, Settings
+from masm_jax.preprocess import crops, pool, records
+from masm_jax.preprocess.crops import Settings
 from masm_jax.preprocess.files import PARAMETERS, PERTURBATION
 from masm_jax.preprocess.layouts import Options, list_videos
+from masm_jax.preprocess.layouts.base import skipped_text
 from masm_jax.preprocess.model_file import file_sha256
-from masm_jax.preprocess.raw_video import RawVideo, readable
+from masm_jax.preprocess.outcomes import OUTCOME_LINES, Report, outcome_table
+from masm_jax.preprocess.raw_video import RawVideo
+from masm_jax.preprocess.records import Record
 from masm_jax.telemetry.progress import Progress
 
-MANIFEST, OUTCOME_LINES = 'manifest.parquet', 'outcomes.jsonl'
-_CODE_VERSION = 1  # Raised when the same parameters give other crops.
+MANIFEST = 'manifest.parquet'
+_CODE_VERSION = 2  # Raised when the same parameters give other crops.
 _LOCK = '.lock'
-_CROP_COLUMNS = ('frame', 'width', 'height', 'sha256', 'face_detected', 'face_score', 'face_px')
-
-Record = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """What has become of the videos.
-
-  Attributes:
-    outcomes: one row per video, sorted by `video_id`: dataset, split, method, label, outcome,
-      num_crops, num_kept_boxes, input, reasons.
-    manifest: the crops; None where there is none.
-    num_done_before: videos that an earlier run had done already.
-  """
-
-  outcomes: pd.DataFrame
-  manifest: Manifest | None
-  num_done_before: int
+_CROP_COLUMNS = (
+  'frame',
+  'width',
+  'height',
+  'sha256',
+  'face_detected',
+  'face_score',
+  'face_px',
+  'crop_flag',
+)
 
 
 def preprocess(
-  input_folder: pathlib.Path,
+  input_path: pathlib.Path,
   layout: str,
   output: pathlib.Path,
   *,
@@ -56,10 +49,10 @@ def preprocess(
   num_processes: int,
   on_start: Callable[[int, int], None] = lambda total, done: None,
 ) -> Report:
-  """Turns a data set's raw videos into aligned crops and a manifest; goes on where it stopped.
+  """Turns a data set's raw videos into aligned crops and a manifest; resumes where it stopped.
 
   Args:
-    input_folder: the data set.
+    input_path: the data set's folder, or a single file.
     layout: a key of `layouts.LAYOUTS`.
     output: gets `crops/`, `manifest.parquet`, `outcomes.jsonl`, `preprocess.json`.
     options: what the folder does not say by itself.
@@ -70,46 +63,64 @@ def preprocess(
   Raises:
     UserError: input that cannot be used, an output folder made with other settings or in use.
   """
+  input_folder = input_path
+  if input_path.is_file():
+    input_folder = input_path.parent
+    options = dataclasses.replace(options, only=input_path.name)
   # The crops of an earlier run, where they lie among the videos, are none of them.
   own = storage.relative(output, input_folder) + '/'
   videos = [
     video for video in list_videos(input_folder, layout, options) if not video.path.startswith(own)
   ]
+  skipped = {path for path in options.skipped if not path.startswith(own)}
   dataset = options.dataset or layout
   _make_folder(output)
   with _locked(output):
     wanted = {'layout': layout, 'dataset': dataset, **_described(settings)}
     _check_parameters(output, wanted | _perturbation(input_folder))
-    shutil.rmtree(output / crops.PARTIAL, ignore_errors=True)
-    records = _done(output, input_folder, videos)
-    todo = [video for video in videos if video.video_id not in records]
-    on_start(len(videos), len(records))
-    num_done_before = len(records)
+    shutil.rmtree(output / records.PARTIAL, ignore_errors=True)
+    origins = {video.video_id: video.origin(input_folder) for video in videos}
+    done = _done(output, videos, origins)
+    todo = [video for video in videos if video.video_id not in done]
+    on_start(len(videos), len(done))
+    num_done_before = len(done)
 
     # Lines come as videos are done; at the end they are put in order.
-    _write_lines(output, [records[v.video_id] for v in videos if v.video_id in records])
+    _write_lines(output, [done[v.video_id] for v in videos if v.video_id in done])
     worker = (input_folder, options.masks or input_folder, output, settings)
     tasks = pool.run(todo, crops.Cropper, worker, num_processes=num_processes)
+    work = {video.video_id: _work(origins[video.video_id]) for video in todo}
     with (
       open(output / OUTCOME_LINES, 'ab') as lines,
-      Progress(len(videos), start=num_done_before, label='preprocess', unit='videos') as progress,
+      Progress(
+        len(videos),
+        start=num_done_before,
+        label='preprocess',
+        unit='videos',
+        total_work=sum(work.values()),
+      ) as progress,
       contextlib.closing(tasks),
     ):
       for video, result in tasks:
         if isinstance(result, pool.Died):
           reasons = [f'the process that read it died twice ({result})']
-          result = crops.make_record(input_folder, video, 'unreadable', reasons)
-          crops.commit(output, video, result, {})
-        records[video.video_id] = result
-        lines.write(crops.json_line(_brief(result)))
+          result = records.make_record(input_folder, video, 'unreadable', reasons)
+          records.commit(output, video, result, {})
+        done[video.video_id] = result
+        lines.write(records.json_line(_brief(result)))
         lines.flush()
-        progress.update(len(records))
+        progress.update(len(done), work=work[video.video_id])
 
-    ordered = [records[video.video_id] for video in videos]
+    ordered = [done[video.video_id] for video in videos]
     _write_lines(output, ordered)
-    manifest = _make_manifest(output, videos, ordered)
-    shutil.rmtree(output / crops.PARTIAL, ignore_errors=True)
-  return Report(_outcome_table(videos, ordered), manifest, num_done_before)
+    manifest = _make_manifest(output, videos, ordered, settings)
+    shutil.rmtree(output / records.PARTIAL, ignore_errors=True)
+  return Report(outcome_table(videos, ordered), manifest, num_done_before, skipped_text(skipped))
+
+
+def _work(origin: Record) -> float:
+  """Megabytes to read, and a little for each video: by which the time left is estimated."""
+  return max(origin['bytes'], 0) / 2**20 + 0.1
 
 
 def _make_folder(output: pathlib.Path) -> None:
@@ -172,20 +183,20 @@ def _check_parameters(output: pathlib.Path, wanted: dict[str, Any]) -> None:
 
 
 def _done(
-  output: pathlib.Path, input_folder: pathlib.Path, videos: list[RawVideo]
+  output: pathlib.Path, videos: list[RawVideo], origins: dict[str, Record]
 ) -> dict[str, Record]:
   """Records by `video_id` of the videos that are done and whose files are what they were."""
-  records = {}
+  done = {}
   for video in videos:
-    record = crops.committed(output, video)
-    if record and video.origin(input_folder).items() <= record.items():
-      records[video.video_id] = record
-  return records
+    record = records.committed(output, video)
+    if record and origins[video.video_id].items() <= record.items():
+      done[video.video_id] = record
+  return done
 
 
-def _write_lines(output: pathlib.Path, records: list[Record]) -> None:
+def _write_lines(output: pathlib.Path, done: list[Record]) -> None:
   storage.write_bytes(
-    output / OUTCOME_LINES, b''.join(crops.json_line(_brief(record)) for record in records)
+    output / OUTCOME_LINES, b''.join(records.json_line(_brief(record)) for record in done)
   )
 
 
@@ -194,17 +205,18 @@ def _brief(record: Record) -> Record:
 
 
 def _make_manifest(
-  output: pathlib.Path, videos: list[RawVideo], records: list[Record]
+  output: pathlib.Path, videos: list[RawVideo], done: list[Record], settings: Settings
 ) -> Manifest | None:
+  how = CropSettings(settings.template, settings.margin, settings.size_px or 0)
   rows = [
     {
-      'path': f'{crops.CROPS}/{video.video_id}/{crop["file"]}',
+      'path': f'{records.CROPS}/{video.video_id}/{crop["file"]}',
       **video.columns,
-      'video_id': video.video_id,
-      'source_video_id': video.source,
+      **_of_person(video, record, crop['person']),
       **{column: crop[column] for column in _CROP_COLUMNS},
+      **how.columns(),
     }
-    for video, record in zip(videos, records, strict=True)
+    for video, record in zip(videos, done, strict=True)
     for crop in record['crops']
   ]
   if not rows:
@@ -215,36 +227,15 @@ def _make_manifest(
   return manifest
 
 
-def _outcome_table(videos: list[RawVideo], records: list[Record]) -> pd.DataFrame:
-  columns = ('outcome', 'num_crops', 'num_kept_boxes', 'reasons')
-  return pd.DataFrame(
-    {
-      **video.columns,
-      **{column: record[column] for column in columns},
-      'input': readable(video.path),
-    }
-    for video, record in zip(videos, records, strict=True)
-  )
+def _of_person(video: RawVideo, record: Record, person: int) -> Record:
+  """`video_id` and `source_video_id` of a crop: each person has a video of their own.
 
-
-def summary(report: Report) -> str:
-  """The outcome table for people: videos by outcome, crops, kept boxes; and what went wrong."""
-  table = report.outcomes
-  counts = pd.crosstab(
-    [table['dataset'], table['split'], table['method']], table['outcome']
-  ).reindex(columns=list(OUTCOMES), fill_value=0)
-  sums = table.groupby(['dataset', 'split', 'method'])[['num_crops', 'num_kept_boxes']].sum()
-  shown = counts.join(sums.rename(columns={'num_crops': 'crops', 'num_kept_boxes': 'kept boxes'}))
-  shown.loc[('all', '', ''), :] = shown.sum()
-  lines = [shown.astype(int).reset_index().to_string(index=False)]
-  for outcome in OUTCOMES[1:]:
-    cases = table[table['outcome'] == outcome]
-    for _, case in cases.head(5).iterrows():
-      lines.append(_line(f'{outcome}: {case["input"]}: {"; ".join(case["reasons"])}'))
-    if len(cases) > 5:
-      lines.append(f'{outcome}: ... and {len(cases) - 5} more, in {OUTCOME_LINES}')
-  return '\n'.join(lines)
-
-
-def _line(text: str) -> str:
-  return ' '.join(text.encode(errors='backslashreplace').decode().split())
+  People of one video name it as their source, so that splits and the search for leaks keep them
+  together.
+  """
+  whole = video.video_id
+  several = any(crop['person'] > 1 for crop in record['crops'])
+  return {
+    'video_id': whole if person == 1 else f'{whole}/person_{person}',
+    'source_video_id': video.source or (whole if several else ''),
+  }

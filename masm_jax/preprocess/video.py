@@ -15,13 +15,14 @@ import numpy as np
 
 from masm_jax.data import transforms
 from masm_jax.data.importers import names
+from masm_jax.preprocess.raw_video import is_picture
 
 # Containers only. FFmpeg also opens play lists and scripts, which name further files and addresses:
 # those must not be reached through a file that merely calls itself a video.
 _OPTIONS = {
   'protocol_whitelist': 'file',
   'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,'
-  'ivf,h264,hevc,nut,mxf',
+  'ivf,h264,hevc,nut,mxf,gif',
 }
 
 
@@ -134,7 +135,7 @@ def read_image(path: str | os.PathLike) -> Clip:
 def image_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
   """The images directly in a folder, by the number at the end of their names, then by name."""
   with os.scandir(folder) as entries:
-    found = [pathlib.Path(entry.path) for entry in entries if names.is_image(entry.name)]
+    found = [pathlib.Path(entry.path) for entry in entries if is_picture(entry.name)]
   return sorted(found, key=lambda path: (names.frame_number(path.stem), path.name))
 
 

@@ -1,13 +1,21 @@
 import numpy as np
 
 from masm_jax.preprocess.faces import Face
-from masm_jax.preprocess.tracks import MAX_GAP, choose, link, mask_overlap
+from masm_jax.preprocess.tracks import MAX_GAP, find_people, follow, link, mask_overlap
 
 
 def face(x, y=100.0, side=50.0):
   """A square face with its top left corner at x, y."""
   box = np.array([x, y, side, side])
   return Face(box, box[:2] + np.linspace(0.2, 0.8, 10).reshape(5, 2) * side, 0.9)
+
+
+def choose(detections, masks=None):
+  """The face of the one whom the video is about, in each frame; whether a mask lies upon it."""
+  people = find_people(detections, masks=masks)
+  if not people:
+    return [None] * len(detections), False
+  return follow(people[0], detections), people[0].in_mask
 
 
 def lefts(choices):

@@ -35,6 +35,8 @@ def list_videos(root: pathlib.Path, layout: str, options: Options) -> list[RawVi
     raise UserError(f'no layout {layout!r}; there are {", ".join(LAYOUTS)}')
   if not root.is_dir():
     raise UserError(f'no folder {root}')
+  if options.only and layout != 'folder':
+    raise UserError(f'{root / options.only} is one file: use --layout folder')
   for folder in (options.lists, options.masks):
     if folder is not None and not folder.is_dir():
       raise UserError(f'no folder {folder}')

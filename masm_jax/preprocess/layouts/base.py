@@ -1,23 +1,28 @@
 """What a user may say about a layout, and the walking that all layouts share."""
 
+import collections
 import dataclasses
+import logging
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
-from masm_jax.data.columns import REAL, SPLITS
-from masm_jax.data.importers import names
+from masm_jax.data import raster
+from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.errors import UserError
-from masm_jax.preprocess.raw_video import RawVideo
+from masm_jax.preprocess.raw_video import RawVideo, is_picture, readable
 
 VIDEO_SUFFIXES = (
   '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.mxf',
+  '.3gp', '.3g2', '.gif',
 )  # fmt: skip
 
 # Folders that data sets and their tools put between a video's kind and its name.
 _TRANSPARENT = ('videos', 'frames', 'images')
 _PASSED_BY = ('masks', 'mask', 'landmarks', 'models')
+_SHOWN = 3
+_LISTS = ('.json', '.csv', '.txt')  # What comes with a data set is no video that was missed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,12 @@ class Options:
   Attributes:
     dataset: its name in the manifest; '' for the layout's own.
     split: of videos that the data set's own lists do not place; '' for none.
-    label: of all videos in a folder without `real` and `fake`; None without.
+    label: of all videos in a folder without `real` and `fake`, also UNLABELLED; None without.
     compressions: only these, where there are several; () for all.
     lists: folder of the split lists; None to look in the data set's own.
     masks: folder of the forgery masks; None for where the data set has them.
+    only: name of the one file in the folder that is meant; '' for all.
+    skipped: `find` adds the files that it passes by, relative to the data set's root.
   """
 
   dataset: str = ''
@@ -39,6 +46,8 @@ class Options:
   compressions: tuple[str, ...] = ()
   lists: pathlib.Path | None = None
   masks: pathlib.Path | None = None
+  only: str = ''
+  skipped: set[str] = dataclasses.field(default_factory=set, compare=False)
 
 
 Layout = Callable[[pathlib.Path, Options], list[RawVideo]]
@@ -73,18 +82,19 @@ class Found:
       dataset=dataset,
       split=split,
       label=label,
-      method='real' if label == REAL else method,
+      method=method if label == FAKE else 'real' if label == REAL else 'unlabelled',
       name=name or self.name,
       **more,
     )
 
 
-def find(root: pathlib.Path, top: str) -> list[Found]:
+def find(root: pathlib.Path, top: str, options: Options) -> list[Found]:
   """Everything below `root/top`, sorted; links are followed, but never in circles.
 
   A folder with images in it is a video's frames; images that lie directly in `top` stand for
   themselves. Of a video and its extracted frames the video is taken. Hidden files and folders,
-  masks and landmarks are passed by.
+  masks and landmarks are passed by; files that are neither videos, images nor lists are noted in
+  `options.skipped`.
   """
   found: dict[str, Found] = {}
   start, seen = root / top, set()
@@ -100,7 +110,11 @@ def find(root: pathlib.Path, top: str) -> list[Found]:
     here = pathlib.PurePath(folder).relative_to(root)
     shown = sorted(name for name in files if name[0] != '.')
     videos = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
-    images = [name for name in shown if names.is_image(name)]
+    images = [name for name in shown if is_picture(name)]
+    skipped = set(files).difference(videos, images)
+    options.skipped.update(
+      (here / name).as_posix() for name in skipped if not name.lower().endswith(_LISTS)
+    )
     stems = [os.path.splitext(name)[0] for name in videos]
     for name, stem in zip(videos, stems, strict=True):
       # Two containers of the same name are two videos.
@@ -113,8 +127,16 @@ def find(root: pathlib.Path, top: str) -> list[Found]:
       stems = [os.path.splitext(name)[0] for name in images]
       for name, stem in zip(images, stems, strict=True):
         unique = name if stems.count(stem) > 1 else stem
-        found.setdefault(unique, Found(unique, (here / name).as_posix(), 'image'))
+        item = Found(unique, (here / name).as_posix(), 'image')
+        if found.setdefault(unique, item) is not item:
+          options.skipped.add(item.path)
   return sorted(found.values(), key=lambda item: item.name)
+
+
+def single(name: str) -> Found:
+  """The one file that a user names: a video, unless its name is that of an image."""
+  kind = 'image' if is_picture(name) else 'video'
+  return Found(os.path.splitext(name)[0] or name, name, kind)
 
 
 def folders(root: pathlib.Path, *wanted: str) -> list[str]:
@@ -170,6 +192,36 @@ def need_split(split: str, example: str, why: str) -> str:
   if not split:
     raise UserError(f'{example}: {why}; add --split {"|".join(SPLITS)} for such videos')
   return split
+
+
+def skipped_text(skipped: Collection[str], before: str = '') -> str:
+  """One line on files that were passed by, by suffix, the most frequent first; '' without any.
+
+  Args:
+    skipped: their paths.
+    before: what the line begins with.
+  """
+  counts: collections.Counter[str] = collections.Counter()
+  for path in skipped:
+    name = path.rpartition('/')[2]
+    suffix = os.path.splitext(name)[1].lower()
+    counts['hidden' if name.startswith('.') else suffix or 'without a suffix'] += 1
+  if not counts:
+    return ''
+  parts = [f'{n} {kind}' for kind, n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))]
+  more = ''
+  if not raster.HAS_HEIF and counts.keys() & {'.heic', '.heif'}:
+    more = ' (pip install pillow-heif reads HEIC)'
+  return readable(f'{before}skipped {len(skipped)} files: {", ".join(parts)}{more}')
+
+
+def warn_missing(logger: logging.Logger, source: str, missing: Sequence[str], total: int) -> None:
+  """Says in one line which of the videos that a list names are not there, if any are not."""
+  if missing:
+    shown = ', '.join(missing[:_SHOWN]) + (', ...' if len(missing) > _SHOWN else '')
+    logger.warning(
+      '%d of the %d videos that %s names are not there: %s', len(missing), total, source, shown
+    )
 
 
 def _child(folder: pathlib.Path, name: str) -> pathlib.Path | None:

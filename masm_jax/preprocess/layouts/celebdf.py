@@ -46,7 +46,7 @@ def _celebdf(root: pathlib.Path, options: Options, dataset: str) -> list[RawVide
   videos, seen = [], set()
   for folder, label in _FOLDERS:
     for top in base.folders(root, folder):
-      for item in base.find(root, top):
+      for item in base.find(root, top, options):
         key = f'{folder}/{item.name}'.lower()
         if listed is None:
           why = f'no {_TEST_LIST} in {list_path.parent} (--lists)'
@@ -63,8 +63,8 @@ def _celebdf(root: pathlib.Path, options: Options, dataset: str) -> list[RawVide
     )
   if listed is not None and not seen & listed.keys():
     raise UserError(f'{list_path}: names none of the {len(videos)} videos in {root}')
-  if missing := sorted((listed or {}).keys() - seen):
-    _logger.warning('%d videos of %s are not there: %s, ...', len(missing), list_path, missing[0])
+  missing = sorted((listed or {}).keys() - seen)
+  base.warn_missing(_logger, str(list_path), missing, len(listed or {}))
   return videos
 
 

@@ -27,7 +27,8 @@ def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
   """Folders of videos, each with a metadata.json, metadata.csv or labels.csv.
 
   The split is that of the folders' names (`dfdc_train_part_0`, `test`), or else what the metadata
-  say, or else --split. Videos that the metadata do not name are left out with a warning.
+  say, or else --split. Videos that the metadata do not name are left out with a warning; another
+  one counts those that they name and that are not there.
 
   Raises:
     UserError: no metadata, or videos without a split.
@@ -40,13 +41,15 @@ def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
     raise UserError(f'{root}: no {", ".join(_METADATA)} in it, as DFDC has them')
   videos: dict[str, RawVideo] = {}
   unnamed: list[str] = []
+  named: set[str] = set()
   for folder in sorted({path.parent for path in tables}):
     rows: dict[str, Mapping[str, Any]] = {}
     for path in tables:
       if path.parent == folder:
         rows |= _rows(path)
+    named |= rows.keys()
     top = folder.relative_to(root).as_posix()
-    for item in base.find(root, top):
+    for item in base.find(root, top, options):
       row = rows.get(item.stem)
       if row is None:
         unnamed.append(item.path)
@@ -65,6 +68,8 @@ def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
   # A folder's metadata may also lie further up, with those of other folders.
   if unnamed := sorted(set(unnamed) - videos.keys()):
     _logger.warning('%d videos stand in no metadata: %s, ...', len(unnamed), unnamed[0])
+  there = {pathlib.PurePosixPath(path).stem for path in videos}
+  base.warn_missing(_logger, 'its metadata', sorted(named - there), len(named))
   if not videos:
     raise UserError(f'{root}: none of the videos that its metadata name is there')
   return list(videos.values())
@@ -84,7 +89,7 @@ def dfdc_preview(root: pathlib.Path, options: Options) -> list[RawVideo]:
   }
   videos = []
   for top in base.subfolders(root, '.'):
-    for item in base.find(root, top):
+    for item in base.find(root, top, options):
       row = listed.get(f'{top}/{item.name}')
       if row is None:
         continue
@@ -103,6 +108,8 @@ def dfdc_preview(root: pathlib.Path, options: Options) -> list[RawVideo]:
           identities=tuple(dict.fromkeys(filter(None, people))),
         )
       )
+  there = {str(pathlib.PurePosixPath(video.path).with_suffix('')) for video in videos}
+  base.warn_missing(_logger, path.name, sorted(listed.keys() - there), len(listed))
   if not videos:
     raise UserError(f'{path}: names none of the videos in {root}')
   return videos

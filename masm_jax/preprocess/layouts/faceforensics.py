@@ -117,7 +117,7 @@ def deeperforensics(root: pathlib.Path, options: Options) -> list[RawVideo]:
 
   own = {item.stem for item, _ in originals}
   for variant in base.subfolders(root, 'manipulated_videos'):
-    for item in base.find(root, f'manipulated_videos/{variant}'):
+    for item in base.find(root, f'manipulated_videos/{variant}', options):
       target = item.stem.split('_')[0]
       source = video_id(dataset, 'real', target)
       if target not in own:
@@ -160,7 +160,7 @@ def _dfd(root: pathlib.Path, options: Options, dataset: str) -> list[RawVideo]:
   ):
     tops = [path.relative_to(root).as_posix() for path in sorted(root.glob(groups[1]))]
     found = [(*pair, groups[0]) for pair in _compressions(root, groups[0], options)]
-    found += [(item, '', top) for top in tops for item in base.find(root, top)]
+    found += [(item, '', top) for top in tops for item in base.find(root, top, options)]
     for item, compression, group in found:
       who, _, scene = item.stem.partition('__')
       people = tuple(who.split('_'))
@@ -187,7 +187,7 @@ def _compressions(root: pathlib.Path, group: str, options: Options) -> list[tupl
   return [
     (item, compression)
     for compression in options.compressions or COMPRESSIONS
-    for item in base.find(root, f'{group}/{compression}')
+    for item in base.find(root, f'{group}/{compression}', options)
   ]
 
 

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from masm_jax.data.columns import FAKE, REAL, SPLITS
+from masm_jax.data.columns import FAKE, REAL, SPLITS, UNLABELLED
 from masm_jax.data.importers.folder import label_folders
 from masm_jax.errors import UserError
 from masm_jax.preprocess.layouts import base
@@ -14,21 +14,24 @@ from masm_jax.preprocess.raw_video import RawVideo, video_id
 def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
   """`{real,fake}/...` or `{train,val,test}/{real,fake}/...`; with --label anything at all.
 
-  A folder between `fake` and the video is the method: `fake/DF/000_003.mp4`.
+  A folder between `fake` and the video is the method: `fake/DF/000_003.mp4`. What is unlabelled
+  needs no split.
 
   Raises:
     UserError: neither layout, or no split, or two of them.
   """
   dataset = options.dataset or pathlib.Path(root).resolve().name
   if options.label is None:
-    tops = label_folders(root, options.split or None)
+    tops = _labelled(root, options.split)
+  elif options.label == UNLABELLED:
+    tops = [(options.split, UNLABELLED, '.')]
   else:
     tops = [
       (base.need_split(options.split, str(root), '--label names no split'), options.label, '.')
     ]
   videos = []
   for split, label, top in tops:
-    for item in base.find(root, top):
+    for item in [base.single(options.only)] if options.only else base.find(root, top, options):
       method, _, rest = item.name.partition('/')
       has_method = label == FAKE and bool(rest)
       name = rest if has_method else item.name
@@ -38,13 +41,23 @@ def folder(root: pathlib.Path, options: Options) -> list[RawVideo]:
           split,
           label,
           method if has_method else 'fake',
-          name=f'{split}/{name}' if not options.split else name,
+          name=f'{split}/{name}' if split and not options.split else name,
           mask=_mirrored_mask(item, options),
         )
       )
   if not videos:
-    raise UserError(f'{root}: no video and no image in it')
+    skipped = base.skipped_text(options.skipped, '; ')
+    raise UserError(f'{root}: no video and no image in it{skipped}')
   return videos
+
+
+def _labelled(root: pathlib.Path, split: str) -> list[tuple[str, int, str]]:
+  try:
+    return label_folders(root, split or None)
+  except UserError as error:
+    if 'needs either' not in str(error):
+      raise
+    raise UserError(f'{error}; for data without labels, add --label unknown') from error
 
 
 def uadfv(root: pathlib.Path, options: Options) -> list[RawVideo]:
@@ -57,7 +70,7 @@ def uadfv(root: pathlib.Path, options: Options) -> list[RawVideo]:
   videos = []
   for top, label in (('real', REAL), ('fake', FAKE)):
     for there in base.folders(root, top):
-      for item in base.find(root, there):
+      for item in base.find(root, there, options):
         split = base.need_split(options.split, item.path, 'UADFV has no official split')
         number = item.stem.removesuffix('_fake')
         source = video_id(dataset, 'real', number) if label == FAKE else ''
@@ -80,7 +93,7 @@ def wilddeepfake(root: pathlib.Path, options: Options) -> list[RawVideo]:
     kind, _, split = pathlib.PurePosixPath(top).name.lower().partition('_')
     label = REAL if kind == 'real' else FAKE
     packed |= any((root / top).glob('*.tar*'))
-    for item in base.find(root, top):
+    for item in base.find(root, top, options):
       videos.append(item.video(dataset, split, label, 'fake', name=f'{split}/{item.name}'))
   if not videos:
     raise UserError(
@@ -108,7 +121,7 @@ def ffiw(root: pathlib.Path, options: Options) -> list[RawVideo]:
   for side, label in (('source', REAL), ('target', FAKE)):
     for split in SPLITS:
       for top in base.folders(root, f'{side}/{split}'):
-        for item in base.find(root, top):
+        for item in base.find(root, top, options):
           mask = ''
           if label == FAKE:
             mask = re.sub(r'^target/', 'target_mask/', item.path, flags=re.IGNORECASE)

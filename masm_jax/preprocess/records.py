@@ -1,0 +1,102 @@
+"""What is kept of a video: its crops and its outcome, which appear together.
+
+They are committed at a stroke, by renaming one folder: a process that is killed at any moment
+leaves either all of a video or nothing of it.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from masm_jax.data import crop_flags, storage
+from masm_jax.errors import UserError
+from masm_jax.preprocess.raw_video import RawVideo
+
+# A video whose crops are all flagged has the flag that most of them have as its outcome.
+OUTCOMES = ('ok', 'too_short', *crop_flags.FLAGS[1:], crop_flags.NO_FACE, 'unreadable')
+CROPS = 'crops'  # Below the output folder.
+PARTIAL = '.partial'
+RECORD = '.outcome.json'  # In the folder of each video; hidden, so that image importers pass it by.
+
+Record = dict[str, Any]
+
+
+def make_record(
+  input_folder: pathlib.Path,
+  raw: RawVideo,
+  outcome: str,
+  reasons: list[str],
+  num_available: int = 0,
+  frames: list[dict[str, Any]] | None = None,
+  *,
+  num_people: int = 0,
+  num_people_not_taken: int = 0,
+) -> dict[str, Any]:
+  """What is kept of a video: its outcome, and a row for each crop."""
+  frames = frames or []
+  return {
+    'video_id': raw.video_id,
+    'outcome': outcome,
+    'reasons': reasons,
+    'num_frames': num_available,
+    'num_crops': len(frames),
+    'num_kept_boxes': sum(not frame['face_detected'] for frame in frames),
+    'num_left_out': sum(bool(frame['crop_flag']) for frame in frames),
+    'num_people': num_people,
+    'num_people_not_taken': num_people_not_taken,
+    **raw.origin(input_folder),
+    'crops': frames,
+  }
+
+
+def commit(
+  output: pathlib.Path, raw: RawVideo, record: dict[str, Any], files: dict[str, bytes]
+) -> None:
+  """Makes a video's folder with its crops and its record, whole or not at all.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  final = video_folder(output, raw)
+  partial = output / PARTIAL / str(os.getpid())
+  content = {**files, RECORD: json_line(record)}
+  try:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, data in content.items():
+      with open(partial / name, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():  # Of another state of this video's file.
+      old = partial.with_name(f'{partial.name}.old')
+      shutil.rmtree(old, ignore_errors=True)
+      os.rename(final, old)
+      shutil.rmtree(old)
+    os.rename(partial, final)
+  except OSError as error:
+    raise UserError(f'cannot write {final}: {error.strerror or error}') from error
+
+
+def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
+  """The record of a video that is done; None if it is not, or if some of it is gone since."""
+  folder = video_folder(output, raw)
+  try:
+    record = json.loads((folder / RECORD).read_bytes())
+    crops = {crop['file'] for crop in record['crops']}
+  except (OSError, ValueError, TypeError, KeyError):
+    return None
+  return record if crops <= storage.file_names(folder) else None
+
+
+def video_folder(output: pathlib.Path, raw: RawVideo) -> pathlib.Path:
+  """Where a video's crops lie."""
+  return output / CROPS / raw.video_id
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+  """A record as one line of JSON in UTF-8; bytes of names that are no UTF-8 stay escaped."""
+  return (json.dumps(record, ensure_ascii=False) + '\n').encode(errors='backslashreplace')
