@@ -35,6 +35,7 @@ def dataset(
       'split': split,  # train, val or test; '' takes every row.
       'dataset': '',  # Only rows of this data set; '' takes every one.
       'methods': methods,  # Only fakes of these methods, and the real ones; () takes all.
+      'flagged': False,  # Also crops that preprocessing flagged: no face, upside down, ...
     }
   )
 

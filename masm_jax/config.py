@@ -70,6 +70,8 @@ _MAY_CHANGE = (
   'data.num_threads',
   'data.train.root',
   'data.val.root',
+  'data.train.flagged',  # The hash of the rows that it leaves must be the same.
+  'data.val.flagged',
   'data.synthetic.root',
   'data.tests',
   'eval.on_train',

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from masm_jax.data import linking, transforms
-from masm_jax.data.columns import FAKE
+from masm_jax.data.columns import FAKE, REAL, UNLABELLED
 from masm_jax.data.images import Images
 from masm_jax.data.manifest import Manifest
 
@@ -129,7 +129,8 @@ def stats(manifest: Manifest) -> pd.DataFrame:
     high=('side', 'max'),
   ).reset_index()
   low, high = counts.pop('low'), counts.pop('high')
-  counts['label'] = ['fake' if label == FAKE else 'real' for label in counts['label']]
+  words = {REAL: 'real', FAKE: 'fake', UNLABELLED: 'unlabelled'}
+  counts['label'] = [words[label] for label in counts['label']]
   counts['size_px'] = [
     '?' if a <= 0 else str(a) if a == b else f'{a}-{b}' for a, b in zip(low, high, strict=True)
   ]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from masm_jax.data import derive, storage
 from masm_jax.data.check import find_problems, stats
-from masm_jax.data.columns import FAKE, REAL, SPLITS
+from masm_jax.data.columns import FAKE, REAL, SPLITS, UNLABELLED
 from masm_jax.data.importers.deepfakebench import Options, import_deepfakebench
 from masm_jax.data.importers.dfdc import import_dfdc
 from masm_jax.data.importers.folder import import_folder, is_undivided
@@ -226,9 +226,12 @@ def _write(manifest: Manifest, output: str) -> None:
 def _summary(manifest: Manifest) -> str:
   labels = manifest.labels
   videos = len(set(manifest.video_ids))
+  unlabelled = int((labels == UNLABELLED).sum())
   return (
     f'{len(manifest)} images of {videos} videos, {(labels == REAL).sum()} real,'
-    f' {(labels == FAKE).sum()} fake, sha256 {manifest.sha256[:12]}'
+    f' {(labels == FAKE).sum()} fake,'
+    + (f' {unlabelled} unlabelled,' if unlabelled else '')
+    + f' sha256 {manifest.sha256[:12]}'
   )
 
 

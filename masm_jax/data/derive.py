@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from masm_jax.data import storage
-from masm_jax.data.columns import FAKE, REAL, SPLITS
+from masm_jax.data.columns import FAKE, REAL, SPLITS, UNLABELLED
 from masm_jax.data.linking import linked_groups
 from masm_jax.data.manifest import Manifest, build_manifest
 from masm_jax.errors import UserError
@@ -26,9 +26,12 @@ def split_by_identity(manifest: Manifest, shares: Mapping[str, float], seed: int
     seed: of the order among groups of the same size.
 
   Raises:
-    UserError: the shares are not of this form, or there are too few groups for the splits.
+    UserError: the shares are not of this form, rows are unlabelled, or there are too few groups
+      for the splits.
   """
   _needs_files(manifest)
+  if unlabelled := int((manifest.labels == UNLABELLED).sum()):
+    raise UserError(f'{unlabelled} rows have no label (-1): only labelled ones are divided')
   if not shares or not set(shares) <= set(SPLITS) or min(shares.values()) <= 0:
     raise UserError(f'shares are positive numbers for some of {", ".join(SPLITS)}')
   if not abs(sum(shares.values()) - 1) <= 1e-6:  # Nor is it with a NaN among them.

@@ -6,9 +6,9 @@ import pathlib
 import ml_collections
 from absl import logging
 
-from masm_jax.data import leaks, storage
+from masm_jax.data import crop_flags, leaks, storage
 from masm_jax.data import manifest as manifest_lib
-from masm_jax.data.columns import FAKE, REAL
+from masm_jax.data.columns import FAKE, REAL, UNLABELLED
 from masm_jax.data.manifest import Manifest
 from masm_jax.data.presets import SBI
 from masm_jax.errors import UserError
@@ -46,13 +46,15 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
 
   Raises:
     UserError: a missing or broken manifest; no rows where some are needed; a training or validation
-      set without one of the classes (`sbi` trains without fakes); a validation set with rows that
-      are marked test.
+      set without one of the classes (`sbi` trains without fakes) or with unlabelled rows; a
+      validation set with rows that are marked test.
   """
   load = SetLoader(config.synthetic)
   train = load('data.train', config.train)
   val = load('data.val', config.val)
   refuse_test_rows('data.val', val)
+  refuse_unlabelled('data.train', train)
+  refuse_unlabelled('data.val', val)
   for name, manifest, purpose in (
     ('data.train', train, 'learn to tell fakes from real faces'),
     ('data.val', val, 'choose the best checkpoint'),
@@ -113,12 +115,24 @@ def refuse_test_rows(name: str, manifest: Manifest) -> None:
     )
 
 
+def refuse_unlabelled(name: str, manifest: Manifest) -> None:
+  """Raises a UserError if a set that needs labels has rows without one."""
+  unlabelled = int((manifest.labels == UNLABELLED).sum())
+  if unlabelled:
+    raise UserError(
+      f'{name}: {unlabelled} of {len(manifest)} rows have no label (label = -1): these can be'
+      ' scored by an evaluation, and nothing else; label them, or take them out'
+    )
+
+
 def select(
   manifest: Manifest, spec: ml_collections.ConfigDict, name: str, *, allow_empty: bool = False
 ) -> Manifest:
   """Rows of a manifest that a spec asks for.
 
-  `methods` keeps the fakes of those methods and the real faces beside them.
+  `methods` keeps the fakes of those methods and the real faces beside them. Crops that
+  preprocessing flagged are left out, unless `flagged` asks for them; the stored config of a run
+  from before that field takes them, as that run did.
 
   Raises:
     UserError: nothing is left, unless that is allowed.
@@ -142,7 +156,15 @@ def select(
       f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
       f'{", ".join(sorted(set(manifest.table["split"])))}'
     )
-  return selected
+  if spec.get('flagged', True):
+    return selected
+  fit = crop_flags.leave_out_flagged(selected, name)
+  if len(selected) and not len(fit) and not allow_empty:
+    raise UserError(
+      f'{name}: preprocessing flagged all {len(selected)} crops (column {crop_flags.COLUMN}); '
+      f'{name}.flagged=True takes them'
+    )
+  return fit
 
 
 def _load(

@@ -80,6 +80,8 @@ class FaceCrops(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     there = set(self.manifest.table['split'])
+    if '' in there:
+      raise UserError('unlabelled rows without a split: a TFDS set has every row in a split')
     return {split: self._generate_examples(split) for split in SPLITS if split in there}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -81,6 +81,7 @@ def _evaluate(
   )
   val = load_val('val', val_spec)
   sets_lib.refuse_test_rows('val', val)
+  sets_lib.refuse_unlabelled('val', val)
   train, warnings = _training_set(load_train, train_spec, run.facts['train_manifest'])
   if val.sha256 != run.facts['val_manifest']:
     text = (

@@ -149,6 +149,11 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   return table
 
 
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+  """The rows of a score table that have a label: metrics are made of them alone."""
+  return table[table['label'] >= 0].reset_index(drop=True)
+
+
 def summarize(
   table: pd.DataFrame,
   *,
@@ -156,7 +161,7 @@ def summarize(
   thresholds: Mapping[str, float] | None = None,
   name: str = '',
 ) -> dict[str, dict[str, float]]:
-  """Figures of one data set at frame and at video level.
+  """Figures of the labelled rows of one data set, at frame and at video level.
 
   Args:
     table: a score table.
@@ -171,6 +176,7 @@ def summarize(
     UserError: see `metrics.binary_metrics` and `metrics.video_scores`.
   """
   thresholds = thresholds or {}
+  table = labelled(table)
   videos = metrics.video_scores(table, reduce)
   return {
     level: metrics.binary_metrics(

@@ -50,7 +50,7 @@ class Settings:
 def summarize(
   table: pd.DataFrame, settings: Settings, *, name: str = '', with_groups: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any], list[Warning_]]:
-  """Every figure of a data set.
+  """Every figure of a data set; rows without a label have no part in any.
 
   Args:
     table: a score table; it may be empty.
@@ -70,10 +70,15 @@ def summarize(
   def warn(kind: str, text: str) -> None:
     warnings.append({'set': name, 'kind': kind, 'text': f'{name}: {text}' if name else text})
 
+  num_scored = len(table)
+  table = scores.labelled(table)
+  if unlabelled := num_scored - len(table):
+    warn('unlabelled', f'{unlabelled} of {num_scored} frames have no label: scores, but no metrics')
   clusters = make_clusters(table, settings.unit)
   if clusters.note:
     warn('unit', clusters.note)
-  _check_classes(table, clusters, warn)
+  if len(table) or not num_scored:
+    _check_classes(table, clusters, warn)
   result: dict[str, Any] = _levels(table, clusters, settings, with_bins=True)
   if with_groups:
     result['groups'] = {}

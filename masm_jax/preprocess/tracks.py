@@ -98,6 +98,7 @@ def find_people(
     else:
       if len(track) >= min(_MIN_FACES, len(detections)) or not people:
         people.append([i])
+  people.sort(key=lambda person: (-by_mask[person].sum(), -weights[person].sum()))
   return [
     Person(
       {t: face for i in person for t, face in tracks[i].items()},

@@ -116,7 +116,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
   runs = []
   for i, (name, (_, folder), document) in enumerate(zip(names, named, documents, strict=True)):
     frames = {
-      set_name: scores.read_scores(results.scores_path(folder, set_name))
+      set_name: scores.labelled(scores.read_scores(results.scores_path(folder, set_name)))
       for set_name in document.sets
     }
     reduce = document.protocol.video_score
