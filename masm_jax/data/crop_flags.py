@@ -28,7 +28,7 @@ def flags_of(table: pd.DataFrame) -> np.ndarray:
   """
   flags = np.full(len(table), '', object)
   if COLUMN in table:
-    flags = np.array(['' if value is None else str(value) for value in table[COLUMN]], object)
+    flags = np.array(['' if pd.isna(value) else str(value) for value in table[COLUMN]], object)
   if DETECTED in table:
     missed = table[DETECTED].map(str).isin(('False', '0', '0.0')).to_numpy()
     flags[missed & (flags == '')] = NO_FACE

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from masm_jax.data.check import stats
 from masm_jax.data.columns import COLUMNS
+from masm_jax.data.derive import split_by_identity
 from masm_jax.data.manifest import build_manifest, load_manifest, write_manifest
 from masm_jax.errors import UserError
 
@@ -221,3 +223,26 @@ def test_describing_data_needs_no_jax():
     [sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == '[]'
+
+
+def test_unlabelled_rows(tmp_path):
+  for i in range(3):
+    Image.new('RGB', (8, 8), (i, i, i)).save(tmp_path / f'{i}.png')
+  rows = [
+    {'path': '0.png', 'label': -1, 'dataset': 'd', 'split': '', 'video_id': 'd/0'},
+    {'path': '1.png', 'label': -1, 'dataset': 'd', 'split': 'test', 'video_id': 'd/1'},
+    {'path': '2.png', 'label': 0, 'dataset': 'd', 'split': 'test', 'video_id': 'd/2'},
+  ]
+  manifest = build_manifest(rows, tmp_path)
+  for name in ('a.csv', 'a.parquet'):
+    write_manifest(manifest, tmp_path / name)
+    found = load_manifest(tmp_path / name)
+    assert found.sha256 == manifest.sha256 and found.labels.tolist() == [-1, -1, 0]
+    assert found.table['method'].tolist() == ['unlabelled', 'unlabelled', 'real']
+    assert found.table['source_video_id'].tolist() == ['', '', 'd/2']
+  assert stats(manifest)['label'].tolist() == ['unlabelled', 'real', 'unlabelled']
+  with pytest.raises(UserError, match='2 rows have no label'):
+    split_by_identity(manifest, {'train': 0.5, 'test': 0.5}, 0)
+  rows[2]['split'] = ''
+  with pytest.raises(UserError, match=r'unknown split.*row 3'):
+    build_manifest(rows, tmp_path)

@@ -126,3 +126,17 @@ def test_only_self_blending_trains_without_fakes(manifest):
     sets.load_sets(config(manifest, train=spec(path), augment='gend'))
   with pytest.raises(UserError, match=r'data.val: no fake face'):
     sets.load_sets(config(manifest, val=spec(path), augment='sbi'))
+
+
+def test_what_needs_labels_refuses_rows_without(manifest, tmp_path):
+  table = manifest_lib.load_manifest(manifest).table
+  table.loc[table['split'] == 'val', ['label', 'method']] = [-1, 'unlabelled']
+  path = tmp_path / 'manifest.parquet'
+  manifest_lib.write_manifest(manifest_lib.build_manifest(table, manifest.parent), path)
+  root = str(manifest.parent)
+  unlabelled = spec(path, split='val', root=root)
+  with pytest.raises(UserError, match=r'data.val: 6 of 6 rows have no label \(label = -1\)'):
+    sets.load_sets(config(manifest, val=unlabelled))
+  with pytest.raises(UserError, match=r'data.train: 6 of 18 rows have no label'):
+    sets.load_sets(config(manifest, train=spec(path, root=root)))
+  assert len(sets.load_sets(config(manifest, new=unlabelled)).tests['new']) == 6
