@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import cross_eval
+from configs import common, cross_eval
 from masm_jax import telemetry
 from masm_jax.checkpoints import reading as saved_run
 from masm_jax.data import manifest as manifest_lib
@@ -473,3 +473,38 @@ def test_a_suite_takes_any_name_of_a_set():
   assert set(chosen) == {'mine', 'cdfv2', 'ffpp_DF'}
   assert (chosen.mine.manifest, chosen.mine.split) == ('data/mine/manifest.parquet', 'test')
   assert chosen.ffpp_DF.methods == ('DF',)  # A name of another protocol means what it means there.
+
+
+def test_data_without_labels_have_scores_and_no_metrics(
+  run, portraits, tmp_path, capsys, monkeypatch
+):
+  manifest = manifest_lib.load_manifest(portraits).select(split='test')
+  table = manifest.table.assign(label=-1, split='', method='')
+  path = tmp_path / 'new.parquet'
+  manifest_lib.write_manifest(manifest_lib.build_manifest(table, manifest.root), path)
+  suite = make_suite()
+  fields = {'manifest': str(path), 'root': str(manifest.root), 'split': ''}
+  with suite.unlocked():
+    suite.sets = {
+      'new': ml_collections.ConfigDict(dict(common.dataset()) | fields),
+      'known': ml_collections.ConfigDict(dict(common.dataset(str(portraits), 'test'))),
+    }
+  out = tmp_path / 'out'
+  evaluate(run, suite, out)
+  found = scores.read_scores(results.scores_path(out, 'new'))
+  assert len(found) == len(manifest) and found['score'].between(0, 1).all()
+  same = scores.read_scores(results.scores_path(out, 'known')).set_index('path')['score']
+  shared = found.set_index('path')['score'].loc[same.index]
+  np.testing.assert_allclose(shared, same, atol=1e-6)
+  document = results.read_results(out)
+  n = len(found)
+  told = f'new: {n} of {n} frames have no label: scores, but no metrics'
+  assert told in [warning['text'] for warning in document['warnings']]
+  assert document['sets']['new']['frame']['num'] == 0
+  assert f'WARNING: {told}' in capsys.readouterr().out
+  # What reads evaluations takes it as it is.
+  assert report.main([str(out), '--out', str(tmp_path / 'report.html')]) == 0
+  with suite.unlocked():
+    suite.val = ml_collections.ConfigDict(dict(common.dataset()) | fields)
+  with pytest.raises(UserError, match=f'val: {n} of {n} rows have no label'):
+    evaluate(run, suite, tmp_path / 'other')

@@ -181,3 +181,21 @@ def test_scores_of_uneven_hosts_with_padding_are_those_of_one(tmp_path):
   expected = metrics.binary_metrics(kept % 2, probabilities[kept], threshold=0.4)
   for name, entry in figures['frame']['metrics'].items():
     np.testing.assert_allclose(entry['value'], expected[name], rtol=0, atol=1e-9)
+
+
+def test_unlabelled_rows_have_no_part_in_any_figure():
+  rows = table()
+  others = table(seed=1).assign(label=-1, method='unlabelled')
+  others['video_id'] = 'x' + others['video_id']
+  mixed = pd.concat([others, rows], ignore_index=True)
+  figures, facts, warnings = summary.summarize(mixed, SETTINGS, name='both')
+  alone = summary.summarize(rows, SETTINGS, name='both')
+  assert (figures, facts) == alone[:2]
+  told = {'set': 'both', 'kind': 'unlabelled'}
+  text = 'both: 120 of 240 frames have no label: scores, but no metrics'
+  assert warnings == [told | {'text': text}]
+  assert scores.summarize(mixed) == scores.summarize(rows)
+  figures, _, warnings = summary.summarize(others, SETTINGS, name='new')
+  assert [warning['kind'] for warning in warnings] == ['unlabelled']
+  assert figures['video']['num'] == 0
+  assert math.isnan(figures['video']['metrics']['auroc']['value'])
