@@ -2,7 +2,7 @@
 
 Decodes evenly spaced frames, finds the face that each video is about, aligns it, and writes
 DIR/crops, DIR/manifest.parquet (which training takes as it is) and DIR/outcomes.jsonl (one line per
-video). Stopped at any moment, the same command goes on where it was.
+video). Stopped at any moment, the same command resumes where it was.
 
 Exit status: 0 when all is done, 1 when no video gave a face, 2 for input that cannot be used.
 """
