@@ -11,6 +11,7 @@ from absl import logging
 from numpy.typing import ArrayLike
 
 from masm_jax import files
+from masm_jax.data.columns import FAKE, REAL, UNLABELLED
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import catalogue, text_tables
@@ -36,7 +37,7 @@ _VALID = {
     name: lambda column: all(isinstance(value, str) for value in column)
     for name in ('video_id', 'path', 'method')
   },
-  'label': lambda column: column.isin((0, 1)).all(),
+  'label': lambda column: column.isin((REAL, FAKE, UNLABELLED)).all(),
   'score': lambda column: column.astype(np.float64).between(0, 1).all(),
   'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
 }
@@ -151,7 +152,7 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
   """The rows of a score table that have a label: metrics are made of them alone."""
-  return table[table['label'] >= 0].reset_index(drop=True)
+  return table[table['label'] != UNLABELLED].reset_index(drop=True)
 
 
 def summarize(

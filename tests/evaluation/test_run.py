@@ -496,11 +496,11 @@ def test_data_without_labels_have_scores_and_no_metrics(
   same = scores.read_scores(results.scores_path(out, 'known')).set_index('path')['score']
   shared = found.set_index('path')['score'].loc[same.index]
   np.testing.assert_allclose(shared, same, atol=1e-6)
-  document = results.read_results(out)
+  document = results.read(out)
   n = len(found)
   told = f'new: {n} of {n} frames have no label: scores, but no metrics'
-  assert told in [warning['text'] for warning in document['warnings']]
-  assert document['sets']['new']['frame']['num'] == 0
+  assert told in [warning.text for warning in document.warnings]
+  assert document.sets['new'].frame.num == 0
   assert f'WARNING: {told}' in capsys.readouterr().out
   # What reads evaluations takes it as it is.
   assert report.main([str(out), '--out', str(tmp_path / 'report.html')]) == 0
