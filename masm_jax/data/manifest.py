@@ -229,8 +229,10 @@ def _manifest(
 
 def _root_to_store(root: storage.Path, folder: storage.Path) -> str:
   """What a manifest in `folder` says of its root: '' for the folder itself, or the way there."""
-  if storage.is_remote(root) or storage.is_remote(folder):
+  if storage.is_remote(root):
     return '' if os.fspath(root) == os.fspath(folder) else storage.absolute(root)
+  if storage.is_remote(folder):  # Whoever reads it there has no such folder.
+    return ''
   below = storage.relative(root, folder)
   return '' if below == '.' else below  # Relative: both may be moved together.
 
