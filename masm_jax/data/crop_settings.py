@@ -77,6 +77,13 @@ def read_crop_settings(manifest: Manifest) -> tuple[CropSettings, ...]:
   return (found_there,) if found_there else ()
 
 
+def read_record(value: Any) -> tuple[CropSettings, ...]:
+  """The settings in a run's record: a list of what `to_json` gives; all else in it is passed by."""
+  entries = value if isinstance(value, list) else []
+  found = (from_json(entry) for entry in entries if isinstance(entry, Mapping))
+  return tuple(sorted(way for way in found if way))
+
+
 def difference(trained: Iterable[CropSettings], scored: Iterable[CropSettings]) -> str:
   """What is to be said of crops that a detector was not trained on; '' where nothing is.
 

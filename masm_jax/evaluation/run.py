@@ -11,7 +11,9 @@ from absl import logging
 
 from masm_jax import config as config_lib
 from masm_jax import telemetry
+from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
+from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import curves, results
@@ -91,6 +93,9 @@ def _evaluate(
     )
     warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
   tests = {name: _test_set(load_tests, name, spec) for name, spec in specs.items()}
+  for name, manifest in {results.VAL: val, **tests}.items():
+    if text := crop_settings.difference(run.crops, read_crop_settings(manifest)):
+      warnings.append({'set': name, 'kind': 'crops_differ', 'text': f'{name}: {text}'})
   copies, unchecked = curves.load_copies(
     points,
     lambda point: load_tests(

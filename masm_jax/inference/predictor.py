@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masm_jax.data import transforms
+from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
 from masm_jax.inference import steps, trained
 from masm_jax.metrics import binary, calibration, scores
@@ -55,12 +56,14 @@ class Detector:
       validation set: a score at or above it is called fake. Empty where the run has no scores of
       its validation set yet.
     calibration: on the same set; None where it lacks a class.
+    crops: the ways in which the training crops were made; score crops made so. () where unknown.
     facts: what the detector is, see `inference.trained.TrainedRun`.
   """
 
   image_size: int
   thresholds: Mapping[str, Mapping[str, float]]
   calibration: Calibration | None
+  crops: tuple[CropSettings, ...]
   facts: Mapping[str, Any]
   _run: trained.TrainedRun = dataclasses.field(repr=False)
   _mesh: jax.sharding.Mesh = dataclasses.field(repr=False)
@@ -176,6 +179,7 @@ def load(
     image_size=run.detector.backbone.image_size,
     thresholds=thresholds,
     calibration=found,
+    crops=run.crops,
     facts=run.facts,
     _run=run,
     _mesh=mesh,

@@ -20,8 +20,10 @@ from jax.sharding import Mesh
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import telemetry, tree
+from masm_jax import files, telemetry, tree
 from masm_jax.checkpoints import reading as saved_run
+from masm_jax.data import crop_settings
+from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
 from masm_jax.inference import steps
 from masm_jax.methods import Method, OnProgress, chosen_layers, make_method
@@ -58,6 +60,7 @@ class AdaptedRun:
     trainable: trainable leaves of the checkpoint.
     frozen: the frozen ones.
     facts: as of `TrainedRun`.
+    crops: as of `TrainedRun`.
   """
 
   config: ml_collections.ConfigDict
@@ -67,6 +70,7 @@ class AdaptedRun:
   trainable: Any
   frozen: Any
   facts: dict[str, Any]
+  crops: tuple[CropSettings, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +83,15 @@ class TrainedRun:
     params: plain (merged) parameters, placed on the mesh.
     facts: JSON types: method, backbone, seed, checkpoint, step, best_step, last_step, selected_by,
       workdir, config_sha256, base_weights, trained_weights, trainable_parameters, train_manifest,
-      val_manifest (manifests and weights by their hashes).
+      val_manifest (manifests and weights by their hashes); crops, where all were made in one way.
+    crops: the ways in which the training crops were made; () where the run does not tell.
   """
 
   config: ml_collections.ConfigDict
   detector: detector_lib.DetectorConfig
   params: Any
   facts: dict[str, Any]
+  crops: tuple[CropSettings, ...]
 
 
 def load_run(
@@ -99,7 +105,8 @@ def load_run(
   """Rebuilds the detector of a run; arguments and errors as of `load_adapted`."""
   run = load_adapted(workdir, mesh, step=step, weights=weights, on_progress=on_progress)
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
-  return TrainedRun(run.config, run.detector, merge(run.trainable, run.frozen), run.facts)
+  params = merge(run.trainable, run.frozen)
+  return TrainedRun(run.config, run.detector, params, run.facts, run.crops)
 
 
 def load_adapted(
@@ -175,7 +182,19 @@ def load_adapted(
     'train_manifest': meta['train_manifest'],
     'val_manifest': meta['val_manifest'],
   }
-  return AdaptedRun(config, detector_config, method, initial, trainable, frozen, facts)
+  ways = _crops(workdir)
+  if len(ways) == 1:
+    facts['crops'] = ways[0].to_json() | {'size_px': ways[0].size_px or None}
+  return AdaptedRun(config, detector_config, method, initial, trainable, frozen, facts, ways)
+
+
+def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:
+  """How the run's record says that its training crops were made; runs of version 0.1 do not say."""
+  try:
+    record = files.read_json(workdir / 'run.json')
+  except UserError:
+    return ()
+  return crop_settings.read_record(record.get('crops') if isinstance(record, dict) else None)
 
 
 def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:

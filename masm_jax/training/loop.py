@@ -16,6 +16,7 @@ from masm_jax import detector as detector_lib
 from masm_jax import telemetry, tree
 from masm_jax.checkpoints import saving as checkpoint_lib
 from masm_jax.data import pipeline, presets, samplers
+from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
 from masm_jax.inference import steps as inference_steps
@@ -174,6 +175,7 @@ def _train(
   report.begin(
     config=config,
     hashes=sets.hashes() | {'base_weights': base_hash},
+    crops=read_crop_settings(sets.train),
     step=start,
     overview=writer.overview(train_state.trainable, frozen, reference),
   )

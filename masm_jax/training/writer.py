@@ -3,7 +3,7 @@
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import jax
@@ -16,6 +16,7 @@ from absl import logging
 from masm_jax import config as config_lib
 from masm_jax import telemetry, tree
 from masm_jax.data import sets
+from masm_jax.data.crop_settings import CropSettings
 from masm_jax.files import JsonLines
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask
@@ -94,15 +95,30 @@ class RunReport:
       self._masks.close()
 
   def begin(
-    self, *, config: ml_collections.ConfigDict, hashes: Mapping[str, str], step: int, overview: str
+    self,
+    *,
+    config: ml_collections.ConfigDict,
+    hashes: Mapping[str, str],
+    crops: Iterable[CropSettings],
+    step: int,
+    overview: str,
   ) -> None:
-    """Records what is run, and forgets what an earlier attempt wrote after `step`."""
+    """Records what is run, and forgets what an earlier attempt wrote after `step`.
+
+    Args:
+      config: the run's config.
+      hashes: of data sets and base weights.
+      crops: how the training crops were made, as far as their manifest tells.
+      step: where the run begins or resumes.
+      overview: the table of parameters.
+    """
     if not self._enabled:
       return
     logging.info('config:\n%s', config)
     print(overview, flush=True)
     record = telemetry.run_record(config, hashes) | {
-      'config_sha256': config_lib.fingerprint(config)
+      'config_sha256': config_lib.fingerprint(config),
+      'crops': [way.to_json() for way in crops],
     }
     telemetry.write_json(self._workdir / 'run.json', record)
     self._hashes = dict(hashes)
