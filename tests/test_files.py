@@ -144,3 +144,33 @@ def test_every_line_survives_sigkill(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
   assert [record['step'] for record in read_lines(path)] == list(range(100))
+
+
+def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path):
+  path = tmp_path / 'a.txt'
+  json_files.write_text(path, 'old')
+  with pytest.raises(OSError, match='full'), json_files.replacing(path) as fresh:
+    fresh.write_text('half')
+    assert path.read_text() == 'old' and fresh.parent == tmp_path
+    raise OSError('full')
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+  with json_files.replacing(path) as first, json_files.replacing(path) as second:
+    assert first != second  # Two at once do not write into one another's file.
+    first.write_text('one')
+    second.write_text('two')
+  assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path):
+  (tmp_path / 'other').write_text('stays')
+  (tmp_path / 'a.txt').symlink_to(tmp_path / 'other')
+  json_files.write_bytes(tmp_path / 'a.txt', b'new')
+  assert (tmp_path / 'other').read_text() == 'stays'
+  assert not (tmp_path / 'a.txt').is_symlink() and (tmp_path / 'a.txt').read_text() == 'new'
+
+
+def test_what_a_kill_leaves_is_removed(tmp_path):
+  json_files.write_text(tmp_path / 'kept.partial', 'a file of the user')
+  (tmp_path / '.a.txt.0011223344556677.partial').write_text('ha')
+  json_files.remove_unfinished(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['kept.partial']
