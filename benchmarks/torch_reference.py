@@ -120,7 +120,7 @@ def training_step(
     method: one of `METHODS`.
     config: the backbone.
     batch: `image` uint8 [B, H, W, 3] and `label` [B], NumPy.
-    dtype: float32, or that of autocast.
+    dtype: float32, or autocast's.
     compiled: through torch.compile.
     num_subspaces: K.
     rank: q.

@@ -1,4 +1,4 @@
-r"""BitFit (arXiv 2106.10199) on FaceForensics++ c23. [ours: the recipe is that of `common.py`]
+r"""BitFit (arXiv 2106.10199) on FaceForensics++ c23. [ours: the recipe, as in `common.py`]
 
 python -m masm_jax.main --config=configs/bitfit.py --workdir=runs/bitfit \
     --config.backbone.weights=weights/clip_l14.safetensors

@@ -217,7 +217,7 @@ def with_arguments(
 
 
 def set_method(config: ml_collections.ConfigDict, method: str) -> None:
-  """Makes a config that of a method: its name, and what `configs/METHOD.py` says that it is."""
+  """Sets a method in a config: its name, and what `configs/METHOD.py` says that it is."""
   if method not in METHODS:
     raise ValueError(f'there is no method {method!r}: choose one of {", ".join(METHODS)}')
   config.method = method  # Checked above; its file knows the rest.

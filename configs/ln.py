@@ -1,4 +1,4 @@
-r"""LayerNorm tuning on FaceForensics++ c23. [ours: the recipe is that of `common.py`]
+r"""LayerNorm tuning on FaceForensics++ c23. [ours: the recipe, as in `common.py`]
 
 python -m masm_jax.main --config=configs/ln.py --workdir=runs/ln \
     --config.backbone.weights=weights/clip_l14.safetensors

@@ -10,7 +10,7 @@
 #
 # When one process ends with a status that is not 0, the others get 20 s to end, and are stopped
 # then. Ends with that status, or with 2 if any process ended with 2: there is an error to mend.
-# SIGTERM and Ctrl-C are passed on: the run saves and ends with 143, and the same command goes on
+# SIGTERM and Ctrl-C are passed on: the run saves and ends with 143, and the same command resumes
 # from there.
 set -euo pipefail
 
@@ -48,7 +48,7 @@ for ((i = 0; i < count; i++)); do
 done
 ((dry_run)) && exit 0
 
-# A signal ends `wait` early with a status above 128, though the processes go on: ask again then.
+# A signal ends `wait` early with a status above 128, though the processes still run: ask again then.
 status=0
 remaining=$count
 while ((remaining)); do

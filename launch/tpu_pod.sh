@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice of any size: asks for it in the queue, installs, trains on all
-# workers, and goes on after a preemption.
+# workers, and resumes after a preemption.
 #
 #   launch/tpu_pod.sh run --name=masm --zone=us-east5-b --type=v6e-16 --runtime=v2-alpha-tpuv6e \
 #       --share=10.0.0.2:/runs [--project=ID] [--spot] [--restarts=20] [--keep] [--dry_run] -- \
@@ -16,7 +16,7 @@
 # times; it asks for a new slice only if the old one is gone. Status 2 of any worker (bad input, a
 # full disk: there is an error to mend) ends it at once, with status 2. However run ends, it deletes
 # the slice, which would be paid for while it idles, unless --keep is given. Ctrl-C deletes nothing,
-# and says what is left; the same command goes on from there.
+# and says what is left; the same command resumes from there.
 set -euo pipefail
 
 readonly bad_input=2
@@ -316,7 +316,7 @@ END
 }
 
 interrupted() {
-  printf '\ninterrupted here; a training on %s may go on there\n' "$name" >&2
+  printf '\ninterrupted here; a training on %s may resume there\n' "$name" >&2
   say_what_is_left
   exit 130
 }

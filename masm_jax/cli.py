@@ -291,7 +291,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   except Exception as error:
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
       where = f': {error.filename}' if error.filename else ''
-      what = f'error: {error.strerror}{where}; mend that, and the same command goes on'
+      what = f'error: {error.strerror}{where}; mend that, and run the same command again'
       _fail(peers.USER_STATUS, what)
     if not _has_peers():
       raise

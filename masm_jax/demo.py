@@ -61,7 +61,7 @@ def summarize(workdir: pathlib.Path) -> None:
 
 
 def main() -> int:
-  """Runs every method (a run that was stopped goes on), then the summary; the exit status."""
+  """Runs every method (a run that was stopped resumes), then the summary; the exit status."""
   parser = argparse.ArgumentParser(
     prog=cli.program('demo'),
     description=cli.in_typed_words(__doc__),

@@ -21,7 +21,7 @@ _CONFIG = cli.define_config(
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Directory of this run: its record, checkpoints and results. An unfinished run in it goes on.',
+  'Directory of this run: its record, checkpoints and results. An unfinished run in it is resumed.',
 )
 _PROFILE = flags.DEFINE_string(
   'profile', '', 'FIRST:LAST: writes an XLA trace of these steps into WORKDIR/profile.'

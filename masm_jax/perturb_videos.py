@@ -5,7 +5,8 @@ python -m masm_jax.perturb_videos --input RAW --output RAW_VC3 --key VC --level 
 Every video (as MP4) and every image (as PNG) below RAW is perturbed whole, before any crop is
 taken, and every other file (lists, metadata) is copied, so that the copy has the original's layout.
 Name what must stay as it is, such as forgery masks, with --keep. Stopped at any moment, the same
-command goes on where it was. The copy's `perturbation.json` says how it was made, and what failed.
+command resumes where it stopped. The copy's `perturbation.json` says how it was made, and what
+failed.
 
 Exit status: 0 when all is done, 1 when a file could not be read, 2 for input that cannot be used.
 """
@@ -23,7 +24,7 @@ from masm_jax.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
   """Makes the copy and returns the exit status."""
   args = _parser().parse_args(argv)
-  kept = 'interrupted; what is done stays, and the same command goes on'
+  kept = 'interrupted; what is done stays, and the same command resumes'
   return cli.exit_status(lambda: _copy(args), interrupted=kept)
 
 

@@ -1,4 +1,4 @@
-"""A perturbed copy of a data set keeps its layout, goes on after a stop, hides no failure."""
+"""A perturbed copy of a data set keeps its layout, resumes after a stop, hides no failure."""
 
 import json
 import os

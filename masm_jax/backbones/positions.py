@@ -44,7 +44,7 @@ def _bicubic(size_in: int, size_out: int) -> np.ndarray:
 
 
 def is_resampled(shape: Shape, expected: Shape) -> bool:
-  """Whether `shape` is that of position embeddings with a class token on some square grid."""
+  """Whether position embeddings with a class token on a square grid may have this `shape`."""
   if len(shape) != len(expected) or shape[-1] != expected[-1] or shape[:-2] != expected[:-2]:
     return False
   patches = shape[-2] - 1

@@ -76,9 +76,9 @@ class Block(nn.Module):
   Attributes:
     config: shape of the transformer.
     cls_only: compute the first token alone. Its keys and values still come from every token, so
-      the result is that of the whole block, without the work for tokens that nobody reads.
+      the result equals the whole block's, without the work for tokens that nobody reads.
     dense_cls: builds the six dense layers.
-    dtype: compute dtype, also that of the residual stream.
+    dtype: compute dtype, also of the residual stream.
   """
 
   config: ViTConfig

@@ -198,7 +198,7 @@ class Checkpoints:
       )
 
   def _iterator_state(self, step: int) -> dict[str, Any]:
-    """What this process's data iterator goes on from.
+    """Where this process's data iterator resumes.
 
     Every process has written its own. With as many processes as then, each takes its own again;
     else the position, which is the same in all, and the undecodable records that any has met.
@@ -222,7 +222,7 @@ class Checkpoints:
     target = pathlib.Path(self._manager.directory).parent / 'damaged_checkpoints'
     for step, problem in damaged.items():
       logging.warning(
-        'the checkpoint of step %d cannot be read (%s); it is in %s now, and the run goes on from '
+        'the checkpoint of step %d cannot be read (%s); it is in %s now, and the run resumes from '
         'an older one',
         step,
         problem,
@@ -253,7 +253,7 @@ class Checkpoints:
   def _storage_errors(self) -> Iterator[None]:
     """What goes wrong in writing is the storage's fault: the user's to mend, not a crash.
 
-    Writing goes on in the background, so that it may come up at the next save or at the end.
+    Writing ends in the background, so that the error may come up at the next save or at the end.
     """
     try:
       yield
@@ -264,7 +264,7 @@ class Checkpoints:
       good = f'step {max(complete)}' if complete else 'none'
       raise UserError(
         f'a checkpoint could not be written to {self._manager.directory}: {first_line(error)}; '
-        f'last complete one: {good}; the same command goes on from there'
+        f'last complete one: {good}; the same command resumes from there'
       ) from error
 
   def restore_trainable(self, state: State, step: int) -> Any:

@@ -141,7 +141,7 @@ def print_stats(args: argparse.Namespace) -> int:
 
 
 def split(args: argparse.Namespace) -> int:
-  """Divides a manifest into splits that share nobody."""
+  """Divides a manifest into splits that share no person, source video or file."""
   _check_output(args.output)
   if args.seed < 0:
     raise UserError(f'--seed {args.seed}: not negative')

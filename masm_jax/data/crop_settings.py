@@ -24,7 +24,7 @@ class CropSettings:
 
   Attributes:
     template: a key of `preprocess.templates.TEMPLATES`.
-    margin: size of a crop over that of the face's own square.
+    margin: size of a crop over the size of the face's own square.
     size_px: side of a crop, in pixels; 0 for the scale that each face had in its picture.
   """
 

@@ -35,7 +35,7 @@ class Leak:
 
   @property
   def text(self) -> str:
-    """One line that goes on from the name of the tested set."""
+    """One line that follows the name of the tested set."""
     nouns = {
       'files': 'files of the same bytes',
       'videos': 'videos or source videos',

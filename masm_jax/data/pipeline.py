@@ -112,7 +112,7 @@ def train_iterator(
 class TrainIterator(grain.DatasetIterator):
   """This host's training batches; its state is the next step and what was found undecodable.
 
-  Grain's own state depends on the number of workers. This one does not, so that a run can go on
+  Grain's own state depends on the number of workers. This one does not, so that a run can resume
   with other workers or threads. It is what `grain.checkpoint.CheckpointSave` writes.
   """
 

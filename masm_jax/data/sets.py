@@ -141,7 +141,7 @@ def select(
   selected = manifest.select(**wanted)
   if spec.methods:
     there = set(selected.table['method'])
-    # None of this split is a result; none anywhere is a slip of the pen.
+    # An empty split is allowed; a forgery that occurs nowhere is a typo.
     known = set(manifest.table['method']) if allow_empty else there
     missing = [method for method in spec.methods if method not in known]
     if missing:

@@ -39,9 +39,9 @@ def evaluate(
   Args:
     workdir: of a training run.
     suite: see `common.get_suite`.
-    out: the evaluation's folder; one that was stopped goes on.
+    out: the evaluation's folder; one that was stopped is resumed.
     step: which checkpoint: best, last, or a number.
-    weights: the base weights' file; '' for that of the run's config.
+    weights: the file of the base weights; '' for the one in the run's config.
     devices: which ones compute; all of all processes by default.
     hang_timeout_s: see `peers.Watchdog`.
 
@@ -171,7 +171,7 @@ def _training_set(
 
 
 def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
-  """Marks a folder as that of one checkpoint; refuses one that is another's."""
+  """Marks a folder as one checkpoint's; refuses another checkpoint's folder."""
   path = out / results.CLAIM_FILE
   if path.is_file():
     if (found := results.read_claim(out)) != identity:

@@ -113,7 +113,7 @@ class Crops:
 
   Attributes:
     template: name of the landmark template; '' where unknown.
-    margin: size of a crop over that of the face's own square; None where unknown.
+    margin: size of a crop over the size of the face's own square; None where unknown.
     size_px: side of a crop; None where unknown.
   """
 

@@ -1,7 +1,7 @@
 """Scores every set of a suite with one detector, and writes the evaluation's folder.
 
 Each set is scored, written, and noted in `progress/` with a fingerprint of all that decides its
-scores; an evaluation that was killed finds these notes and goes on behind them. All hosts take part
+scores; an evaluation that was killed finds these notes and resumes behind them. All hosts take part
 in the scoring; the lead alone reads and writes files, and tells the others what is done already.
 """
 
@@ -143,7 +143,7 @@ class SuiteRun:
       name: of the set.
       manifest: its records; there may be none.
       exhibit: adds columns to the table; all hosts call it.
-      path: of the table; by default that of an unperturbed set.
+      path: of the table; by default the table of an unperturbed set.
       perturb: changes the images.
       kind: JSON types that tell this table from others of the set.
     """

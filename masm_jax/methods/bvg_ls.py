@@ -2,8 +2,8 @@
 
 [kin: the layer is the one whose gradient has the highest bias-variance ratio] [ours: a layer is a
 block, everything before the first one a layer too, and the last LayerNorm part of the last block;
-the ratio is that of the exponential averages of `masking.grad_stats`; the head moves in every step,
-and before the first mask, `mask.warmup_steps`, everything does]
+the ratio is taken of the exponential averages of `masking.grad_stats`; the head moves in every
+step, and before the first mask, `mask.warmup_steps`, everything does]
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgr
   """BVG-LS; see `make_method`.
 
   Raises:
-    UserError: the config is not that of BVG-LS.
+    UserError: the config is not BVG-LS's.
   """
   del cache_dir, on_progress
   definition = {

@@ -104,7 +104,7 @@ def read(path: pathlib.Path, groups: Groups, identity: Mapping[str, str]) -> Sel
 
 
 def lost_record(path: pathlib.Path) -> UserError:
-  """For checkpoints without the choice that they were trained on."""
+  """The error for checkpoints whose selection.json is missing or another run's."""
   return UserError(
     f'{path}, which says what layers the checkpoints beside it train, is missing, damaged or that '
     'of another run: put the right one back, or begin anew in a new --workdir'

@@ -1,6 +1,6 @@
 """GenD (arXiv 2508.06248): LayerNorms and a head on features of length 1, under three losses.
 
-[kin] throughout: what is trained is that of `ln`; `configs/gend.py` sets the rest, which is there
+[kin] throughout: it trains what `ln` trains; `configs/gend.py` sets the rest, which is there
 for every method: `head.normalize_features`, `loss.alignment`, `loss.uniformity` and the recipe.
 Paired real and fake faces of one video are its first finding: `data.sampler=paired`.
 """

@@ -219,7 +219,7 @@ def _checked(labels: ArrayLike, scores: ArrayLike, name: str = '') -> tuple[np.n
   if not np.isin(labels, (0, 1)).all():
     bad = labels[~np.isin(labels, (0, 1))][0]
     raise UserError(f'label {bad} is neither 0 (real) nor 1 (fake){where}')
-  outside = ~((scores >= 0) & (scores <= 1))  # True for nan as well.
+  outside = ~((scores >= 0) & (scores <= 1))  # True for nan too.
   if outside.any():
     raise UserError(
       f'{int(outside.sum())} of {len(scores)} scores are not probabilities{where}, the first is'

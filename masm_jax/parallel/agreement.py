@@ -1,4 +1,4 @@
-"""What goes wrong for one process goes wrong for all: they find it out each, and take one way.
+"""Makes all processes agree on whether a read succeeded, so that they take the same branch.
 
 A process that turns back alone leaves the others waiting in their next collective operation.
 """
@@ -36,7 +36,7 @@ def together(read: Callable[[], T]) -> tuple[T | None, str]:
 
 
 def first_problem(own: str) -> str:
-  """This process's problem, or that of the first process that has one; '' if none has."""
+  """This process's problem, or the first other process's; '' if none has one."""
   if jax.process_count() == 1:
     return own
   text = np.zeros(1024, np.uint8)

@@ -3,9 +3,9 @@
 Nothing here imports jax when it is imported: entry points read it before they start.
 
 A process that dies closes its connections, and a collective operation of the others then fails at
-once. A host that vanishes is missed by jax's heartbeats. A process that lives but does not go on is
-found by the `Watchdog` of the others. All three end the process within a bounded time, and a
-scheduler starts the job again, which goes on from its last complete checkpoint.
+once. A host that vanishes is missed by jax's heartbeats. A process that lives but makes no
+progress is found by the `Watchdog` of the others. All three end the process within a bounded time,
+and a scheduler starts the job again, which resumes from its last complete checkpoint.
 
 A process that gives up, for something that the user has to mend, tells the others, which end as it
 does: starting the job again would not help. Its words lie in the key-value store of jax's
@@ -65,7 +65,7 @@ def describe(error: BaseException) -> str:
 def _message(what: str) -> str:
   return (
     f'error: {what}; this one ends with status {LOST_STATUS}. Look for the first error in the logs '
-    'of the others. The same command, for all processes, goes on from the last complete checkpoint'
+    'of the others. The same command, for all processes, resumes from the last complete checkpoint'
   )
 
 
@@ -176,12 +176,12 @@ def _service() -> Any:
 
 
 class Watchdog:
-  """Ends the process when it goes on no more: it waits for another one that does not come.
+  """Ends the process when no step has finished within `timeout_s`.
 
   It watches from where it is entered until `stop`, or its end.
 
   Args:
-    timeout_s: seconds that a step may take; three times as long may pass from the begin, or a
+    timeout_s: seconds that a step may take; three times as long may pass from the start, or a
       `stage`, until the first `beat`. 0 or less never ends anything.
   """
 
@@ -201,11 +201,11 @@ class Watchdog:
     self.stop()
 
   def beat(self, *_: object) -> None:
-    """Says that this process goes on; takes what a progress report is called with."""
+    """Says that this process makes progress; takes what a progress report is called with."""
     self._allow(self._timeout_s)
 
   def stage(self, *_: object) -> None:
-    """Says that the preparation goes on: what comes next, compiling say, may take longer."""
+    """Says that the preparation makes progress: what comes next, compiling say, may take longer."""
     self._allow(3 * self._timeout_s)
 
   def stop(self) -> None:

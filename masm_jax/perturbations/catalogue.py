@@ -178,7 +178,7 @@ PERTURBATIONS: Mapping[str, Mapping[int, Any]] = {
   if value.apply is not None
 }
 VIDEO_KEYS = tuple(key for key, value in CATALOGUE.items() if value.suits_frames)
-# Curves over copies of whole videos: what results call them -> key. `CS` there is that of crops.
+# Curves over copies of whole videos: what results call them -> key. `CS` there is of crops.
 WHOLE_VIDEO: Mapping[str, str] = {
   key if CATALOGUE[key].apply is None else f'video_{key}': key for key in VIDEO_KEYS
 }

@@ -41,7 +41,7 @@ _PEOPLE = (
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   args = _parser().parse_args(argv)
-  kept = 'interrupted; what is done stays, and the same command goes on'
+  kept = 'interrupted; what is done stays, and the same command resumes'
   return cli.exit_status(lambda: _run(args), interrupted=kept)
 
 

@@ -28,7 +28,7 @@ class Settings:
   Attributes:
     num_frames: frames taken of each video.
     template: a key of `templates.TEMPLATES`.
-    margin: size of a crop over that of the face's own square.
+    margin: size of a crop over the size of the face's own square.
     size_px: side of a crop; None for the face's own scale.
     image_format: 'png', or 'jpg' (quality 95).
     detector: 'yunet' or 'haar'.

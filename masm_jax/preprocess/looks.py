@@ -1,6 +1,6 @@
 """What a face and a frame look like, in a few numbers: enough to tell people apart within a video.
 
-A face's look is that of its aligned crop: gradients (HOG; Dalal, Triggs 2005) tell features and
+A face's look is taken from its aligned crop: gradients (HOG; Dalal, Triggs 2005) tell features and
 hair, colours tell skin, clothes and light. It is no face recognition: over other light or another
 day the same person looks like somebody else. Thresholds are [ours], from 11 videos of
 FaceForensics++ and DFDC, 16 frames of each: the best pair of two stretches of 4 frames has

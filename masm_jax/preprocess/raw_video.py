@@ -64,7 +64,7 @@ def video_id(dataset: str, method: str, name: str, compression: str = '') -> str
 
 
 def is_picture(name: str) -> bool:
-  """Whether a file's name is that of an image that can be read here, photos included."""
+  """Whether a file name ends like an image that can be read here, photos included."""
   return names.is_image(name) or (
     name.lower().endswith(raster.PHOTO_SUFFIXES) and not name.startswith('.')
   )

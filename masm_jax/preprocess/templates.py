@@ -82,7 +82,7 @@ def align(
     landmarks: float [5, 2].
     template: a key of `TEMPLATES`.
     size_px: side S; None keeps the face at the scale that it has in the image.
-    margin: size of the crop over that of the face's own square.
+    margin: size of the crop over the size of the face's own square.
   """
   if size_px is None:
     matrix = similarity(landmarks, landmark_targets(template, 1.0, margin))

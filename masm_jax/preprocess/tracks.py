@@ -38,8 +38,8 @@ class Choice:
 
   Attributes:
     face: where it is.
-    detected: False where the detector found nothing, and the face is that of the nearest frame of
-      the track.
+    detected: False where the detector found nothing, and the face is taken from the nearest frame
+      of the track.
   """
 
   face: Face

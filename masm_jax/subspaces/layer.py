@@ -112,7 +112,7 @@ matmul_rebuilt.defvjp(_matmul_rebuilt_fwd, _matmul_rebuilt_bwd)
 
 @jax.custom_vjp
 def with_gradients_together(*values: jax.Array) -> tuple[jax.Array, ...]:
-  """The values as they are; none of their gradients goes on before all of them are there.
+  """The values as they are; none of their gradients is passed on before all of them are there.
 
   Around the input and the factors of a layer it makes the layers below wait for the factors'
   gradients. A scheduler may else put these off to the end of the step, and hold the input and the

@@ -5,7 +5,7 @@
   python -m masm_jax.sweep components --workdir=runs/real --base=ffpp:backbone=clip_b16 \
       --config.data.train.manifest=crops/ffpp.parquet ...
 
-Finished runs are skipped, half-finished ones go on, and a run that fails stops no other: it is
+Finished runs are skipped, half-finished ones resume, and a run that fails stops no other: it is
 named at the end, and the exit status is then 1. The same command after a kill does the rest.
 
   DIR/table.{md,csv,json}   figures, parameters, operations: equal bytes for an equal sweep
@@ -72,7 +72,7 @@ def _sweep(argv: Sequence[str], program: str) -> int:
     if options.only is None and len(failures) < len(runs):
       cost.count_costs(sweep, say=say)
   except local.Stopped as stopped:
-    say(f'stopped by signal {stopped.signal_number}; the same command goes on from here')
+    say(f'stopped by signal {stopped.signal_number}; the same command resumes from here')
     return 128 + stopped.signal_number
   if options.only is None and len(failures) < len(runs):
     report = table.write_tables(

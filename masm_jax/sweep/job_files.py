@@ -12,7 +12,7 @@ FILES = {'slurm': 'sweep.sbatch', 'kubernetes': 'sweep.yaml', 'commands': 'comma
 
 _SLURM = """\
 #!/usr/bin/env bash
-# {count} runs, one per task of the array; submit it again to go on with what is unfinished.
+# {count} runs, one per task of the array; submit it again to do what is unfinished.
 #   sbatch {file}
 #   {table}     (when they are done)
 # Partition, account and time limit are your cluster's: give them to sbatch, or add them here.
@@ -69,7 +69,7 @@ def job_file(sweep: Sweep, kind: str, command: Sequence[str], root: pathlib.Path
   Args:
     sweep: the sweep.
     kind: one of `KINDS`.
-    command: that of the whole sweep, which also takes `--only=INDEX` and `--table`.
+    command: of the whole sweep, which also takes `--only=INDEX` and `--table`.
     root: the repository.
 
   Returns:

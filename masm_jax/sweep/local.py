@@ -53,7 +53,7 @@ class Stopped(Exception):
 
 
 def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> list[Failure]:
-  """Does what is left of `runs`: finished ones are skipped, half-finished ones go on.
+  """Does what is left of `runs`: finished ones are skipped, half-finished ones resume.
 
   Each run's output goes to `log.txt` in its directory.
 
@@ -92,7 +92,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> li
     while waiting or active:
       while waiting and free:
         run, share = waiting.pop(0), free.pop(0)
-        how = 'goes on' if run.progress() is Progress.BEGUN else 'starts'
+        how = 'resumes' if run.progress() is Progress.BEGUN else 'starts'
         say(f'{run.name}: {how}')
         process = start_process(_train, (run, shares[share]))
         active[process.sentinel] = run, process, share, time.monotonic()

@@ -58,9 +58,9 @@ class Run:
   def progress(self) -> Progress:
     """What its directory holds.
 
-    A run is finished when `results.json` is that of this very config, and has every test set as the
-    config names it, on the weights that it names. Else it goes on, and then sees whether those are
-    the files it was begun with.
+    A run is finished when `results.json` belongs to this very config, and has every test set as the
+    config names it, on the weights that it names. Otherwise it resumes, and then sees whether
+    those are the files it was begun with.
 
     Raises:
       UserError: the directory holds a run of another config.

@@ -108,8 +108,8 @@ def _check_alike(hashes: dict[str, str], run: Run, result: Mapping[str, Any]) ->
   for name, found in result.get('hashes', {}).items():
     if hashes.setdefault(name, found) != found:
       raise UserError(
-        f'{run.workdir}: its {name} (hash {found[:12]}) is not that of the runs before it '
-        f'({hashes[name][:12]}): such runs make no table; delete the outdated ones and go on'
+        f'{run.workdir}: its {name} (hash {found[:12]}) differs from the runs before it '
+        f'({hashes[name][:12]}): such runs make no table; delete the outdated ones and run it again'
       )
 
 

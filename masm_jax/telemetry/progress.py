@@ -16,18 +16,19 @@ class Progress:
 
   On a terminal it is one bar at the bottom that log lines scroll past; elsewhere (a file, a pipe,
   `TERM=dumb`) it is one line after the first step, after the last one, and every `every_seconds`
-  between. The rate is that of the last `window_seconds`, so it follows a change of speed; it starts
-  with the first `update`, so compilation does not count, and neither does time within `pause`.
+  between. The rate is taken over the last `window_seconds`, so it follows a change of speed; it
+  starts with the first `update`, so compilation does not count, and neither does time within
+  `pause`.
 
   Where steps are of very different length, `total_work` tells how much there is to do: the time
-  left is then that of the work left at the mean rate since the start, and counts down while a long
+  left is then the work left at the mean rate since the start, and counts down while a long
   step lasts.
 
   Args:
     total: number of steps when all is done.
     start: steps already done, in a resumed run.
     images_per_step: over all devices and hosts.
-    label: what is going on.
+    label: what is done.
     unit: what a step works on, for the rate.
     every_seconds: between plain lines.
     window_seconds: over which the rate is taken; at least the last two updates.

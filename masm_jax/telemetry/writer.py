@@ -96,7 +96,7 @@ class MetricWriter:
   def truncate(self, step: int) -> None:
     """Forgets everything later than `step`: what a run resumed there will write again.
 
-    TensorBoard is told to hide its later events. A line that a kill cut short is dropped as well.
+    TensorBoard is told to hide its later events. A line that a kill cut short is dropped too.
     """
     if self._enabled:
       self._metrics.truncate(step)

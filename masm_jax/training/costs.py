@@ -4,9 +4,9 @@ Nothing here is timed or estimated. The very step that training runs is compiled
 regularizers, layer mask and optimizer, on one CPU device, and XLA counts the compiled program's
 operations: a multiplication and its addition are two, an elementwise operation is one, and a
 transcendental function is none. Matrix products are the same on every backend. The forward pass
-beside it is that of the plain detector on the same batch, counted the same way.
+beside it is the plain detector's on the same batch, counted the same way.
 
-Temporary memory is that of the CPU program: float32 there unless `backbone.dtype` says otherwise,
+Temporary memory is the CPU program's: float32 there unless `backbone.dtype` says otherwise,
 and without the fused attention of accelerators, which keep less. Compare it between configs.
 """
 

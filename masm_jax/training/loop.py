@@ -43,12 +43,12 @@ def train(
 
   Args:
     config: a full config, see `configs/common.py`.
-    workdir: the run's directory; if it holds an unfinished run of this config, that goes on.
+    workdir: the run's directory; if it holds an unfinished run of this config, that is resumed.
     hang_timeout_s: see `peers.Watchdog`.
     profile: steps to trace, see `telemetry.parse_steps`.
 
   Returns:
-    0, or the number of the signal that stopped the run (which is saved then, and can go on).
+    0, or the number of the signal that stopped the run (which is saved then, and can resume).
 
   Raises:
     UserError: bad input, or a loss that is not finite.
@@ -167,7 +167,7 @@ def _train(
     config.data.num_threads,
   )
 
-  # ---- Restore: an unfinished run in the workdir goes on; else the pretrained weights ----------
+  # ---- Restore: an unfinished run in the workdir, or the pretrained weights ----------
   train_state, batches, best = checkpoints.restore(train_state, batches)
   watchdog.stage()
   start = int(train_state.step)
@@ -234,7 +234,7 @@ def _train(
         checkpoints.close()
         logging.warning(
           'stopped by signal %d after step %d of %d; it is saved, and the same '
-          'command goes on from there',
+          'command resumes from there',
           stop.signal_number,
           step,
           total_steps,

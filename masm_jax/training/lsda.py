@@ -34,7 +34,7 @@ class LsdaConfig:
 def augment(
   features: jax.Array, methods: jax.Array, key: jax.Array, config: LsdaConfig
 ) -> jax.Array:
-  """Moves each feature within its class, or mixes it with that of another forgery.
+  """Moves each feature within its class, or mixes it with a feature of another forgery.
 
   With chance `cross`, a fake f_i becomes `f_i + l (f_j - f_i)` for a fake f_j of another forgery of
   the batch, l uniform in [0, 1): `mixup` with Beta(1, 1). Every other example becomes, with equal

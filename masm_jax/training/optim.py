@@ -60,7 +60,7 @@ def scale_by_group_adam(
 
 
 class LayerMaskState(NamedTuple):
-  """State of `hold_masked`: that of the optimizer inside."""
+  """State of `hold_masked`: the state of the optimizer inside."""
 
   inner: optax.OptState
 

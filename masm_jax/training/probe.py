@@ -2,7 +2,7 @@
 
 `method.md` section 5, `oneshot`. [paper v3: bias-variance characteristics of layer-wise gradients
 pick the layers] [ours: plain averages over a few batches of the training set, with the fresh head]
-The choice is stored with the run: one that goes on, or is evaluated, takes the layers that it began
+The choice is stored with the run: one that resumes, or is evaluated, takes the layers that it began
 with, whatever its data or its machine would choose now. Without that record it is refused.
 """
 
@@ -65,7 +65,7 @@ def choose_layers(
     The method to train, and what was chosen (None where there was no choice).
 
   Raises:
-    UserError: a run that goes on has lost the record of its choice, or gradients are not finite.
+    UserError: a run that resumes has lost the record of its choice, or gradients are not finite.
   """
   if not chosen_layers.has_choice(method, config):
     return method, None

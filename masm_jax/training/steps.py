@@ -65,7 +65,7 @@ def make_update(
   ) -> tuple[TrainState, Report]:
     step = state.step + 1
 
-    # Loss and gradient: two gradients, because the layer mask reads that of the task alone, and the
+    # Loss and gradient: two gradients, because the layer mask reads the task's alone, and the
     # second is cheap.
     (loss, report), grads = jax.value_and_grad(task, has_aux=True)(
       state.trainable, frozen, batch, step

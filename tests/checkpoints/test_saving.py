@@ -167,7 +167,7 @@ def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(run, small_dis
   with pytest.raises(UserError, match=r'could not be written to .*No space left on device') as info:
     checkpoints.save(state(20), Positions({'next_step': 20, 'undecodable': []}), Best())
     checkpoints.wait()
-  assert 'last complete one: step 10; the same command goes on from there' in str(info.value)
+  assert 'last complete one: step 10; the same command resumes from there' in str(info.value)
   assert '\n' not in str(info.value) and len(str(info.value)) < 300 + len(str(small_disk))
   assert leaves(restore(run, small_disk)[0]) == {10.0}
   filler.unlink()

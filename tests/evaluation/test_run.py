@@ -141,7 +141,7 @@ def test_perturbed_sets_are_scored_from_perturbed_pixels(on_eight_devices):
 def test_one_device_killed_and_started_again_does_not_redo_what_is_done(
   run, on_eight_devices, tmp_path
 ):
-  """SIGKILL behind the first sets; the second attempt goes on, and ends as eight devices did."""
+  """SIGKILL behind the first sets; the second attempt resumes, and ends as eight devices did."""
   out = tmp_path / 'out'
   with subprocess.Popen(
     [sys.executable, *command(run, out)], cwd=REPOSITORY, env=environment(),

@@ -355,7 +355,7 @@ def test_ctrl_c_says_what_it_leaves_and_the_same_command_goes_on(cloud):
       process.kill()
       process.wait()
   said = (cloud / 'err').read_text()
-  assert 'interrupted here; a training on m may go on there\nm is not deleted: ' in said
+  assert 'interrupted here; a training on m may resume there\nm is not deleted: ' in said
   assert said.endswith('gcloud compute tpus queued-resources delete m --zone=z --force --quiet\n')
   assert log_of(cloud) == ONCE
   result = run_on(cloud, 'run')

@@ -79,7 +79,7 @@ def one_iterator_state_is_empty(folder):
     os.truncate(folder / 'checkpoints' / '00000020' / 'data' / 'process_1-of-2.json', 0)
   multihost_utils.sync_global_devices('damaged')
   found = restore(folder)
-  save(folder, [20])  # The run can go on.
+  save(folder, [20])  # The run can resume.
   return found, restore(folder)['step']
 
 

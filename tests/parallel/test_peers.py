@@ -102,7 +102,7 @@ def test_the_watchdog_leaves_a_process_alone_that_goes_on_or_has_ended():
   ('raised', 'flags', 'status', 'line'),
   [
     ("OSError(28, 'No space left on device', 'm.jsonl')", (), 2,
-     'error: No space left on device: m.jsonl; mend that, and the same command goes on'),
+     'error: No space left on device: m.jsonl; mend that, and run the same command again'),
     ("ValueError('Gloo AllGather failed: broken')", ('--coordinator=h:1',), 75,
      'error: another process of this run is gone (Gloo AllGather failed: broken)'),
     ("ValueError('a bug')", ('--coordinator=h:1',), 1, 'ValueError: a bug'),
@@ -164,7 +164,7 @@ def together(index, cli, fault):
   gives_up(f'the manifest of {index} cannot be read')
 
 
-NO_SPACE = 'No space left on device: results.json; mend that, and the same command goes on'
+NO_SPACE = 'No space left on device: results.json; mend that, and run the same command again'
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def work(tiny_run, folder, name):
   Args:
     tiny_run: the class of conftest.py.
     folder: `crops/`, `first/` (a checkpoint to evaluate, none for the first) and, if there is one,
-      `others/`, the half-way checkpoint of other processes to go on from.
+      `others/`, the half-way checkpoint of other processes to resume from.
     name: of the folder that this one leaves its checkpoints in.
   """
   manifest = manifest_lib.load_manifest(folder / 'crops' / 'manifest.parquet')
@@ -173,7 +173,7 @@ def run_processes(folder, name, count):
 
 
 def half_way(folder, source):
-  """A copy of a run as it was half-way, for others to go on from."""
+  """A copy of a run as it was half-way, for others to resume from."""
   shutil.rmtree(folder / 'others', ignore_errors=True)
   shutil.copytree(folder / source, folder / 'others')
   shutil.rmtree(folder / 'others' / 'checkpoints' / f'{STEPS:08d}')
@@ -209,7 +209,7 @@ def test_one_two_and_four_processes_agree(tiny_run, tmp_path):
     assert_metrics(result['same_checkpoint'], one['metrics'], 1e-6)
     assert result['resumed']['batches'] == one['batches'][SAVED_AT:]
     assert_metrics(result['resumed']['metrics'], one['metrics'], 0.005)
-  # And back: one process with eight devices goes on from what the others have saved.
+  # And back: one process with eight devices resumes from what the others have saved.
   half_way(tmp_path, groups[-1][0])
   run = tiny_run('masm', sharding.make_mesh(2), **FIELDS)
   manifest = manifest_lib.load_manifest(tmp_path / 'crops' / 'manifest.parquet')

@@ -127,5 +127,5 @@ def test_ctrl_c(tmp_path, clips):
   finally:
     process.kill()
   assert process.returncode == 130
-  assert told.endswith('interrupted; what is done stays, and the same command goes on\n')
+  assert told.endswith('interrupted; what is done stays, and the same command resumes\n')
   assert 'Traceback' not in told

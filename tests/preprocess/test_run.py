@@ -1,4 +1,4 @@
-"""Outcomes, going on, refusals; and that a run's results depend on its input alone."""
+"""Outcomes, resuming, refusals; and that a run's results depend on its input alone."""
 
 import fcntl
 import json

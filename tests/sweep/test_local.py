@@ -114,7 +114,7 @@ def test_a_killed_sweep_does_what_is_left_and_gives_the_same_table(setting, undi
   result = run(setting, 'two', workdir)
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
-  assert lines[:2] == ['slow/seed0: finished before', 'fast/seed0: goes on']
+  assert lines[:2] == ['slow/seed0: finished before', 'fast/seed0: resumes']
   assert 'slow/seed1: starts' in lines and finished.stat().st_mtime_ns == written
   assert 'resuming from step' in (workdir / 'runs' / 'fast' / 'seed0' / 'log.txt').read_text()
   for name in TABLES:
@@ -127,7 +127,7 @@ def test_sigterm_lets_the_run_save(setting, tmp_path):
     process.terminate()
     stdout = process.communicate(timeout=120)[0]
   assert process.returncode == 128 + signal.SIGTERM
-  assert 'stopped by signal 15; the same command goes on from here' in stdout
+  assert 'stopped by signal 15; the same command resumes from here' in stdout
   assert 'it is saved' in (tmp_path / 'runs' / 'slow' / 'seed0' / 'log.txt').read_text()
 
 
@@ -142,7 +142,7 @@ def test_a_failure_and_a_killed_run_stop_no_other(setting, tmp_path):
   assert 'fast/seed0: FAILED, killed by SIGKILL after' in stdout
   again = run(*args)
   assert again.returncode == 1
-  assert 'fast/seed0: goes on' in again.stdout and 'fast/seed0: finished' in again.stdout
+  assert 'fast/seed0: resumes' in again.stdout and 'fast/seed0: finished' in again.stdout
   (error,) = [line for line in again.stderr.splitlines() if line.startswith('error: ')]
   assert error.startswith(
     'error: diverges/seed0: status 2: error: the loss of step 2 is not finite'

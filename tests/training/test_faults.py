@@ -68,7 +68,7 @@ class Run:
     self.processes, self.begun_at, self.cut = [], 0, None
 
   def start(self):
-    """Starts both processes; they go on from the newest complete checkpoint that can be read."""
+    """Starts both processes; they resume from the newest complete checkpoint that can be read."""
     self.begun_at = ([0] + [step for step in self.saved_steps() if step != self.cut])[-1]
     with socket.socket() as probe:
       probe.bind(('127.0.0.1', 0))
@@ -85,13 +85,13 @@ class Run:
       process.start()
 
   def reach(self, steps):
-    """Returns when so many more steps are done, and the processes go on."""
+    """Returns when so many more steps are done, and the processes make progress."""
     deadline = time.monotonic() + 300
     # A first line of progress says that what the last start wrote in vain is forgotten.
     while not re.search(r'^train ', self.words()[0], re.M) or (
       self.last_step() < self.begun_at + steps
     ):
-      assert time.monotonic() < deadline, f'the run does not go on: {self.words()}'
+      assert time.monotonic() < deadline, f'the run makes no progress: {self.words()}'
       assert all(process.is_alive() for process in self.processes), self.words()
       time.sleep(0.01)
 

@@ -26,7 +26,7 @@ _FAMILIES = {
 
 
 def is_image(name: str) -> bool:
-  """Whether a file's name is that of an image, and not hidden."""
+  """Whether a file name ends like an image and is not hidden."""
   return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
 
 

@@ -134,7 +134,7 @@ def find(root: pathlib.Path, top: str, options: Options) -> list[Found]:
 
 
 def single(name: str) -> Found:
-  """The one file that a user names: a video, unless its name is that of an image."""
+  """The one file that a user names: a video, unless it is named like an image."""
   kind = 'image' if is_picture(name) else 'video'
   return Found(os.path.splitext(name)[0] or name, name, kind)
 

@@ -26,9 +26,9 @@ _logger = logging.getLogger(__name__)
 def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
   """Folders of videos, each with a metadata.json, metadata.csv or labels.csv.
 
-  The split is that of the folders' names (`dfdc_train_part_0`, `test`), or else what the metadata
-  say, or else --split. Videos that the metadata do not name are left out with a warning; another
-  one counts those that they name and that are not there.
+  The split is taken from the folders' names (`dfdc_train_part_0`, `test`), or else what the
+  metadata say, or else --split. Videos that the metadata do not name are left out with a warning;
+  another one counts those that they name and that are not there.
 
   Raises:
     UserError: no metadata, or videos without a split.
