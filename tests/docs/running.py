@@ -1,4 +1,4 @@
-"""Runs `python -m MODULE ...` in a process that has the libraries imported already."""
+"""Runs a command of the docs in a process that has the libraries imported already."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ def run(words: list[str], folder: pathlib.Path, *, timeout_s: float = 120) -> tu
   """Runs a command of the docs.
 
   Args:
-    words: `python -m MODULE ...`, `python FILE ...`, or a program of the checkout.
+    words: `masm-jax ...`, `python -m MODULE ...`, or a program of the checkout.
     folder: where it runs; it has the checkout's folders of programs and configs.
     timeout_s: it is killed then.
 
@@ -29,6 +29,8 @@ def run(words: list[str], folder: pathlib.Path, *, timeout_s: float = 120) -> tu
   """
   log = folder / 'log.txt'
   log.write_bytes(b'')
+  if words[0] == 'masm-jax':
+    words = ['python', '-m', 'masm_jax', *words[1:]]
   if words[:2] == ['python', '-m']:
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(list(_PRELOAD))
@@ -39,8 +41,6 @@ def run(words: list[str], folder: pathlib.Path, *, timeout_s: float = 120) -> tu
       process.kill()
       process.join()
     return process.exitcode, log.read_text()
-  if words[0] == 'python':
-    words = [sys.executable, *words[1:]]
   result = subprocess.run(
     words, cwd=folder, env=os.environ | _environment(), stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT, text=True, timeout=timeout_s, check=False,

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from configs import common
+from masm_jax.__main__ import COMMANDS
 from masm_jax.data import synthetic
 from tests.docs import blocks, running
 
@@ -27,6 +28,7 @@ _SMALL_BACKBONE = {
   'backbone.weights': '',
   'subspace.targets': '.*/block_05/attn/.*',
 }
+_OTHERS = ('docker', 'pip', 'make', 'sbatch')  # Programs whose flags are not ours.
 _SMALL_RUN = _SMALL_BACKBONE | {
   'data.augment': 'none',
   'train.batch_size': 8,
@@ -45,13 +47,13 @@ def _config(fields):
 
 
 _CACHE = f'--compilation_cache={REPOSITORY / ".pytest_cache" / "xla"}'
-# What makes a command small: its module -> flags behind its own.
+# What makes a command of masm-jax small: flags behind its own.
 _SMALL = {
-  'masm_jax.main': [_CACHE, *_config(_SMALL_RUN)],
-  'masm_jax.inspect': [_CACHE, *_config(_SMALL_BACKBONE)],
-  'masm_jax.evaluate': [_CACHE, '--suite.bootstrap.draws=20', '--suite.batch_size=16'],
-  'masm_jax.report': ['--tsne-points=20'],
-  'masm_jax.analysis': [_CACHE, '--manifest=portraits/manifest.parquet'],
+  'main': [_CACHE, *_config(_SMALL_RUN)],
+  'inspect': [_CACHE, *_config(_SMALL_BACKBONE)],
+  'evaluate': [_CACHE, '--suite.bootstrap.draws=20', '--suite.batch_size=16'],
+  'report': ['--tsne-points=20'],
+  'analysis': [_CACHE, '--manifest=portraits/manifest.parquet'],
 }
 
 
@@ -70,6 +72,7 @@ def sandbox(tmp_path_factory):
     target = folder / 'crops' / kind / row.video_id.replace('/', '_') / f'{row.frame:03}.png'
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(manifest.parent / row.path, target)
+  shutil.copyfile(target, folder / 'crop.png')
   return folder
 
 
@@ -96,7 +99,7 @@ def _run_block(block, sandbox):
   else:
     commands = blocks.commands(block)
   for words in commands:
-    small = _SMALL.get(words[2], []) if words[:2] == ['python', '-m'] else []
+    small = _SMALL.get(words[1], []) if words[0] == 'masm-jax' else []
     status, output = running.run([*words, *small], sandbox)
     if status:
       return f'status {status} of {" ".join(words)}\n{output[-4000:]}'
@@ -148,24 +151,29 @@ def test_a_block_with_neither_language_nor_title_is_seen(tmp_path, monkeypatch):
 @pytest.mark.parametrize('block', NOT_RUN, ids=lambda block: block.where)
 def test_commands_that_are_not_run_name_what_exists(block):
   sources = '\n'.join(path.read_text() for path in _sources())
-  fields = common.get_config()
   for words in blocks.commands(block):
     if words[:2] == ['python', '-m']:
       assert importlib.util.find_spec(words[2]) is not None, words
+    if words[0] == 'masm-jax':
+      assert words[1] in COMMANDS, words
     for word in words:
-      if word.startswith(('configs/', 'launch/')) or '=configs/' in word:
-        path = word.partition('configs/')[1:] if 'configs/' in word else ('', word, '')
-        assert (REPOSITORY / ''.join(path).partition(':')[0]).exists(), word
-      if not word.startswith('--') or words[0] in ('docker', 'pip', 'make', 'sbatch'):
-        continue
-      flag = word.partition('=')[0]
-      if flag.startswith('--config.'):
-        assert flag.split('.')[1] in fields
-      elif flag.startswith('--suite.'):
-        assert flag.split('.')[1] in common.get_suite()
-      elif flag != '--':
-        name = flag.removeprefix('--')
-        assert re.search(rf"""(?:'--{name}'|'{name}'|--{name}\b)""", sources), (block.where, flag)
+      _check_word(block, words[0], word, sources)
+
+
+def _check_word(block, program, word, sources):
+  """A word that names a file, a shipped config, a field or a flag names one that exists."""
+  if word.startswith('launch/'):
+    assert (REPOSITORY / word).exists(), word
+  flag, _, value = word.partition('=')
+  if flag in ('--config', '--suite', '--base'):
+    assert (REPOSITORY / 'configs' / f'{value.partition(":")[0]}.py').exists(), word
+  if flag.startswith('--config.'):
+    assert flag.split('.')[1] in common.get_config(), word
+  elif flag.startswith('--suite.'):
+    assert flag.split('.')[1] in common.get_suite(), word
+  elif flag.startswith('--') and flag != '--' and program not in _OTHERS:
+    name = flag.removeprefix('--')
+    assert re.search(rf"""'(--)?{name}'|--{name}\b""", sources), (block.where, flag)
 
 
 def _sources():
