@@ -16,7 +16,7 @@ _PRELOAD = (
 )  # fmt: skip
 
 
-def run(words: list[str], folder: pathlib.Path, *, timeout_s: float = 120) -> tuple[int, str]:
+def run(words: list[str], folder: pathlib.Path, *, timeout_s: float = 600) -> tuple[int, str]:
   """Runs a command of the docs.
 
   Args:

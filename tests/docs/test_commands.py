@@ -50,7 +50,7 @@ _CACHE = f'--compilation_cache={REPOSITORY / ".pytest_cache" / "xla"}'
 # What makes a command of masm-jax small: flags behind its own.
 _SMALL = {
   'main': [_CACHE, *_config(_SMALL_RUN)],
-  'inspect': [_CACHE, *_config(_SMALL_BACKBONE)],
+  'inspect': _config(_SMALL_BACKBONE),
   'evaluate': [_CACHE, '--suite.bootstrap.draws=20', '--suite.batch_size=16'],
   'report': ['--tsne-points=20'],
   'analysis': [_CACHE, '--manifest=portraits/manifest.parquet'],
