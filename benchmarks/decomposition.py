@@ -1,4 +1,4 @@
-"""How long a run waits for its subspaces: the first time, and when they are read from the cache.
+"""Times the decomposition: the first time, and from the cache.
 
 python -m benchmarks.decomposition --json=decomposition.json
 python -m benchmarks.decomposition --backbone=augreg_b16

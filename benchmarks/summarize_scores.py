@@ -1,4 +1,4 @@
-"""How long the figures of one big set take: every metric, both levels, with intervals.
+"""Times the metrics of one big set: every metric, both levels, with intervals.
 
 python -m benchmarks.summarize_scores --frames=100000 --draws=2000 --json=summarize_scores.json
 

@@ -1,4 +1,4 @@
-"""The same detector and training step in PyTorch, as one would write them there: to compare with.
+"""The same detector and training step in PyTorch, to compare with.
 
 A CLIP-style ViT of `nn.Linear` layers and fused scaled-dot-product attention under autocast, Adam
 over what is trained. For masm, each dense layer is a frozen matrix plus K artifact factors that are

@@ -41,7 +41,7 @@ def dataset(
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The defaults: MASM on CLIP ViT-L/14, as `method.md` states them."""
+  """The defaults: MASM on CLIP ViT-L/14, as `docs/methods.md` states them."""
   config = ml_collections.ConfigDict()
   config.seed = 0  # Seeds the head, the order of the data, augmentation and random masks.
   config.method = 'masm'  # One of METHODS; set it with set_method or `:method=`, which do the rest.

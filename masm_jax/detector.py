@@ -70,7 +70,7 @@ def from_config(config: ml_collections.ConfigDict) -> tuple[Backbone, DetectorCo
 
 
 class Detector(nn.Module):
-  """Backbone, pooled feature, dense head [ours: the head's start].
+  """Backbone, pooled feature, dense head (`docs/methods.md`, Head) [ours: the head's start].
 
   Attributes:
     config: see `DetectorConfig`.

@@ -1,4 +1,4 @@
-"""A perturbed copy of a folder of raw videos, which `python -m masm_jax.preprocess` then takes.
+"""Copies a folder of raw videos with a perturbation, for `python -m masm_jax.preprocess`.
 
 python -m masm_jax.perturb_videos --input RAW --output RAW_VC3 --key VC --level 3
 

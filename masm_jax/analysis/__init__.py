@@ -1,1 +1,1 @@
-"""What fine-tuning did to the weights and to what the features know: see `__main__`."""
+"""Analysis of a trained run: how weights and features differ from the pretrained ones."""

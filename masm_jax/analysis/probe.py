@@ -1,4 +1,4 @@
-"""How well semantics survive: linear probes of features for who it is and which way they look.
+"""Linear probes of features for identity and pose: how well semantics survive fine-tuning.
 
 A probe is a logistic regression on frozen features. What it can read off the features of real
 faces before fine-tuning and no longer after it, fine-tuning has lost.

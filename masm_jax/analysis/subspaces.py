@@ -1,4 +1,4 @@
-"""How far subspaces have turned, how much they overlap, what became of spectra: float64 NumPy.
+"""Angles, overlaps and spectra of subspaces before and after training, in float64 NumPy.
 
 Subspaces are compared by their spans alone: scale, sign and order of the columns do not matter.
 [ours: what is measured and how it is averaged; the paper's analyses are not known]

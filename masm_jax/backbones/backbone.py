@@ -1,4 +1,4 @@
-"""What a preset is made of: a config, the table of its published names, where its file comes from.
+"""The contract of a backbone: its architecture, its published names, where its file comes from.
 
 A key table maps published names to parameter paths: `{source pattern: (target patterns,
 transform)}`. `{}` in a pattern stands for the number of a block. Every transform has its inverse,

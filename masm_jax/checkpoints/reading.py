@@ -1,4 +1,4 @@
-"""The checkpoints of a run, read by others than the run itself: evaluation, analysis."""
+"""Reads the checkpoints of a run without changing them, for evaluation and analysis."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Looks for what spoils a data set: unreadable files, and splits that share what they must not."""
+"""Checks a data set: files that cannot be read, and people, sources or files in two splits."""
 
 import collections
 import concurrent.futures

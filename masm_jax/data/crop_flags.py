@@ -1,4 +1,4 @@
-"""Crops that preprocessing flagged as unfit: what the flags are, and who leaves them out.
+"""Flags of crops that preprocessing found unfit, and the filter that leaves them out.
 
 The column `crop_flag` names what is wrong with a crop, '' where nothing is; `face_detected` says
 whether a detector saw the face in the crop's own picture. Manifests may lack either.

@@ -1,4 +1,4 @@
-"""Where the bytes of a manifest's images come from: single files, or the shards of a TFDS set
+"""Reads the encoded images of a manifest: single files, or the shards of a TFDS set
 (`shards`)."""
 
 import dataclasses

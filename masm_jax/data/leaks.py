@@ -1,4 +1,4 @@
-"""What a test set has in common with the training or validation set, and must not."""
+"""Leaks: what a test set shares with the training or validation set."""
 
 import dataclasses
 

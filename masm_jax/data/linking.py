@@ -1,4 +1,4 @@
-"""Which videos belong together because a person, a source or a file is in both."""
+"""Groups of videos that share a person, a source video or a file."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Which record stands at which position of training: pure functions of (seed, position).
+"""Samplers: the record at each position of training, a pure function of (seed, position).
 
 A position counts examples from the start of training, over all hosts. Because any position can be
 asked for at any time, an iterator's whole state is one number.

@@ -1,4 +1,4 @@
-"""A TFDS set as data alone: its ArrayRecord shards are opened by us, not by a builder.
+"""Reads TFDS sets as data: ArrayRecord shards without a builder, which could run code.
 
 `tfds.builder_from_directory` imports whatever module `features.json` names, so that a set from a
 stranger would run his program. Here nothing that stands in a set chooses code: `features.json` is

@@ -1,1 +1,1 @@
-"""From scores to figures: metrics and score tables that never see a parameter."""
+"""Evaluations of trained runs: suites, results, comparisons; never a training step."""

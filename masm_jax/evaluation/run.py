@@ -1,4 +1,4 @@
-"""One evaluation: a trained run and a suite of data sets -> a folder of scores and figures."""
+"""One evaluation: a trained run and a suite of data sets -> a folder of scores and metrics."""
 
 import datetime
 import pathlib

@@ -1,8 +1,9 @@
 """Streaming mean and second moment of the task gradient, and the scores read from them.
 
-`method.md` section 5. [paper v1: layers are masked by the learning state of each subspace] [paper
-v3: bias-variance characteristics of layer-wise gradients] [kin: BVG-LS, ACCV 2024, bias-variance
-ratios of layer-wise gradients] [ours: the averages, exponential in training and plain in a probe]
+`docs/methods.md`, Layer masks. [paper v1: layers are masked by the learning state of each subspace]
+[paper v3: bias-variance characteristics of layer-wise gradients] [kin: BVG-LS, ACCV 2024,
+bias-variance ratios of layer-wise gradients] [ours: the averages, exponential in training and plain
+in a probe]
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Masks `[L, K]` of the layers that each subspace may update, drawn from scores.
 
-`method.md` section 5. [paper v1: selective layer masks] [paper v3: only forgery-sensitive layers
-are updated] [ours: the rule of selection, its schedule and the controls]
+`docs/methods.md`, Layer masks. [paper v1: selective layer masks] [paper v3: only forgery-sensitive
+layers are updated] [ours: the rule of selection, its schedule and the controls]
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The record of the layers that a method chose before it trained: stored with the run, read back.
+"""The record of the layers that a method chose before training, stored with the run.
 
 A run that resumes, or is evaluated, takes the layers that it began with, whatever its data or its
 machine would choose now. Without that record it is refused.

@@ -1,4 +1,4 @@
-"""What the methods share that train some of the plain parameters as they are."""
+"""Methods that train some of the plain parameters as they are, chosen by path."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Figures of a binary detector, computed from labels and scores alone.
+"""Metrics of a binary detector, computed from labels and scores alone.
 
 Label 1 is fake and a score is a probability of fake. Every function takes all examples at once:
 scores are gathered over hosts and batches first, because a mean of batch AUROCs is not the AUROC.

@@ -1,4 +1,4 @@
-"""Which examples may not be treated as independent: clusters of videos for the bootstrap."""
+"""Clusters of videos that the bootstrap may not treat as independent."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""From a score table to every figure of a data set: levels, groups, intervals, warnings.
+"""From a score table to every metric of a data set: levels, groups, intervals, warnings.
 
 The result is plain JSON types; `results.json` is made of it. Nothing here sees a model.
 """

@@ -1,4 +1,4 @@
-"""What a run of several processes does when one of them is gone, stands still, or gives up.
+"""Ends a run of several processes when one of them is lost, hangs, or gives up.
 
 Nothing here imports jax when it is imported: entry points read it before they start.
 

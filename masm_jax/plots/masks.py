@@ -1,4 +1,4 @@
-"""Which groups were trained when: the layer mask over time, every group's share of the steps."""
+"""The layer mask over time, and each group's share of the steps."""
 
 import math
 from collections.abc import Sequence

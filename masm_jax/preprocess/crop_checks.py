@@ -1,4 +1,4 @@
-"""What is wrong with a crop: nobody in it, a face too small, upside down, or mostly padding.
+"""Checks a crop: no face in it, a face too small, upside down, or mostly padding.
 
 Such crops are cut out and flagged, and the loader leaves them out (`data.crop_flags`). Limits are
 [ours].

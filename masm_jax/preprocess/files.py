@@ -1,4 +1,4 @@
-"""Files that say how a folder was made, by which other commands know it."""
+"""Names of the files that say how a folder was made."""
 
 from masm_jax.data import crop_settings
 

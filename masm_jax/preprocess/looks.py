@@ -1,4 +1,4 @@
-"""What a face and a frame look like, in a few numbers: enough to tell people apart within a video.
+"""Appearance of faces and frames in a few numbers, to tell people apart within a video.
 
 A face's look is taken from its aligned crop: gradients (HOG; Dalal, Triggs 2005) tell features and
 hair, colours tell skin, clothes and light. It is no face recognition: over other light or another

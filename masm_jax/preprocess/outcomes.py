@@ -1,4 +1,4 @@
-"""What has become of the videos: a table of outcomes, and its summary for people."""
+"""The table of outcomes by data set, split and method."""
 
 import dataclasses
 from collections.abc import Sequence

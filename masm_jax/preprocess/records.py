@@ -1,4 +1,4 @@
-"""What is kept of a video: its crops and its outcome, which appear together.
+"""Commits the crops and the outcome of a video together.
 
 They are committed at a stroke, by renaming one folder: a process that is killed at any moment
 leaves either all of a video or nothing of it.

@@ -1,4 +1,4 @@
-"""The whole command: list the videos, do those that are not done, write outcomes and manifest."""
+"""Preprocesses a data set: lists videos, crops what is not done, writes outcomes and manifest."""
 
 import contextlib
 import dataclasses

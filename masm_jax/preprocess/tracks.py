@@ -1,4 +1,4 @@
-"""Who is seen in a video: faces linked over frames into tracks, tracks into people; gaps filled.
+"""Links faces over frames into tracks, and tracks into people; fills gaps.
 
 The largest face of each single frame jumps between two people who stand side by side, and a frame
 in which detection fails would be lost or show somebody else. So faces are linked into tracks first,

@@ -1,1 +1,1 @@
-"""One self-contained HTML file from the figures and scores of an evaluation, and nothing else."""
+"""One self-contained HTML file from the metrics and scores of evaluations."""

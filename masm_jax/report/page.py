@@ -1,4 +1,4 @@
-"""Content into HTML: one file that asks nothing of the network.
+"""Renders the content as one HTML file that needs no network.
 
 The page has no script, and its content security policy lets nothing be loaded: style is inline, and
 pictures are data URIs. Names of data sets, methods and files come from strangers; the template

@@ -1,4 +1,4 @@
-"""Evaluation folders, read and checked: what the report knows of a run, and nothing else."""
+"""Reads and checks evaluation folders for the report."""
 
 import dataclasses
 import pathlib

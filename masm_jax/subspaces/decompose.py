@@ -1,8 +1,8 @@
 """SVD of dense kernels into a semantic and several artifact subspaces.
 
-`method.md` section 2. [paper: SVD of the weights into one stable semantic principal subspace and
-several learnable artifact subspaces] [ours: disjoint artifact subspaces, how components are dealt
-to them, the disk cache]
+`docs/methods.md`, Decomposition. [paper: SVD of the weights into one stable semantic principal
+subspace and several learnable artifact subspaces] [ours: disjoint artifact subspaces, how
+components are dealt to them, the disk cache]
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The factors of a decomposition on the disk, from which a run starts in a second."""
+"""Caches the factors of a decomposition on disk, so that a run starts in a second."""
 
 import concurrent.futures
 import hashlib

@@ -1,6 +1,6 @@
 """Dense layers of a frozen semantic kernel and trainable artifact factors.
 
-`y = x @ kernel_sem + sum_k ((x @ U_k) * S_k) @ V_k + b` (`method.md` section 2). [paper: semantic
+`y = x @ kernel_sem + sum_k ((x @ U_k) * S_k) @ V_k + b` (`docs/methods.md`). [paper: semantic
 and artifact subspaces] [kin: Effort, arXiv 2411.15633, trains one residual in this form] [ours: the
 factored forward pass, and when to leave it]
 """

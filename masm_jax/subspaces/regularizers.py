@@ -1,9 +1,10 @@
 """Orthogonality and spectral-consistency losses of one decomposed kernel: pure `jax.numpy`.
 
-`method.md` section 4. Array shapes: K artifact subspaces of rank q beside r semantic components;
-`U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`, float32 throughout. [paper: less redundancy across
-artifact subspaces, and the overall spectral structure of the weights kept] [kin: both losses in
-Effort, arXiv 2411.15633] [ours: the parts and their weights, the relative form, the closed forms]
+`docs/methods.md`, Regularizers. Array shapes: K artifact subspaces of rank q beside r semantic
+components; `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`, float32 throughout. [paper: less
+redundancy across artifact subspaces, and the overall spectral structure of the weights kept] [kin:
+both losses in Effort, arXiv 2411.15633] [ours: the parts and their weights, the relative form, the
+closed forms]
 """
 
 import dataclasses

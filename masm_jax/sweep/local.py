@@ -1,4 +1,4 @@
-"""Runs of a sweep on this machine, each in a process of its own that starts in a blink.
+"""Runs a sweep on this machine, each run in a forked process.
 
 A server process imports the program once and starts no device; each run is a fork of it. A run
 that fails, is killed or takes the memory down with it harms no other.

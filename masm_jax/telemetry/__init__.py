@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics files, progress, parameter overview, record of the run."""
+"""Records of a run: metrics files, progress, parameter overview, environment."""
 
 from masm_jax.files import read_json, read_lines, write_json
 from masm_jax.telemetry.overview import count_parameters, parameter_overview

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then in a log file."""
+"""Progress: a bar on a terminal, a plain line now and then in a log file."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""What must be known to repeat a run: config, data, versions, commit, devices."""
+"""The record that is needed to repeat a run: config, data, versions, commit, devices."""
 
 import importlib.metadata
 import pathlib

@@ -1,4 +1,4 @@
-"""What a detector is trained for: the loss of one batch, regularizers of the method aside."""
+"""The task loss of one batch; the regularizers of the method come beside it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,6 +1,7 @@
 """The optimizer chain, its schedule, and the transform that holds masked groups still.
 
-`method.md` section 6. [kin: Effort's Adam with L2 in the gradient] [ours: the masked transform]
+`docs/methods.md`, Optimizer. [kin: Effort's Adam with L2 in the gradient] [ours: the masked
+transform]
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""The layers of a method that chooses them once, before it trains: measured, stored, read back.
+"""Chooses the layers of FMSD once, before it trains, by a probe of gradients.
 
-`method.md` section 5, `oneshot`. [paper v3: bias-variance characteristics of layer-wise gradients
+`docs/methods.md`, Layer masks. [paper v3: bias-variance characteristics of layer-wise gradients
 pick the layers] [ours: plain averages over a few batches of the training set, with the fresh head]
 The choice is stored with the run: one that resumes, or is evaluated, takes the layers that it began
 with, whatever its data or its machine would choose now. Without that record it is refused.

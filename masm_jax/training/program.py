@@ -1,4 +1,4 @@
-"""What a training step is put together from: a config and the leaves that a method trains."""
+"""Puts a training step together from a config and the parts of a method."""
 
 import dataclasses
 import functools

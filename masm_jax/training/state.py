@@ -1,4 +1,4 @@
-"""What changes from step to step, and how it begins."""
+"""The train state: what a step reads and writes, and how it begins."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a training run writes for people: its record, metrics, masks, scores and results."""
+"""Writes the record, metrics, masks, scores and results of a training run."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""What must be true of every method (`method.md` section 8), on a tiny detector.
+"""What must be true of every method (`docs/methods.md`, What tests hold), on a tiny detector.
 
 Further items stand beside the code they are about: the regularizers against their definitions in
 `test_regularizers.py`, counts on the published backbones in `test_counts.py`, statistics against a

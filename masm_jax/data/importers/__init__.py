@@ -1,1 +1,1 @@
-"""From the ways in which people keep face crops to a manifest."""
+"""Importers: known layouts of face crops to manifests."""

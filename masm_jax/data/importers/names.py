@@ -1,4 +1,4 @@
-"""What names say: which files are images, who is seen in a video, what a fake was made from."""
+"""Reads file names: which are images, who is seen in a video, what a fake was made from."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a user may say about a layout, and the walking that all layouts share."""
+"""Options of a layout, and the walk over files that all layouts share."""
 
 import collections
 import dataclasses
