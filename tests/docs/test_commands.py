@@ -120,7 +120,7 @@ def test_what_the_commands_leave_is_what_the_docs_name(sandbox, done):
     'runs/own/scores/best/test.parquet', 'runs/own/evaluation/results.json',
     'runs/own/evaluation/scores/test.parquet', 'runs/own/analysis.json', 'runs/own/analysis.png',
     'report.html', 'both.html', 'comparison/comparison.md', 'comparison/comparison.tex',
-    'tfds/face_crops/two/1.0.0', 'runs/components/table.md',
+    'tfds/face_crops/two/1.0.0', 'runs/components/commands.txt',
   ):  # fmt: skip
     assert (sandbox / name).exists(), name
 

@@ -18,7 +18,7 @@ def picture(*, opened: bool) -> str:
   """The tree as text.
 
   Args:
-    opened: every module of every folder; otherwise `masm_jax` alone, a line for each package.
+    opened: every module of every folder; otherwise the packages of `masm_jax` alone.
   """
   folders = _FOLDERS if opened else _FOLDERS[:1]
   rows = [row for folder in folders for row in _rows(REPOSITORY / folder, 0, opened)]
@@ -31,7 +31,7 @@ def _rows(folder: pathlib.Path, depth: int, opened: bool) -> Iterator[tuple[str,
   yield f'{indent}{folder.name}/', _about(folder / '__init__.py')
   paths = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name))
   for path in paths:
-    if path.suffix == '.py' and path.name != '__init__.py':
+    if opened and path.suffix == '.py' and path.name != '__init__.py':
       yield f'{indent}  {path.name}', _about(path)
     elif path.is_dir() and any(path.glob('*.py')):
       if opened:
