@@ -34,7 +34,11 @@ def block_of(path: str) -> str | None:
 
 
 def flatten(tree: Tree) -> Flat:
-  """Returns `{path: leaf}`, in the tree's own order; `unflatten` is its inverse."""
+  """Returns `{path: leaf}`, in the tree's own order; `unflatten` is its inverse.
+
+  >>> flatten({'head': {'kernel': 1, 'bias': 2}})
+  {'head/kernel': 1, 'head/bias': 2}
+  """
   return traverse_util.flatten_dict(dict(tree), sep='/')
 
 
@@ -52,7 +56,11 @@ def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> dict[str, 
 
 
 def partition(tree: Tree, predicate: Callable[[str], bool]) -> tuple[dict, dict]:
-  """Splits a tree into (leaves whose path fulfils the predicate, the others); no empty branches."""
+  """Splits a tree into (leaves whose path fulfils the predicate, the others); no empty branches.
+
+  >>> partition({'a': {'x': 1, 'y': 2}, 'b': {'y': 3}}, lambda path: path.endswith('x'))
+  ({'a': {'x': 1}}, {'a': {'y': 2}, 'b': {'y': 3}})
+  """
   flat = flatten(tree)
   return (
     unflatten({p: x for p, x in flat.items() if predicate(p)}),
@@ -62,6 +70,9 @@ def partition(tree: Tree, predicate: Callable[[str], bool]) -> tuple[dict, dict]
 
 def combine(*trees: Tree) -> dict[str, Any]:
   """Merges trees of disjoint leaves into one: the inverse of `partition`.
+
+  >>> combine({'a': {'x': 1}}, {'a': {'y': 2}})
+  {'a': {'x': 1, 'y': 2}}
 
   Raises:
     ValueError: two trees hold the same path.

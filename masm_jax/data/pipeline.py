@@ -162,7 +162,7 @@ class TrainIterator(grain.DatasetIterator):
     return {'next_step': self._next_step, 'undecodable': list(self._undecodable)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on where `get_state` was taken, whatever the threads and workers were then."""
+    """Resumes where `get_state` was taken, whatever the threads and workers were then."""
     self.close()
     self._next_step = state['next_step']
     self._undecodable = dict.fromkeys(state['undecodable'])
@@ -222,7 +222,7 @@ def eval_batches(
   num_threads: int = 4,
   perturb: Perturb | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Goes once through a manifest, in its order, without augmentation.
+  """Reads a manifest once, in its order, without augmentation.
 
   Every record comes on exactly one host, and all hosts yield ceil(N / batch_size) batches.
 

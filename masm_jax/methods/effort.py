@@ -1,10 +1,10 @@
 """Effort (arXiv 2411.15633): one rank-1 residual of each attention kernel, and the head.
 
 [kin] It is the decomposition of `masm` with K = 1 and q = 1, on q, k, v and out, without a layer
-mask. As its authors released it, it has no regularizer; as published, it adds the loss of
-orthogonality and that of kept singular values, with weight 1 each and averaged over the kernels. In
-the first we square the norms, as `docs/methods.md` has it; the authors' code takes plain norms. In
-the second a gap below 1e-6 |W|^2, a few roundings of float32, counts as none, with no slope [ours]:
+mask. As its authors released it, it has no regularizer. As published, it adds two losses,
+orthogonality and kept singular values, with weight 1 each and averaged over the kernels. In the
+first we square the norms, as `docs/methods.md` has it; the authors' code takes plain norms. In the
+second a gap below 1e-6 |W|^2, a few roundings of float32, counts as none, with no slope [ours]:
 see `regularizers.energy_gap`.
 """
 

@@ -26,7 +26,11 @@ _VIDEO_COLUMNS = ('method', 'dataset', 'split', 'compression', 'source_video_id'
 def binary_metrics(
   labels: ArrayLike, scores: ArrayLike, *, threshold: float | None = None, name: str | None = ''
 ) -> dict[str, float]:
-  """All figures of one set of examples.
+  """All metrics of one set of examples.
+
+  >>> found = binary_metrics([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+  >>> found['auroc'], found['eer']
+  (0.75, 0.5)
 
   AUROC and average precision are scikit-learn's, with its treatment of ties. Log-loss clips
   probabilities to `[eps, 1 - eps]` with the eps of float64, as scikit-learn does. A figure that

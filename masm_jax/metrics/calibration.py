@@ -53,6 +53,9 @@ def expected_calibration_error(
 ) -> float:
   """Mean over equal-mass bins of |mean score - share of fakes|; nan for an empty set.
 
+  >>> expected_calibration_error([0, 1, 0, 1], [0.25, 0.25, 0.75, 0.75], num_bins=2)
+  0.25
+
   Args:
     labels: [N], 0 real and 1 fake.
     scores: [N], probabilities of fake.
@@ -95,5 +98,9 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
 
 
 def rescale(logits: ArrayLike, temperature: float) -> np.ndarray:
-  """Probabilities `sigmoid(logits / temperature)` as float64, of the shape of `logits`."""
+  """Probabilities `sigmoid(logits / temperature)` as float64, of the shape of `logits`.
+
+  >>> rescale([-2.0, 0.0, 2.0], temperature=2.0).round(3).tolist()
+  [0.269, 0.5, 0.731]
+  """
   return scipy.special.expit(np.asarray(logits, np.float64) / temperature)

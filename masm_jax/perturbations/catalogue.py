@@ -67,7 +67,7 @@ def saturation(image: np.ndarray, factor: float, rng: np.random.Generator) -> np
 
 
 def contrast(image: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-  """`CC`: multiplies every value, which darkens as well. uint8 [H, W, 3] -> same."""
+  """`CC`: multiplies every value, which also darkens. uint8 [H, W, 3] -> same."""
   del rng
   return cv2.LUT(image, _uint8(np.arange(_REFERENCE_PX) * factor))
 
