@@ -16,7 +16,10 @@ def preset(config):
   config.mask.keep_count = 1
   config.mask.warmup_steps = 2
   config.mask.refresh_steps = 1
+  config.mask.decay = 0.9
+  config.mask.hysteresis = 0.0
   config.optim.learning_rate = 1e-5
+  config.optim.weight_decay = 5e-4  # L2 in the gradient: kernels of full size bear it.
 
 
 def get_config(arg=None):

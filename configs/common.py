@@ -73,6 +73,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.subspace.num_subspaces = 4  # K artifact subspaces per kernel.
   config.subspace.rank = 8  # q, rank of each.
   config.subspace.split = 'interleaved'  # How components are dealt out: interleaved or contiguous.
+  config.subspace.semantic_rank = 0  # Size of the semantic part; 0: all that is not artifact.
+  config.subspace.semantic_energy = 1.0  # In its place: so many as hold this share of |W|^2.
+  config.subspace.parametrization = 'svd'  # svd: U, S, V; balanced: U sqrt(S), sqrt(S) V; core: M.
   config.subspace.targets = 'all'  # attention, mlp, all, or a pattern over dense layers' paths.
   config.subspace.forward = 'auto'  # factored, materialized, or auto: fewer operations.
   config.subspace.keep_factors = False  # Keep U_sem, S_sem, V_sem even where no loss needs them.
@@ -86,16 +89,20 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.mask = ml_collections.ConfigDict()
   config.mask.kind = 'dynamic'  # dynamic; oneshot (FMSD); controls: none, all, random, inverse.
-  config.mask.score = 'bvr'  # bvr, gsnr, rgn or grad_norm.
+  config.mask.score = 'grad_norm'  # grad_norm, rgn, bvr, bvr_unbiased or gsnr.
   config.mask.select = 'per_subspace'  # per_subspace, per_layer or global.
   config.mask.granularity = 'block_subspace'  # A group: block, block_subspace or kernel_subspace.
-  config.mask.keep = 0.5  # Share of groups that stay on.
+  config.mask.keep = 0.5  # Share that stays on: of the groups, or of their scores.
+  config.mask.keep_by = 'share'  # share: of the groups; score: the fewest that hold so much of it.
   config.mask.keep_count = 0  # So many of each ranking stay on, in place of a share; 0: the share.
+  config.mask.hysteresis = 0.1  # A group that is on counts as if its score were so much higher.
   config.mask.probe_batches = 16  # Batches that FMSD measures gradients on before it trains.
-  config.mask.warmup_steps = 20  # Steps before the first mask is drawn; at least 2.
-  config.mask.refresh_steps = 20  # Steps between two masks.
-  config.mask.decay = 0.9  # Of the gradient's running mean and square.
-  config.mask.eps = 1e-12  # Least variance of a group.
+  config.mask.head_batches = 16  # Batches before them that the probe's head is fitted on; 0: none.
+  config.mask.warmup_steps = 200  # Steps before the first mask is drawn; at least 2.
+  config.mask.close_steps = 0  # Steps in which masks close behind them, from everything to `keep`.
+  config.mask.refresh_steps = 200  # Steps between two masks.
+  config.mask.decay = 0.99  # Of the gradient's running mean and square.
+  config.mask.eps = 1e-6  # Least variance of a group, as a share of its mean square.
 
   config.regularizer = ml_collections.ConfigDict()
   config.regularizer.orthogonality = 1.0  # lambda_orth; 0 leaves the loss out.
@@ -104,7 +111,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.regularizer.w_cross = 2.0  # Artifact bases orthogonal to each other.
   config.regularizer.w_sem = 2.0  # Artifact bases orthogonal to the semantic one.
   config.regularizer.spectral_kind = 'energy'  # energy or singular_values.
-  config.regularizer.relative_energy = True  # Divide by |W|^2; False is Effort's own form.
+  config.regularizer.relative_energy = True  # Divide by an energy; False is Effort's own form.
+  config.regularizer.energy_of = 'artifact'  # By whose: artifact, |S_0|^2, or kernel, |W|^2.
+  config.regularizer.squared = True  # Squared norms of Gram matrices; False: norms, as Effort's.
+  config.regularizer.mode = 'loss'  # Orthogonality as a loss, decoupled from Adam, or exact.
 
   config.optim = ml_collections.ConfigDict()
   config.optim.name = 'adam'  # adam (weight decay as L2 in the gradient) or adamw (decoupled).
@@ -112,7 +122,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.optim.b1 = 0.9  # Decay of Adam's first moment.
   config.optim.b2 = 0.999  # Decay of Adam's second moment.
   config.optim.eps = 1e-8  # Adam's epsilon.
-  config.optim.weight_decay = 5e-4  # On every trainable leaf.
+  config.optim.weight_decay = 0.0  # On every trainable leaf.
+  config.optim.decay_towards = 'zero'  # zero, or start: the leaves as they began (the head: zero).
   config.optim.clip_norm = 0.0  # Global gradient norm over the trainable leaves; 0: no clipping.
   config.optim.schedule = 'constant'  # constant or cosine.
   config.optim.warmup = '0 steps'  # Linear warm-up.

@@ -1,7 +1,7 @@
 r"""Effort (arXiv 2411.15633) as its authors released it, on FaceForensics++ c23.
 
-[kin] One rank-1 residual per attention kernel, no mask, no regularizer; Adam, learning rate 2e-4,
-L2 5e-4, batch 32 are the defaults of `common.py`.
+[kin] One rank-1 residual per attention kernel, no mask, no regularizer; L2 5e-4 in the gradient;
+Adam, learning rate 2e-4, batch 32 are the defaults of `common.py`.
 
 python -m masm_jax.main --config=configs/effort.py --workdir=runs/effort \
     --config.backbone.weights=weights/clip_l14.safetensors
@@ -19,6 +19,7 @@ def preset(config):
   config.regularizer.orthogonality = 0.0
   config.regularizer.spectral = 0.0
   config.data.augment = 'effort'
+  config.optim.weight_decay = 5e-4  # [kin] The authors' L2, in Adam's gradient.
 
 
 def get_config(arg=None):

@@ -16,6 +16,7 @@ def preset(config):
   config.regularizer.spectral = 1.0
   config.regularizer.spectral_kind = 'energy'
   config.regularizer.relative_energy = False
+  config.regularizer.squared = False
 
 
 def get_config(arg=None):

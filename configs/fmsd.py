@@ -13,6 +13,9 @@ def preset(config):
   """Sets what the method is, and the recipe that goes with it."""
   config.mask.kind = 'oneshot'
   config.mask.granularity = 'block'
+  config.mask.score = 'bvr_unbiased'
+  config.mask.probe_batches = 32
+  config.mask.head_batches = 32
 
 
 def get_config(arg=None):

@@ -11,6 +11,7 @@ def preset(config):
   """Sets what the method is, and the recipe that goes with it."""
   config.mask.kind = 'none'
   config.optim.learning_rate = 1e-5
+  config.optim.weight_decay = 5e-4  # L2 in the gradient: kernels of full size bear it.
 
 
 def get_config(arg=None):

@@ -11,6 +11,7 @@ def preset(config):
   """Sets what the method is, and the recipe that goes with it."""
   config.mask.kind = 'none'
   config.optim.learning_rate = 1e-3
+  config.optim.weight_decay = 5e-4  # L2 of the head.
 
 
 def get_config(arg=None):

@@ -14,13 +14,18 @@ from masm_jax.errors import UserError
 _CHOICES = {
   'subspace.split': ('interleaved', 'contiguous'),
   'subspace.forward': ('auto', 'factored', 'materialized'),
+  'subspace.parametrization': ('svd', 'balanced', 'core'),
   'mask.kind': ('dynamic', 'oneshot', 'inverse', 'random', 'all', 'none'),
-  'mask.score': ('bvr', 'gsnr', 'rgn', 'grad_norm'),
+  'mask.score': ('bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm'),
   'mask.select': ('per_subspace', 'per_layer', 'global'),
+  'mask.keep_by': ('share', 'score'),
   'mask.granularity': ('block', 'block_subspace', 'kernel_subspace'),
   'regularizer.spectral_kind': ('energy', 'singular_values'),
+  'regularizer.energy_of': ('artifact', 'kernel'),
+  'regularizer.mode': ('loss', 'decoupled', 'exact'),
   'optim.name': ('adam', 'adamw'),
   'optim.schedule': ('constant', 'cosine'),
+  'optim.decay_towards': ('zero', 'start'),
   'backbone.dtype': ('auto', 'float32', 'bfloat16'),
   'data.sampler': ('uniform', 'balanced', 'per_method', 'paired'),
   'data.augment': ('none', 'deepfakebench', 'effort', 'gend', 'sbi'),
@@ -38,9 +43,10 @@ _RANGES = {
   'mask.warmup_steps': (2, None),
   'mask.refresh_steps': (1, None),
   'mask.decay': (0.0, 0.999999),
-  'mask.eps': (1e-38, None),
+  'mask.eps': (1e-38, 1.0),
   'subspace.num_subspaces': (1, None),
   'subspace.rank': (1, None),
+  'subspace.semantic_energy': (1e-9, 1.0),
   'optim.learning_rate': (1e-12, None),
   'optim.b1': (0.0, 0.999999),
   'optim.b2': (0.0, 0.999999999),
@@ -80,6 +86,37 @@ _MAY_CHANGE = (
   'checkpoint.keep',
   'mesh.fsdp',
 )
+
+
+# What a config means that was stored before these fields were: runs stay readable, and their
+# fingerprints what they were.
+_BEFORE = {
+  'subspace.semantic_rank': 0,
+  'subspace.semantic_energy': 1.0,
+  'subspace.parametrization': 'svd',
+  'mask.keep_by': 'share',
+  'mask.hysteresis': 0.0,
+  'mask.close_steps': 0,
+  'mask.head_batches': 0,
+  'regularizer.mode': 'loss',
+  'regularizer.squared': True,
+  'regularizer.energy_of': 'kernel',
+  'optim.decay_towards': 'zero',
+}
+
+
+def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """A stored config with the fields that came later, as the program behaved without them.
+
+  Args:
+    stored: nested, as JSON gives it back.
+  """
+  config = ml_collections.ConfigDict(stored)
+  for name, value in _BEFORE.items():
+    group, _, field = name.rpartition('.')
+    if group in config and field not in config[group]:
+      config[group][field] = value
+  return config.lock()
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -132,6 +169,24 @@ def validate(config: ml_collections.ConfigDict) -> None:
     problems.append(
       'mask.select = per_layer ranks the subspaces of each layer, but subspace.num_subspaces = 1 '
       'leaves nothing to rank: use global'
+    )
+  if config.subspace.semantic_rank and config.subspace.semantic_energy < 1.0:
+    problems.append(
+      'subspace.semantic_rank and subspace.semantic_energy both say how large that part is: '
+      'leave one at its default'
+    )
+  if config.mask.keep_by == 'score' and config.mask.keep_count:
+    problems.append('mask.keep_by = score keeps a share of the score: set mask.keep_count = 0')
+  exact = config.regularizer if config.regularizer.mode == 'exact' else None
+  if exact and bool(exact.w_self) != bool(exact.w_cross):
+    problems.append(
+      'regularizer.mode = exact keeps all artifact bases orthonormal together: set both '
+      'regularizer.w_self and regularizer.w_cross to 0, or neither'
+    )
+  elif exact and exact.w_self and config.subspace.parametrization == 'balanced':
+    problems.append(
+      'regularizer.mode = exact fixes the lengths of the bases, in which subspace.parametrization ='
+      ' balanced keeps singular values: set regularizer.w_self = regularizer.w_cross = 0'
     )
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')
@@ -280,6 +335,7 @@ def _lasting(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str,
     name: value
     for name, value in flatten(config).items()
     if not any(name == field or name.startswith(f'{field}.') for field in _MAY_CHANGE)
+    and not (name in _BEFORE and value == _BEFORE[name])
   }
 
 

@@ -161,7 +161,7 @@ def test_a_method_brings_all_that_it_is():
     ('gend', 'method = gend means head.normalize_features = True, not False: start from configs/g'),
     ('effort', 'method = effort means subspace.num_subspaces = 1, not 4'),
     ('effort_published', 'or configs/ffpp.py:method=effort_published, which set all of it'),
-    ('bvg_ls', 'method = bvg_ls means mask.select = global, not per_subspace: start from'),
+    ('bvg_ls', 'method = bvg_ls means mask.score = bvr, not grad_norm: start from'),
   ],
 )
 def test_a_methods_name_alone_does_not_make_it(common, method, message):

@@ -199,7 +199,7 @@ def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:
 
 def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """The config of a run as it was, checked by this version of the program."""
-  config = ml_collections.ConfigDict(_tuples(stored)).lock()
+  config = config_lib.completed(_tuples(stored))
   try:
     config_lib.validate(config)
   except UserError as error:

@@ -61,6 +61,16 @@ class Groups:
         sums[self.rows[path]] += leaf.reshape(self.num_columns, -1).sum(axis=1)
     return jnp.stack(sums)
 
+  def spread(self, values: jax.Array, params: Mapping[str, Any]) -> dict:
+    """Each group's value on its leaves, as `expand` does with a mask; 0 on leaves without a row."""
+
+    def leaf_value(path: str, leaf: jax.Array) -> jax.Array:
+      if path not in self.rows:
+        return jnp.zeros((1,) * leaf.ndim, values.dtype)
+      return values[self.rows[path]].reshape(-1, *(1,) * (leaf.ndim - 1))
+
+    return tree.map_with_path(leaf_value, params)
+
   def sizes(self, params: Mapping[str, Any]) -> jax.Array:
     """Number of parameters in each group, float32 `[L, K]`."""
     sums = [0] * len(self.names)

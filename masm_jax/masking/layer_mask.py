@@ -5,7 +5,6 @@ layers are updated] [ours: the rule of selection, its schedule and the controls]
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 import flax.struct
@@ -17,7 +16,10 @@ from masm_jax.masking.groups import Granularity, Groups
 
 Kind = Literal['dynamic', 'oneshot', 'inverse', 'random', 'all', 'none']
 Select = Literal['per_subspace', 'per_layer', 'global']
-Score = Literal['bvr', 'gsnr', 'rgn', 'grad_norm']
+Score = Literal['bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm']
+KeepBy = Literal['share', 'score']
+
+SIGNAL = 0.8  # Groups on which two halves of the batches agree, from which on a score is a signal.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +27,20 @@ class MaskConfig:
   """How the layer mask is drawn; the fields are documented in `configs/common.py`."""
 
   kind: Kind = 'dynamic'
-  score: Score = 'bvr'
+  score: Score = 'grad_norm'
   select: Select = 'per_subspace'
   granularity: Granularity = 'block_subspace'
   keep: float = 0.5
+  keep_by: KeepBy = 'share'
   keep_count: int = 0
+  hysteresis: float = 0.1
   probe_batches: int = 16
-  warmup_steps: int = 20
-  refresh_steps: int = 20
-  decay: float = 0.9
-  eps: float = 1e-12
+  head_batches: int = 16
+  warmup_steps: int = 200
+  close_steps: int = 0
+  refresh_steps: int = 200
+  decay: float = 0.99
+  eps: float = 1e-6
 
 
 @flax.struct.dataclass
@@ -44,11 +50,14 @@ class LayerMask:
   Attributes:
     mask: bool [L, K], True where a group may move.
     scores: float32 [L, K], the scores at the last refresh (0 before the first).
+    agreement: float32 [], share of the groups on which the masks of two halves of the batches
+      agreed then (1 before the first); by chance `keep^2 + (1 - keep)^2` of them do.
     steps_on: int32 [L, K], in how many steps each group was on: its duty cycle.
   """
 
   mask: jax.Array
   scores: jax.Array
+  agreement: jax.Array
   steps_on: jax.Array
 
 
@@ -57,19 +66,29 @@ def init_mask(groups: Groups) -> LayerMask:
   return LayerMask(
     mask=jnp.ones(groups.shape, bool),
     scores=jnp.zeros(groups.shape, jnp.float32),
+    agreement=jnp.ones((), jnp.float32),
     steps_on=jnp.zeros(groups.shape, jnp.int32),
   )
 
 
-def select_top(scores: jax.Array, *, keep: float, select: Select, keep_count: int = 0) -> jax.Array:
+def select_top(
+  scores: jax.Array,
+  *,
+  keep: float | jax.Array,
+  select: Select,
+  keep_by: KeepBy = 'share',
+  keep_count: int = 0,
+) -> jax.Array:
   """Switches on the groups of the highest scores.
 
   Args:
     scores: float [L, K].
-    keep: share of groups that stay on, in (0, 1]; at least one of each ranking does, and
-      `ceil(keep * n)` of n do. Ties go to the lower index.
+    keep: share that stays on, in (0, 1]; at least one group of each ranking does. Ties go to the
+      lower index.
     select: `per_subspace` (each subspace ranks its L layers), `per_layer` (each layer ranks its K
       subspaces) or `global` (one ranking over all L*K).
+    keep_by: a share of the groups, `ceil(keep * n)` of n, or of the score: the fewest groups that
+      hold so much of the ranking's sum (scores below 0 count as 0).
     keep_count: where it is not 0, so many of each ranking stay on (all, if there are fewer),
       whatever their share is.
 
@@ -78,9 +97,17 @@ def select_top(scores: jax.Array, *, keep: float, select: Select, keep_count: in
   """
 
   def top(ranking: jax.Array) -> jax.Array:  # [n, lists] -> bool [n, lists]
-    num_kept = keep_count or max(1, math.ceil(keep * ranking.shape[0] - 1e-9))
-    rank = jnp.argsort(jnp.argsort(-ranking, axis=0, stable=True), axis=0, stable=True)
-    return rank < num_kept
+    order = jnp.argsort(-ranking, axis=0, stable=True)
+    rank = jnp.argsort(order, axis=0, stable=True)
+    if keep_by == 'score' and not keep_count:
+      held = jnp.cumsum(jnp.maximum(jnp.take_along_axis(ranking, order, axis=0), 0.0), axis=0)
+      # The rounding of a sum must not ask for one group more.
+      before = jnp.concatenate([jnp.zeros_like(held[:1]), held[:-1]])
+      wanted = before < keep * held[-1:] * (1 - 1e-6)
+      return jnp.take_along_axis(wanted, rank, axis=0) | (rank == 0)
+    size = ranking.shape[0]
+    share = jnp.asarray(keep, jnp.float32) * size
+    return rank < jnp.maximum(keep_count or jnp.ceil(share - 1e-5).astype(rank.dtype), 1)
 
   if select == 'per_subspace':
     return top(scores)
@@ -91,7 +118,14 @@ def select_top(scores: jax.Array, *, keep: float, select: Select, keep_count: in
   raise ValueError(f'unknown selection {select!r}: use per_subspace, per_layer or global')
 
 
-def draw(scores: jax.Array, *, config: MaskConfig, seed: int, step: int | jax.Array) -> jax.Array:
+def draw(
+  scores: jax.Array,
+  *,
+  config: MaskConfig,
+  seed: int,
+  step: int | jax.Array,
+  keep: float | jax.Array | None = None,
+) -> jax.Array:
   """The mask that a kind of selection makes of the scores.
 
   Args:
@@ -100,6 +134,7 @@ def draw(scores: jax.Array, *, config: MaskConfig, seed: int, step: int | jax.Ar
       chance, `all` and `none` (no mask) keep everything on.
     seed: seed of `random` masks, which are a function of (seed, step).
     step: when the mask is drawn.
+    keep: what stays on; None for `config.keep`.
 
   Returns:
     bool [L, K].
@@ -109,8 +144,48 @@ def draw(scores: jax.Array, *, config: MaskConfig, seed: int, step: int | jax.Ar
   if config.kind == 'random':
     ranking = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), step), scores.shape)
   else:
-    ranking = -scores if config.kind == 'inverse' else scores
-  return select_top(ranking, keep=config.keep, select=config.select, keep_count=config.keep_count)
+    ranking = _lowest_first(scores) if config.kind == 'inverse' else scores
+  return select_top(
+    ranking,
+    keep=config.keep if keep is None else keep,
+    select=config.select,
+    keep_by=config.keep_by,
+    keep_count=config.keep_count,
+  )
+
+
+def _lowest_first(scores: jax.Array) -> jax.Array:
+  """Scores in the opposite order, none below 0: what is kept by score needs them so."""
+  return jnp.max(scores) - scores
+
+
+def agreement(
+  stats: grad_stats.GradStats, groups: Groups, params: dict, config: MaskConfig
+) -> jax.Array:
+  """Share of the groups on which masks of two halves of the batches agree, float32 [].
+
+  Each half ranks by its own gradients alone. Where they agree no better than chance, the score is
+  noise, and so is the mask that is drawn from it.
+  """
+  first, second = (
+    draw(
+      grad_stats.group_scores(
+        stats, groups, params, kind=config.score, eps=config.eps, half=half
+      ),
+      config=dataclasses.replace(config, kind='dynamic'), seed=0, step=0,
+    )
+    for half in range(grad_stats.HALVES)
+  )  # fmt: skip
+  return jnp.mean((first == second).astype(jnp.float32))
+
+
+def keep_at(step: int | jax.Array, config: MaskConfig) -> jax.Array:
+  """What a mask drawn at `step` keeps: everything at first, `keep` from `close_steps` steps after
+  the warm-up on, and in between in proportion."""
+  if not config.close_steps:
+    return jnp.asarray(config.keep, jnp.float32)
+  since = jnp.asarray(step - max(config.warmup_steps, 1), jnp.float32)
+  return 1.0 - (1.0 - config.keep) * jnp.clip(since / config.close_steps, 0.0, 1.0)
 
 
 def is_refresh(step: int | jax.Array, config: MaskConfig) -> bool | jax.Array:
@@ -144,14 +219,19 @@ def refresh(
     config: see `draw`.
   """
 
-  def drawn() -> tuple[jax.Array, jax.Array]:
-    scores = grad_stats.group_scores(
-      stats, groups, params, kind=config.score, decay=config.decay, eps=config.eps
-    )
-    return draw(scores, config=config, seed=seed, step=step), scores
+  def drawn() -> tuple[jax.Array, jax.Array, jax.Array]:
+    scores = grad_stats.group_scores(stats, groups, params, kind=config.score, eps=config.eps)
+    # What was drawn before stays on unless another group is better by a margin.
+    is_chosen = layer_mask.mask & (step > max(config.warmup_steps, 1))
+    sign = -1.0 if config.kind == 'inverse' else 1.0
+    favoured = scores + sign * config.hysteresis * jnp.abs(scores) * is_chosen.astype(jnp.float32)
+    mask = draw(favoured, config=config, seed=seed, step=step, keep=keep_at(step, config))
+    return mask, scores, agreement(stats, groups, params, config)
 
-  mask, scores = jax.lax.cond(
-    is_refresh(step, config), drawn, lambda: (layer_mask.mask, layer_mask.scores)
+  mask, scores, agreed = jax.lax.cond(
+    is_refresh(step, config),
+    drawn,
+    lambda: (layer_mask.mask, layer_mask.scores, layer_mask.agreement),
   )
   steps_on = layer_mask.steps_on + mask.astype(jnp.int32)
-  return LayerMask(mask=mask, scores=scores, steps_on=steps_on)
+  return LayerMask(mask=mask, scores=scores, agreement=agreed, steps_on=steps_on)

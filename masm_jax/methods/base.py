@@ -54,11 +54,47 @@ class Method(Protocol):
   ) -> dict[str, jax.Array]:
     """Weighted penalties, float32 scalars by name; they are added to the task loss."""
 
+  def penalty_pull(self, reference: Params) -> float:
+    """0 where the penalties' gradient goes through the optimizer; above 0 it moves the parameters
+    beside it, by so many times the learning rate."""
+
+  def constrain(self, trainable: Params, reference: Params, on: Params | None) -> dict:
+    """Trainable leaves after an update, put back where the method's constraints hold.
+
+    `on` says which slices of the leaves may move (`Groups.expand`); None for all.
+    """
+
   def merge(self, trainable: Params, frozen: Params) -> dict:
     """Plain parameters that compute what the adapted ones do."""
 
   def groups(self, trainable: Params) -> Groups | None:
     """Which leaves a layer mask switches, or None where the method has nothing to mask."""
+
+
+class Unconstrained:
+  """The part of a `Method` that has neither penalties nor constraints nor a mask."""
+
+  def regularize(
+    self, trainable: Params, frozen: Params, reference: Params
+  ) -> dict[str, jax.Array]:
+    """Nothing."""
+    del trainable, frozen, reference
+    return {}
+
+  def penalty_pull(self, reference: Params) -> float:
+    """There are no penalties."""
+    del reference
+    return 0.0
+
+  def constrain(self, trainable: Params, reference: Params, on: Params | None) -> dict:
+    """As they are."""
+    del reference, on
+    return dict(trainable)
+
+  def groups(self, trainable: Params) -> Groups | None:
+    """Nothing to mask."""
+    del trainable
+    return None
 
 
 @runtime_checkable

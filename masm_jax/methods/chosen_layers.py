@@ -30,11 +30,14 @@ class Selection:
     names: of the L layers.
     scores: float32 [L], as `mask.score` says.
     chosen: bool [L].
+    agreement: share of the layers that two halves of the probe's batches choose alike; nan where
+      an earlier version of the program did not measure it.
   """
 
   names: tuple[str, ...]
   scores: np.ndarray
   chosen: np.ndarray
+  agreement: float = float('nan')
 
   @property
   def layers(self) -> tuple[str, ...]:
@@ -97,10 +100,11 @@ def read(path: pathlib.Path, groups: Groups, identity: Mapping[str, str]) -> Sel
     if record['identity'] != identity or tuple(record['names']) != groups.names:
       return None
     scores, chosen = np.asarray(record['scores'], np.float32), np.asarray(record['chosen'], bool)
+    agreement = float(record.get('agreement', 'nan'))
   except (UserError, KeyError, TypeError, ValueError):
     return None
   is_whole = scores.shape == chosen.shape == (len(groups.names),)
-  return Selection(groups.names, scores, chosen) if is_whole else None
+  return Selection(groups.names, scores, chosen, agreement) if is_whole else None
 
 
 def lost_record(path: pathlib.Path) -> UserError:

@@ -3,9 +3,8 @@
 [kin] It is the decomposition of `masm` with K = 1 and q = 1, on q, k, v and out, without a layer
 mask. As its authors released it, it has no regularizer. As published, it adds two losses,
 orthogonality and kept singular values, with weight 1 each and averaged over the kernels. In the
-first we square the norms, as `docs/methods.md` has it; the authors' code takes plain norms. In the
-second a gap below 1e-6 |W|^2, a few roundings of float32, counts as none, with no slope [ours]:
-see `regularizers.energy_gap`.
+first norms are not squared, as in the authors' code. What is a few roundings of float32 counts as 0
+in both, with no slope [ours]: see `regularizers.orthogonality` and `energy_gap`.
 """
 
 import ml_collections
@@ -17,6 +16,9 @@ _DEFINITION = {
   'subspace.num_subspaces': 1,
   'subspace.rank': 1,
   'subspace.targets': 'attention',
+  'subspace.parametrization': 'svd',
+  'subspace.semantic_rank': 0,
+  'subspace.semantic_energy': 1.0,
   'mask.kind': 'none',
 }
 _PUBLISHED = {
@@ -24,6 +26,8 @@ _PUBLISHED = {
   'regularizer.spectral': 1.0,
   'regularizer.spectral_kind': 'energy',
   'regularizer.relative_energy': False,
+  'regularizer.squared': False,
+  'regularizer.mode': 'loss',
 }
 
 

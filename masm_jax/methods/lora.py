@@ -7,7 +7,7 @@ starts uniform in `+-1/sqrt(d_in)` as the authors' code has it (Kaiming with a =
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,11 +18,9 @@ import ml_collections
 from masm_jax import tree
 from masm_jax.backbones import layers
 from masm_jax.errors import UserError
-from masm_jax.methods.base import OnProgress, Parts, check_definition
+from masm_jax.methods.base import OnProgress, Params, Parts, Unconstrained, check_definition
 from masm_jax.subspaces import decompose
 from masm_jax.subspaces import layer as subspace
-
-Params = Mapping[str, Any]
 
 _STREAM = 0x10A  # Keeps A's random numbers apart from others of the same key.
 
@@ -74,7 +72,7 @@ class _DenseFactory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lora:
+class Lora(Unconstrained):
   """Trains A and B of every target kernel and the head; see `methods.base.Method`.
 
   Attributes:
@@ -113,13 +111,6 @@ class Lora:
       trainable = tree.combine(trainable, tree.unflatten(adapter))
     return Parts(trainable, frozen, {})
 
-  def regularize(
-    self, trainable: Params, frozen: Params, reference: Params
-  ) -> dict[str, jax.Array]:
-    """Nothing."""
-    del trainable, frozen, reference
-    return {}
-
   def merge(self, trainable: Params, frozen: Params) -> dict:
     """`kernel + (alpha / r) A B`; dropout is off where nothing is trained."""
     merged = {**tree.flatten(trainable), **tree.flatten(frozen)}
@@ -129,10 +120,6 @@ class Lora:
       update = jnp.matmul(lora_a, lora_b, precision='highest')
       merged[f'{owner}/kernel'] += self.alpha / self.rank * update
     return tree.unflatten(merged)
-
-  def groups(self, trainable: Params) -> None:
-    """Nothing to mask."""
-    del trainable
 
 
 def make(config: ml_collections.ConfigDict, cache_dir: str, on_progress: OnProgress) -> Lora:

@@ -16,8 +16,8 @@ import ml_collections
 from masm_jax import tree
 from masm_jax.masking.groups import Granularity, Groups, subspace_groups
 from masm_jax.methods.base import OnProgress, Parts
+from masm_jax.subspaces import constraints, regularizers
 from masm_jax.subspaces import layer as subspace
-from masm_jax.subspaces import regularizers
 from masm_jax.subspaces.decompose import TARGETS, SubspaceConfig
 from masm_jax.subspaces.regularizers import RegularizerConfig
 
@@ -52,6 +52,18 @@ class Masm:
   ) -> dict[str, jax.Array]:
     """Orthogonality and spectral consistency."""
     return regularizers.regularize(trainable, frozen, reference, self.regularizer)
+
+  def penalty_pull(self, reference: Params) -> float:
+    """With `regularizer.mode = decoupled` each kernel's own penalties pull, not their mean."""
+    if self.regularizer.mode != 'decoupled':
+      return 0.0
+    return float(sum(path.endswith('/energy') for path in tree.flatten(reference)))
+
+  def constrain(self, trainable: Params, reference: Params, on: Params | None) -> dict:
+    """Artifact bases orthogonal, where `regularizer.mode` is `exact`."""
+    if self.regularizer.mode != 'exact' or not self.regularizer.orthogonality:
+      return dict(trainable)
+    return constraints.constrain(trainable, reference, self.regularizer, on)
 
   def merge(self, trainable: Params, frozen: Params) -> dict:
     """Plain dense kernels again: evaluation and export pay nothing for the subspaces."""

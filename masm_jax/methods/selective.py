@@ -1,21 +1,18 @@
 """Methods that train some of the plain parameters as they are, chosen by path."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
 from masm_jax import tree
 from masm_jax.backbones import layers
-from masm_jax.methods.base import Parts
-
-Params = Mapping[str, Any]
+from masm_jax.methods.base import Params, Parts, Unconstrained
 
 
 @dataclasses.dataclass(frozen=True)
-class Selective:
+class Selective(Unconstrained):
   """Trains the leaves that a pattern matches, freezes the rest; see `methods.base.Method`.
 
   Attributes:
@@ -36,17 +33,6 @@ class Selective:
     del rng
     return Parts(*tree.partition(params, lambda path: tree.match_any(self.patterns, path)), {})
 
-  def regularize(
-    self, trainable: Params, frozen: Params, reference: Params
-  ) -> dict[str, jax.Array]:
-    """Nothing."""
-    del trainable, frozen, reference
-    return {}
-
   def merge(self, trainable: Params, frozen: Params) -> dict:
     """The two trees in one."""
     return tree.combine(trainable, frozen)
-
-  def groups(self, trainable: Params) -> None:
-    """Nothing to mask."""
-    del trainable

@@ -2,7 +2,12 @@
 
 `docs/methods.md`, Decomposition. [paper: SVD of the weights into one stable semantic principal
 subspace and several learnable artifact subspaces] [ours: disjoint artifact subspaces, how
-components are dealt to them, the disk cache]
+components are dealt to them, the reserve between both, the disk cache]
+
+A kernel has n = min(d_in, d_out) components. The first r' are semantic: frozen, and the artifact
+subspaces are kept off them. The last K*q are the artifact subspaces. What lies between, the
+*reserve*, is frozen too, but not protected: in two parts (r' = n - K*q) there is none, and then a
+square kernel leaves the artifact subspaces no room to turn.
 """
 
 import dataclasses
@@ -23,6 +28,7 @@ from masm_jax.subspaces import factor_cache
 Factors = factor_cache.Factors
 OnProgress = Callable[[int, int], None] | None
 Split = Literal['interleaved', 'contiguous']
+Parametrization = Literal['svd', 'balanced', 'core']
 
 # Presets of `subspace.targets`: patterns over the kernels' owners, `backbone/block_00/attn/q`.
 TARGETS = {
@@ -40,9 +46,17 @@ class SubspaceConfig:
   rank: int = 8
   split: Split = 'interleaved'
   targets: tuple[str, ...] = TARGETS['all']
+  semantic_rank: int = 0
+  semantic_energy: float = 1.0
+  parametrization: Parametrization = 'svd'
   forward: Literal['auto', 'factored', 'materialized'] = 'auto'
   keep_factors: bool = False
   cache_dir: str = ''
+
+  @property
+  def has_reserve(self) -> bool:
+    """Whether some components may be neither semantic nor artifact."""
+    return bool(self.semantic_rank) or self.semantic_energy < 1.0
 
 
 def find_targets(
@@ -114,6 +128,19 @@ def check_ranks(path: str, shape: tuple[int, int], config: SubspaceConfig) -> No
       f'of rank {rank} leave no semantic one; lower subspace.num_subspaces or '
       'subspace.rank'
     )
+  if config.semantic_rank > min(shape) - count * rank:
+    raise UserError(
+      f'{path} {list(shape)} has {min(shape)} singular components, {count * rank} of them '
+      f'artifact: subspace.semantic_rank = {config.semantic_rank} is more than the others'
+    )
+
+
+def semantic_rank(num_components: int, config: SubspaceConfig) -> int:
+  """r', how many columns `U_sem` has: all but the artifact components, or `semantic_rank`.
+
+  With `semantic_energy` each kernel uses the first of them, and the columns behind are 0.
+  """
+  return config.semantic_rank or num_components - config.num_subspaces * config.rank
 
 
 def artifact_shapes(shape: tuple[int, int], config: SubspaceConfig) -> dict[str, tuple[int, ...]]:
@@ -132,8 +159,11 @@ def decompose_kernel(kernel: jax.Array, config: SubspaceConfig) -> dict[str, jax
 
   Returns:
     Artifact factors `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`; semantic factors
-    `U_sem [d_in, r]`, `S_sem [r]`, `V_sem [r, d_out]` (`U_sem` only if d_in > n and `V_sem` only if
-    d_out > n, unless `keep_factors`: the closed forms of the regularizers do without the others).
+    `U_sem [d_in, r]`, `S_sem [r]`, `V_sem [r, d_out]`, with r = r'. In two parts `U_sem` only if
+    d_in > n and `V_sem` only if d_out > n, unless `keep_factors`: the closed forms of the
+    regularizers do without the others. By `semantic_energy` r is n - K*q for every kernel, and
+    components behind the first whose energy reaches that share are 0: shapes do not depend on
+    values.
   """
   if kernel.shape[0] >= kernel.shape[1]:
     u, s, vt = jnp.linalg.svd(kernel, full_matrices=False)
@@ -142,21 +172,63 @@ def decompose_kernel(kernel: jax.Array, config: SubspaceConfig) -> dict[str, jax
     u, vt = ut.T, v.T
   num_components = s.shape[0]
   order = component_order(num_components, config)
-  num_semantic = num_components - order.size
+  num_semantic = semantic_rank(num_components, config)
   factors = {'U': u[:, order].transpose(1, 0, 2), 'S': s[order], 'V': vt[order]}
-  if config.keep_factors or kernel.shape[0] > num_components:
-    factors['U_sem'] = u[:, :num_semantic]
-  if config.keep_factors or kernel.shape[1] > num_components:
-    factors['V_sem'] = vt[:num_semantic]
+  on = jnp.ones(num_semantic, jnp.float32)
+  if config.semantic_energy < 1.0:
+    energy = jnp.cumsum(jnp.square(s)) / jnp.sum(jnp.square(s))
+    before = jnp.concatenate([jnp.zeros(1, jnp.float32), energy])[:num_semantic]
+    on = (before < config.semantic_energy).astype(jnp.float32)
+  keeps_all = config.keep_factors or config.has_reserve
+  if keeps_all or kernel.shape[0] > num_components:
+    factors['U_sem'] = u[:, :num_semantic] * on[None]
+  if keeps_all or kernel.shape[1] > num_components:
+    factors['V_sem'] = vt[:num_semantic] * on[:, None]
   if config.keep_factors:
-    factors['S_sem'] = s[:num_semantic]
+    factors['S_sem'] = s[:num_semantic] * on
   return factors
 
 
+def left_factor(factors: Mapping[str, jax.Array]) -> jax.Array:
+  """What multiplies `V` in the artifact part: `U_k diag(S_k)`, or `U_k M_k` where there is a core.
+
+  Args:
+    factors: `U [K, d_in, q]` and `S [K, q]`, or `U` and `M [K, q, q]`; see `split_factors`.
+
+  Returns:
+    float32 [K, d_in, q].
+  """
+  if 'M' in factors:
+    return jnp.einsum('kdp,kpq->kdq', factors['U'], factors['M'], precision='highest')
+  return factors['U'] * factors['S'][:, None, :]
+
+
 def artifact_kernel(factors: Mapping[str, jax.Array]) -> jax.Array:
-  """`sum_k U_k diag(S_k) V_k`, float32 [d_in, d_out]."""
-  scaled = factors['U'] * factors['S'][:, None, :]
-  return jnp.einsum('kdq,kqf->df', scaled, factors['V'], precision='highest')
+  """The artifact part of a kernel, float32 [d_in, d_out]; factors as of `left_factor`, and `V`."""
+  return jnp.einsum('kdq,kqf->df', left_factor(factors), factors['V'], precision='highest')
+
+
+def split_factors(
+  factors: Mapping[str, Any], parametrization: Parametrization
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The artifact factors of a kernel as they are trained; their product stays what it was.
+
+  Args:
+    factors: `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]` of the SVD.
+    parametrization: `svd` trains all three [kin: Effort]. `balanced` trains `U sqrt(S)` and
+      `sqrt(S) V`, on which gradients act alike, and freezes S at 1. `core` trains the matrix M [K,
+      q, q] between U and V, which are frozen, from `diag(S)` on [kin: LoRA-XS, arXiv 2405.17604].
+
+  Returns:
+    (trained, frozen): `U`, `S`, `V` or `M` by name.
+  """
+  u, s, v = (factors[name] for name in ('U', 'S', 'V'))
+  if parametrization == 'balanced':
+    root = s**0.5
+    return {'U': u * root[:, None, :], 'V': root[:, :, None] * v}, {'S': s * 0 + 1}
+  if parametrization == 'core':
+    return {'M': s[:, :, None] * np.eye(s.shape[-1], dtype=np.float32)[None]}, {'U': u, 'V': v}
+  return {'U': u, 'S': s, 'V': v}, {}
 
 
 @jax.jit
@@ -206,12 +278,14 @@ def decompose(
     cache = factor_cache.FactorCache(
       config.cache_dir,
       kernels,
-      fields=(config.num_subspaces, config.rank, config.split, config.keep_factors),
+      fields=_cache_fields(config),
       shapes={path: artifact_shapes(kernel.shape, config) for path, kernel in kernels.items()},
     )
     if (cached := cache.read()) is not None:
       return cached
-  config = dataclasses.replace(config, cache_dir='', targets=(), forward='auto')  # One compile key.
+  config = dataclasses.replace(  # One compile key.
+    config, cache_dir='', targets=(), forward='auto', parametrization='svd'
+  )
   if is_traced:
     return {path: decompose_kernel(kernel, config) for path, kernel in kernels.items()}
   if jax.default_backend() == 'cpu':
@@ -221,6 +295,14 @@ def decompose(
   if cache is not None:
     cache.write(factors)
   return factors
+
+
+def _cache_fields(config: SubspaceConfig) -> tuple:
+  """What of a config decides how kernels are split; in two parts as earlier versions had it."""
+  fields = (config.num_subspaces, config.rank, config.split, config.keep_factors)
+  if config.has_reserve:
+    fields += (config.semantic_rank, config.semantic_energy)
+  return fields
 
 
 def on_host(values: Any) -> Any:

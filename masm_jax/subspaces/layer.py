@@ -148,8 +148,9 @@ def extra_operations(num_tokens: int, d_in: int, d_out: int, num_components: int
 class SubspaceDense(layers.Dense):
   """A dense layer that is decomposed where its parameters are.
 
-  With the leaves `kernel_sem [d_in, d_out]`, `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]` and
-  `bias [d_out]` it computes the adapted layer; with a plain `kernel` it is `layers.Dense`.
+  With the leaves `kernel_sem [d_in, d_out]`, `U [K, d_in, q]`, `S [K, q]` (or a core `M [K, q,
+  q]`), `V [K, q, d_out]` and `bias [d_out]` it computes the adapted layer; with a plain `kernel` it
+  is `layers.Dense`.
 
   Attributes:
     forward: `factored` (never build W), `materialized` (build W first) or `auto`: whichever costs
@@ -166,9 +167,13 @@ class SubspaceDense(layers.Dense):
     if not self.has_variable('params', 'kernel_sem'):
       return super().__call__(x)
     leaf = lambda name: self.get_variable('params', name)
-    kernel_sem, u, s, v = leaf('kernel_sem'), leaf('U'), leaf('S'), leaf('V')
+    kernel_sem, u, v = leaf('kernel_sem'), leaf('U'), leaf('V')
+    has_core = self.has_variable('params', 'M')
+    s = leaf('M') if has_core else leaf('S')
     if self.saves_memory:
       x, u, s, v = with_gradients_together(x, u, s, v)
+    if has_core:
+      u, s = decompose.left_factor({'U': u, 'M': s}), jnp.ones(s.shape[:2], jnp.float32)
     num_subspaces, d_in, rank = u.shape
     num_components = num_subspaces * rank
     # The K subspaces side by side: one pair of skinny products.
@@ -213,7 +218,8 @@ def split_params(
     on_progress: see `decompose.decompose`.
 
   Returns:
-    `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`; frozen
+    `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`, or what of
+    them `config.parametrization` trains (`decompose.split_factors`; frozen has the rest); frozen
     holds `kernel_sem` and the bias; reference holds what the regularizers compare with: the initial
     `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`, `V_sem` is needed or
     asked for. Every other leaf is frozen.
@@ -238,7 +244,9 @@ def split_params(
     frozen[f'{owner}/kernel_sem'] = kernel_sem
     reference[f'{owner}/energy'] = energy
     reference |= {f'{owner}/{name}': value for name, value in factors.items()}
-    trainable |= {f'{owner}/{name}': value.copy() for name, value in artifact.items()}
+    trained, fixed = decompose.split_factors(artifact, config.parametrization)
+    trainable |= {f'{owner}/{name}': value.copy() for name, value in trained.items()}
+    frozen |= {f'{owner}/{name}': value for name, value in fixed.items()}
   return tree.unflatten(trainable), tree.unflatten(frozen), tree.unflatten(reference)
 
 
@@ -252,9 +260,15 @@ def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dic
     if owner not in owners or name == 'bias':
       merged[path] = leaf
   for owner in owners:
-    factors = {name: flat[f'{owner}/{name}'] for name in _ARTIFACT}
+    factors = layer_factors(flat, owner)
     merged[f'{owner}/kernel'] = flat[f'{owner}/kernel_sem'] + decompose.artifact_kernel(factors)
   return tree.unflatten(merged)
+
+
+def layer_factors(flat: Mapping[str, Any], owner: str) -> dict[str, Any]:
+  """The artifact factors of one layer among all leaves: `U`, `S`, `V`, and `M` of a core."""
+  names = (*_ARTIFACT, 'M')
+  return {name: flat[f'{owner}/{name}'] for name in names if f'{owner}/{name}' in flat}
 
 
 def decomposed_layers(frozen: Mapping[str, Any]) -> dict[str, None]:

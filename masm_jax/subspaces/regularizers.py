@@ -4,7 +4,8 @@
 components; `U [K, d_in, q]`, `S [K, q]`, `V [K, q, d_out]`, float32 throughout. [paper: less
 redundancy across artifact subspaces, and the overall spectral structure of the weights kept] [kin:
 both losses in Effort, arXiv 2411.15633] [ours: the parts and their weights, the relative form, the
-closed forms]
+closed forms] How orthogonality is kept, as a loss or exactly, is `regularizer.mode`: see
+`constraints`.
 """
 
 import dataclasses
@@ -15,8 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from masm_jax import tree
+from masm_jax.subspaces import decompose
 
 _ENERGY_RESOLUTION = 1e-6  # Of |W|^2: a few roundings of a float32 sum.
+# Of a norm of a Gram matrix, per row: the roundings of a float32 SVD.
+_NORM_RESOLUTION = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,9 @@ class RegularizerConfig:
   w_sem: float = 2.0
   spectral_kind: Literal['energy', 'singular_values'] = 'energy'
   relative_energy: bool = True
+  energy_of: Literal['artifact', 'kernel'] = 'kernel'
+  squared: bool = True
+  mode: Literal['loss', 'decoupled', 'exact'] = 'loss'
 
 
 def subspace_gram(basis: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -73,46 +80,61 @@ def semantic_overlap(
 
 
 def orthogonality(
-  layer: Mapping[str, jax.Array], *, w_self: float = 1.0, w_cross: float = 2.0, w_sem: float = 2.0
+  layer: Mapping[str, jax.Array],
+  *,
+  w_self: float = 1.0,
+  w_cross: float = 2.0,
+  w_sem: float = 2.0,
+  squared: bool = True,
 ) -> jax.Array:
   """`L_orth` of one kernel; 0 at the start, where all bases come from one SVD.
 
   `w_self sum_k (|U_k^T U_k - I|^2 + |V_k V_k^T - I|^2) + w_cross sum_{i<j} (|U_i^T U_j|^2 + |V_i
   V_j^T|^2) + w_sem sum_k (|U_sem^T U_k|^2 + |V_sem V_k^T|^2)`. With the default weights this is
   `|U^^T U^ - I|^2 + |V^^T V^ - I|^2` for `U^ = [U_sem, U_1 .. U_K]` (the semantic block's own part
-  is 0): Effort's published loss for K subspaces [kin].
+  is 0): Effort's published loss for K subspaces [kin]. In three parts (`decompose`) the semantic
+  bases hold fewer components, so that the others are free to be used [ours].
+
+  Without squares it is half the sum of both sides' norms, `|U^^T U^ - I| / 2 + |V^^T V^ - I| / 2`,
+  as Effort's authors compute it. A norm has a slope of length 1 wherever it is not 0, at the start
+  that of rounding errors: one below `_NORM_RESOLUTION sqrt(d)` counts as 0 there [ours].
 
   Args:
-    layer: `U`, `V`, `U_init`, `V_init`, and `U_sem [d_in, r]`, `V_sem [r, d_out]` where kept.
+    layer: `U`, `V`, `U_init`, `V_init`, and `U_sem [d_in, r]`, `V_sem [r, d_out]`; where one is
+      left out, the initial bases and it span that side, and the closed form needs K*q columns.
     w_self: weight of each basis being orthonormal.
     w_cross: weight of the overlap between artifact subspaces.
     w_sem: weight of the overlap with the semantic subspace.
+    squared: whether norms are squared.
 
   Returns:
     A scalar.
   """
   transpose = lambda x: None if x is None else jnp.swapaxes(x, -1, -2)
-  # A square side needs no Q_sem: the closed form costs K*q columns instead of r.
   sides = (
-    (layer['U'], layer.get('U_sem'), layer['U_init'], layer['V'].shape[-1]),
-    (
-      transpose(layer['V']),
-      transpose(layer.get('V_sem')),
-      transpose(layer['V_init']),
-      layer['U'].shape[1],
-    ),
+    (layer['U'], layer.get('U_sem'), layer['U_init']),
+    (transpose(layer['V']), transpose(layer.get('V_sem')), transpose(layer['V_init'])),
   )
   loss = jnp.zeros((), jnp.float32)
-  for basis, semantic, initial, other_dim in sides:
+  for basis, semantic, initial in sides:
     self_part, cross_part = subspace_gram(basis)
-    is_square = basis.shape[1] <= other_dim
-    overlap = semantic_overlap(basis, semantic=None if is_square else semantic, initial=initial)
-    loss += w_self * self_part + w_cross * cross_part + w_sem * overlap
+    overlap = semantic_overlap(basis, semantic=semantic, initial=initial)
+    side = w_self * self_part + w_cross * cross_part + w_sem * overlap
+    if not squared:
+      floor = _NORM_RESOLUTION**2 * basis.shape[1]
+      side = jnp.where(side > floor, 0.5 * jnp.sqrt(jnp.maximum(side, floor)), 0.0)
+    loss += side
   return loss
 
 
-def energy_gap(layer: Mapping[str, jax.Array], *, relative: bool = True) -> jax.Array:
+def energy_gap(
+  layer: Mapping[str, jax.Array], *, relative: bool = True, of: str = 'kernel'
+) -> jax.Array:
   """`| |W(theta)|_F^2 - |W|_F^2 | / |W|_F^2`, without building W(theta).
+
+  The artifact part holds a thousandth of `|W|^2`: relative to all of it the loss has no force that
+  would be felt. `of = artifact` divides by the artifact part's energy at the start, `|S_0|^2`.
+  [ours]
 
   With A = sum_k U_k diag(S_k) V_k and its start A_0, which is orthogonal to `kernel_sem`:
   `|W(theta)|^2 - |W|^2 = 2 <kernel_sem, A> + |A|^2 - |A_0|^2`. Taken so, the difference of two
@@ -124,26 +146,31 @@ def energy_gap(layer: Mapping[str, jax.Array], *, relative: bool = True) -> jax.
 
   Args:
     layer: `U`, `S`, `V`, `S_init`, `kernel_sem [d_in, d_out]`, `energy = |W|_F^2`.
-    relative: divide by `|W|_F^2`; False gives Effort's own form.
+    relative: divide by an energy; False gives Effort's own form.
+    of: whose: `kernel`, all of `|W|_F^2`, or `artifact`, `|S_0|^2`.
 
   Returns:
     A scalar, 0 at the start.
   """
-  scaled = layer['U'] * layer['S'][:, None, :]  # [K, d_in, q]
+  scaled = decompose.left_factor(layer)  # [K, d_in, q]
   projected = jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
   inner = jnp.sum(projected * layer['V'])
   gram_u = jnp.einsum('idp,jdq->ipjq', scaled, scaled)
   gram_v = jnp.einsum('ipf,jqf->ipjq', layer['V'], layer['V'])
   gap = 2.0 * inner + jnp.sum(gram_u * gram_v) - jnp.sum(jnp.square(layer['S_init']))
   gap = jnp.where(jnp.abs(gap) > _ENERGY_RESOLUTION * layer['energy'], gap, jnp.zeros_like(gap))
-  return jnp.abs(gap) / (layer['energy'] if relative else 1.0)
+  if not relative:
+    return jnp.abs(gap)
+  start = jnp.sum(jnp.square(layer['S_init'])) if of == 'artifact' else layer['energy']
+  return jnp.abs(gap) / jnp.maximum(start, jnp.finfo(jnp.float32).tiny)
 
 
 def singular_value_drift(layer: Mapping[str, jax.Array]) -> jax.Array:
   """`sum_k |S_k - S_k0|^2 / |S_0|^2`, S_0 being all artifact singular values at the start. [ours]
 
   Args:
-    layer: `S [K, q]` and `S_init [K, q]`.
+    layer: `S [K, q]` and `S_init [K, q]`. Of balanced factors S is the product of the lengths of
+      a column of U and a row of V, of a core its diagonal.
 
   Returns:
     A scalar, 0 at the start.
@@ -161,8 +188,8 @@ def regularize(
   """The weighted regularizers, each a mean over all decomposed kernels.
 
   Args:
-    trainable: holds `U`, `S`, `V` of each decomposed layer.
-    frozen: holds `kernel_sem` of each.
+    trainable: holds `U`, `S`, `V` of each decomposed layer, or what of them is trained.
+    frozen: holds `kernel_sem` of each, and the factors that are not trained.
     reference: the initial factors and the energy of each, see `layer.split_params`.
     config: weights; a weight of 0 leaves its regularizer out of the program.
 
@@ -180,37 +207,71 @@ def _regularize(
   reference: Mapping[str, Any],
   config: RegularizerConfig,
 ) -> dict[str, jax.Array]:
-  flat = {**tree.flatten(trainable), **tree.flatten(frozen)}
-  start = tree.flatten(reference)
-  owners = [path.removesuffix('/kernel_sem') for path in flat if path.endswith('/kernel_sem')]
-  decomposed = [_layer(flat, start, owner) for owner in owners]
+  trained, fixed, start = (tree.flatten(part) for part in (trainable, frozen, reference))
+  # Kept exactly, orthogonality is measured alone: its slope is that of rounding errors.
+  measured = jax.lax.stop_gradient if config.mode == 'exact' else lambda layer: layer
+  owners = [path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')]
+  decomposed = [_layer(trained, fixed, start, owner) for owner in owners]
   losses = {}
   if config.orthogonality:
     parts = [
-      orthogonality(layer, w_self=config.w_self, w_cross=config.w_cross, w_sem=config.w_sem)
+      orthogonality(
+        measured(in_orthonormal_form(layer)),
+        w_self=config.w_self,
+        w_cross=config.w_cross,
+        w_sem=config.w_sem,
+        squared=config.squared,
+      )
       for layer in decomposed
     ]
     losses['orthogonality'] = config.orthogonality * jnp.mean(jnp.stack(parts))
   if config.spectral:
     parts = [
-      energy_gap(layer, relative=config.relative_energy)
+      energy_gap(layer, relative=config.relative_energy, of=config.energy_of)
       if config.spectral_kind == 'energy'
-      else singular_value_drift(layer)
+      else singular_value_drift(in_orthonormal_form(layer))
       for layer in decomposed
     ]
     losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
   return losses
 
 
+def in_orthonormal_form(layer: Mapping[str, Any]) -> dict[str, Any]:
+  """A layer's factors on the scale of the SVD's: bases that begin orthonormal, and S beside them.
+
+  Balanced factors are divided by `sqrt(S_init)`, with which they began; S of a core is its
+  diagonal.
+
+  Args:
+    layer: what `orthogonality` and `singular_value_drift` read, as it is trained.
+  """
+  layer = dict(layer)
+  if 'M' in layer:
+    return layer | {'S': jnp.diagonal(layer['M'], axis1=1, axis2=2)}
+  if layer['is_balanced']:
+    root = jnp.sqrt(jnp.maximum(layer['S_init'], jnp.finfo(jnp.float32).tiny))
+    lengths = jnp.linalg.norm(layer['U'], axis=1) * jnp.linalg.norm(layer['V'], axis=2)
+    return layer | {
+      'U': layer['U'] / root[:, None, :], 'V': layer['V'] / root[:, :, None], 'S': lengths
+    }  # fmt: skip
+  return layer
+
+
 def _layer(
-  flat: Mapping[str, jax.Array], start: Mapping[str, jax.Array], owner: str
-) -> dict[str, jax.Array]:
+  trainable: Mapping[str, jax.Array],
+  frozen: Mapping[str, jax.Array],
+  start: Mapping[str, jax.Array],
+  owner: str,
+) -> dict[str, Any]:
   """What the losses of one kernel read, by the names that they use."""
-  layer = {name: flat[f'{owner}/{name}'] for name in ('U', 'S', 'V', 'kernel_sem')}
+  flat = {**trainable, **frozen}
+  names = [name for name in ('U', 'S', 'V', 'M', 'kernel_sem') if f'{owner}/{name}' in flat]
+  layer = {name: flat[f'{owner}/{name}'] for name in names}
   layer |= {f'{name}_init': start[f'{owner}/{name}'] for name in ('U', 'S', 'V')}
   layer |= {
     name: start[f'{owner}/{name}']
     for name in ('U_sem', 'V_sem', 'energy')
     if f'{owner}/{name}' in start
   }
+  layer['is_balanced'] = f'{owner}/S' in frozen
   return layer

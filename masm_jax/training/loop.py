@@ -129,7 +129,9 @@ def _train(
     config=config,
     detector_config=detector_config,
     mesh=mesh,
-    make_batches=functools.partial(make_batches, num_steps=config.mask.probe_batches),
+    make_batches=functools.partial(
+      make_batches, num_steps=config.mask.head_batches + config.mask.probe_batches
+    ),
     workdir=workdir,
     hashes={'base_weights': base_hash, 'train_manifest': sets.train.sha256},
     resuming=checkpoints.latest_step() is not None,

@@ -60,6 +60,38 @@ def scale_by_group_adam(
   return optax.GradientTransformation(init, update)
 
 
+class StartState(NamedTuple):
+  """State of `decay_towards_start`.
+
+  Attributes:
+    start: the parameters as they began; 0 where they decay towards 0.
+  """
+
+  start: Any
+
+
+def decay_towards_start(weight_decay: float) -> optax.GradientTransformation:
+  """Adds `weight_decay * (parameter - start)`: L2-SP (arXiv 1802.01483).
+
+  Decay towards 0 erases factors that begin as the pretrained weights' own. The classifier head
+  begins at random and decays towards 0, as there.
+  """
+
+  def init(params: optax.Params) -> StartState:
+    def begin(keys: tuple, leaf: jax.Array) -> jax.Array:
+      path = jax.tree_util.keystr(keys, simple=True, separator='/')
+      # A copy: the step donates the parameters and the state, which must not share buffers.
+      return jnp.zeros_like(leaf) if path.startswith('head/') else jnp.array(leaf, copy=True)
+
+    return StartState(jax.tree_util.tree_map_with_path(begin, params))
+
+  def update(updates: Any, state: StartState, params: Any = None) -> Any:
+    decayed = jax.tree.map(lambda u, p, s: u + weight_decay * (p - s), updates, params, state.start)
+    return decayed, state
+
+  return optax.GradientTransformation(init, update)
+
+
 class LayerMaskState(NamedTuple):
   """State of `hold_masked`: the state of the optimizer inside."""
 
@@ -145,11 +177,12 @@ def make_optimizer(
 
   Args:
     config: `config.optim`. `adam` adds weight decay to the gradient, as torch's Adam does (L2);
-      `adamw` decouples it.
+      `adamw` decouples it. It pulls `decay_towards` zero or the start.
     schedule: learning rate by step.
     groups: what a mask switches; None for no mask.
   """
-  decay = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else None
+  decays = {'zero': optax.add_decayed_weights, 'start': decay_towards_start}
+  decay = decays[config.decay_towards](config.weight_decay) if config.weight_decay else None
   adam = functools.partial(scale_by_group_adam, groups) if groups else optax.scale_by_adam
   chain = [
     optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else None,

@@ -1,7 +1,8 @@
 """Chooses the layers of FMSD once, before it trains, by a probe of gradients.
 
 `docs/methods.md`, Layer masks. [paper v3: bias-variance characteristics of layer-wise gradients
-pick the layers] [ours: plain averages over a few batches of the training set, with the fresh head]
+pick the layers] [ours: plain averages over a few batches of the training set, with a head that was
+fitted on others; how far two halves of the batches agree]
 The choice is stored with the run: one that resumes, or is evaluated, takes the layers that it began
 with, whatever its data or its machine would choose now. Without that record it is refused.
 """
@@ -26,7 +27,7 @@ from masm_jax.masking.groups import Groups
 from masm_jax.methods import Method, chosen_layers
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.parallel import sharding
-from masm_jax.training import objective, steps
+from masm_jax.training import fitted_head, objective, steps
 
 Batches = Iterator[Mapping[str, np.ndarray]]
 
@@ -55,11 +56,11 @@ def choose_layers(
     config: the run's config.
     detector_config: the detector, undecomposed.
     mesh: of the run.
-    make_batches: begins the `mask.probe_batches` batches of the probe.
+    make_batches: begins the `mask.head_batches` and `mask.probe_batches` batches of the probe.
     workdir: the choice is stored in its `selection.json`, or read from there.
     hashes: `base_weights` and `train_manifest`, on which the choice depends beside the config.
     resuming: the workdir holds checkpoints of this run, which were trained on the stored choice.
-    on_progress: called with the batches of the probe done, after each.
+    on_progress: called with the batches done, after each whose gradients were measured.
 
   Returns:
     The method to train, and what was chosen (None where there was no choice).
@@ -79,15 +80,26 @@ def choose_layers(
   elif resuming:
     raise chosen_layers.lost_record(path)
   else:
-    scores = _probe(groups, params, config, detector_config, mesh, make_batches, on_progress)
+    scores, agreed = _probe(
+      groups, params, config, detector_config, mesh, make_batches, on_progress
+    )
     chosen = layer_mask.draw(scores, config=mask_config, seed=config.seed, step=0)
-    selection = Selection(groups.names, np.asarray(scores)[:, 0], np.asarray(chosen)[:, 0])
-  scores, chosen = multihost_utils.broadcast_one_to_all((selection.scores, selection.chosen))
-  selection = Selection(groups.names, np.asarray(scores), np.asarray(chosen).astype(bool))
+    selection = Selection(
+      groups.names, np.asarray(scores)[:, 0], np.asarray(chosen)[:, 0], float(agreed)
+    )
+  scores, chosen, agreed = multihost_utils.broadcast_one_to_all(
+    (selection.scores, selection.chosen, np.float32(selection.agreement))
+  )
+  selection = Selection(
+    groups.names, np.asarray(scores), np.asarray(chosen).astype(bool), float(agreed)
+  )
   if jax.process_index() == 0 and stored is None:
+    floor = grad_stats.noise_floor(config.mask.score, decay=None, count=config.mask.probe_batches)
     record = {'identity': identity, 'probe_batches': config.mask.probe_batches}
     record |= {'score': config.mask.score, 'names': groups.names, 'scores': selection.scores}
+    record |= {'agreement': selection.agreement, 'noise_floor': floor}
     files.write_json(path, record | {'chosen': selection.chosen.astype(int)})
+    _judge(selection, mask_config)
   logging.info(
     '%d of %d layers are trained: %s',
     len(selection.layers),
@@ -105,8 +117,9 @@ def _probe(
   mesh: Mesh,
   make_batches: Callable[[], Batches],
   on_progress: Callable[[int], None] | None,
-) -> jax.Array:
-  """Scores `[L, 1]` of the layers of the plain backbone, by their gradients over some batches."""
+) -> tuple[jax.Array, jax.Array]:
+  """Scores `[L, 1]` of the layers of the plain backbone, by their gradients over some batches, and
+  the share of the layers that two halves of these batches choose alike."""
   params = sharding.place_frozen(params, mesh)
   probed = groups.select(params)
   probe_step = make_probe_step(detector_config, groups, config)
@@ -117,6 +130,8 @@ def _probe(
     contextlib.closing(make_batches()) as batches,
     telemetry.Progress(total, label='probe', unit='batches', enabled=is_lead) as progress,
   ):
+    if config.mask.head_batches:
+      params = fitted_head.fit(params, detector_config, mesh, batches, config.mask.head_batches)
     for done in range(1, total + 1):
       batch = next(batches)
       inputs = {name: batch[name] for name in steps.INPUTS}
@@ -125,16 +140,39 @@ def _probe(
       progress.update(done)
       if on_progress:
         on_progress(done)
+  mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
   score = jax.jit(
-    lambda stats, probed: grad_stats.group_scores(
-      stats, groups, probed, kind=config.mask.score, decay=None, eps=config.mask.eps
+    lambda stats, probed: (
+      grad_stats.group_scores(stats, groups, probed, kind=mask_config.score, eps=mask_config.eps),
+      layer_mask.agreement(stats, groups, probed, mask_config),
     ),
     out_shardings=sharding.replicated(mesh),
   )
-  scores = score(stats, probed)
+  scores, agreed = score(stats, probed)
   if not np.isfinite(np.asarray(scores)).all():
     raise UserError('the gradients of the probe are not finite: look at the base weights and data')
-  return scores
+  return scores, agreed
+
+
+def _judge(selection: Selection, config: layer_mask.MaskConfig) -> None:
+  """Says how far two halves of the batches chose alike, and warns where the scores are noise."""
+  logging.info('two halves of the probe choose %.2f of the layers alike', selection.agreement)
+  floor = grad_stats.noise_floor(config.score, decay=None, count=config.probe_batches)
+  at_floor = np.median(selection.scores) < 1.5 * floor  # Never where there is no floor (nan, 0).
+  if config.kind in ('oneshot', 'inverse') and (
+    at_floor or selection.agreement < layer_mask.SIGNAL
+  ):
+    logging.warning(
+      'mask.score = %s hardly tells the layers apart here: two halves of the %d batches choose '
+      '%.2f of them alike (a signal: %.1f or more), the median score is %.3g and that of noise '
+      '%.3g; raise mask.probe_batches, or compare with mask.kind = random',
+      config.score,
+      config.probe_batches,
+      selection.agreement,
+      layer_mask.SIGNAL,
+      np.median(selection.scores),
+      floor,
+    )
 
 
 def make_probe_step(
@@ -166,7 +204,8 @@ def jit_probe_step(
 ) -> tuple[Callable, grad_stats.GradStats]:
   """Compiles a probe step; returns it with empty statistics, split over the mesh as `probed` is."""
   leaves = sharding.frozen_sharding(probed, mesh)
-  placement = grad_stats.GradStats(count=sharding.replicated(mesh), mean=leaves, square=leaves)
+  everywhere, halves = sharding.replicated(mesh), (leaves,) * grad_stats.HALVES
+  placement = grad_stats.GradStats(count=everywhere, weight=everywhere, mean=halves, square=halves)
   jitted = jax.jit(
     step,
     donate_argnums=0,

@@ -89,10 +89,16 @@ def make_update(
       )
       extra_args = {'mask': mask.mask}
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))
+      report['mask_agreement'] = mask.agreement
+    on = groups.expand(mask.mask, state.trainable) if groups else None
 
     # Update.
-    grads = jax.tree.map(jnp.add, grads, penalty_grads)
+    pull = method.penalty_pull(reference)
+    if not pull:
+      grads = jax.tree.map(jnp.add, grads, penalty_grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
+    if pull:
+      updates = _pulled(updates, penalty_grads, pull * schedule(state.step), on)
     grad_norm = optax.tree.norm(grads)
     report |= terms | {
       'loss': loss + extra,
@@ -103,7 +109,7 @@ def make_update(
     is_bad = ~jnp.isfinite(loss + extra + grad_norm + optax.tree.norm(updates))
     new_state = state.replace(
       step=step,
-      trainable=optax.apply_updates(state.trainable, updates),
+      trainable=method.constrain(optax.apply_updates(state.trainable, updates), reference, on),
       opt_state=opt_state,
       mask=mask,
       grad_stats=stats,
@@ -142,6 +148,15 @@ def batch_shapes(batch_size: int, image_size: int) -> dict[str, jax.ShapeDtypeSt
   labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
   image = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8)
   return {name: labels for name in INPUTS} | {'image': image}
+
+
+def _pulled(updates: Any, penalty_grads: Any, rate: float | jax.Array, on: Any | None) -> Any:
+  """Updates with the penalties' gradient beside the optimizer's; what a mask holds stays."""
+  rate = jnp.asarray(rate, jnp.float32)
+  updates = jax.tree.map(lambda u, g: u - rate * g, updates, penalty_grads)
+  if on is None:
+    return updates
+  return jax.tree.map(lambda keep, u: jnp.where(keep, u, jnp.zeros_like(u)), on, updates)
 
 
 def jit_train_step(step: Callable, mesh: Mesh, frozen: Any, reference: Any) -> Callable:

@@ -18,8 +18,9 @@ from masm_jax import telemetry, tree
 from masm_jax.data import sets
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.files import JsonLines
+from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
-from masm_jax.masking.layer_mask import LayerMask
+from masm_jax.masking.layer_mask import SIGNAL, LayerMask, MaskConfig
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
 
@@ -116,6 +117,7 @@ class RunReport:
       return
     logging.info('config:\n%s', config)
     print(overview, flush=True)
+    self._mask_config = MaskConfig(**config.mask.to_dict())
     record = telemetry.run_record(config, hashes) | {
       'config_sha256': config_lib.fingerprint(config),
       'crops': [way.to_json() for way in crops],
@@ -183,7 +185,10 @@ class RunReport:
       on, values = np.asarray(mask.mask), np.asarray(mask.scores)
       duty = np.asarray(mask.steps_on) / drawn_at
       record = {'step': drawn_at, 'rows': self._groups.names, 'mask': on.astype(int)}
-      self._masks.append(record | {'scores': values, 'duty': duty})
+      score, decay = self._mask_config.score, self._mask_config.decay
+      record |= {'scores': values, 'agreement': float(mask.agreement)}
+      floor = grad_stats.noise_floor(score, decay=decay, count=drawn_at)
+      self._masks.append(record | {'noise_floor': floor, 'duty': duty})
     if self._pending_masks:  # Of many masks since the last flush, TensorBoard gets the latest.
       from masm_jax.plots import masks
 
@@ -240,8 +245,23 @@ class RunReport:
     if is_synthetic:
       print(f'\n{sets.SYNTHETIC_NOTE}')
     self._draw_masks(results['last']['step'])
+    self._judge_masks()
     # Last: a run with this file is finished.
     telemetry.write_json(self._workdir / 'results.json', document | dict(results))
+
+  def _judge_masks(self) -> None:
+    """Says so where the masks were drawn from noise."""
+    masks = telemetry.read_lines(self._workdir / 'masks.jsonl') if self._groups else []
+    agreed = [line['agreement'] for line in masks if 'agreement' in line]
+    if self._mask_config.kind in ('dynamic', 'inverse') and agreed and np.mean(agreed) < SIGNAL:
+      logging.warning(
+        'mask.score = %s is noise here: two halves of the batches agree on %.2f of the groups (a '
+        'signal: %.1f or more), so that the layer mask was drawn by chance; try grad_norm, a '
+        'mask.decay nearer to 1, or mask.kind = none',
+        self._mask_config.score,
+        np.mean(agreed),
+        SIGNAL,
+      )
 
   def _draw_masks(self, last_step: int) -> None:
     """`masks.png`: the mask over time, and how often each group was on."""

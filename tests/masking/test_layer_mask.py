@@ -1,5 +1,7 @@
 """Which groups a mask keeps, and when it is drawn."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +81,7 @@ GROUPS = Groups({'block_00/U': 0, 'block_01/U': 1}, ('block_00', 'block_01'), 2)
 
 def run(kind, num_steps, seed=0, **fields):
   """The masks after each of `num_steps` steps of fixed gradients, under one jit."""
+  fields = {'score': 'bvr', 'decay': 0.9, 'hysteresis': 0.0} | fields
   config = layer_mask.MaskConfig(kind=kind, warmup_steps=2, refresh_steps=2, **fields)
   rng = np.random.default_rng(0)
   params = {
@@ -123,6 +126,76 @@ def test_dynamic_keeps_the_steady_groups_and_inverse_the_noisy_ones():
   assert last.scores[0, 0] > last.scores[1, 0] and last.scores[1, 1] > last.scores[0, 1]
   masks, _ = run('inverse', 12)
   np.testing.assert_array_equal(masks[-1], [[0, 1], [1, 0]])
+
+
+def test_a_share_of_the_score_is_kept_by_the_fewest_groups():
+  keep = lambda share, **kw: layer_mask.select_top(
+    SCORES, keep=share, select='per_subspace', keep_by='score', **kw
+  )
+  # Columns 1 5 3 4 and 9 2 2 8: 5 + 4 + 3 is 12 of 13, 9 + 8 is 17 of 21.
+  np.testing.assert_array_equal(keep(12 / 13), [[0, 1], [1, 1], [1, 1], [1, 1]])
+  np.testing.assert_array_equal(keep(0.8), [[0, 1], [1, 0], [1, 0], [1, 1]])
+  np.testing.assert_array_equal(keep(0.01), [[0, 1], [1, 0], [0, 0], [0, 0]])
+  assert bool(keep(1.0).all())
+  np.testing.assert_array_equal(keep(0.9, keep_count=1), keep(0.01))
+  negative = layer_mask.select_top(
+    jnp.array([[-1.0], [2.0], [-3.0]]), keep=1.0, select='global', keep_by='score'
+  )
+  np.testing.assert_array_equal(negative[:, 0], [0, 1, 0])
+
+
+def test_masks_close_slowly_after_the_warm_up():
+  config = layer_mask.MaskConfig(keep=0.5, warmup_steps=10, close_steps=40, refresh_steps=10)
+  shares = [float(layer_mask.keep_at(step, config)) for step in (10, 20, 30, 50, 90)]
+  np.testing.assert_allclose(shares, [1.0, 0.875, 0.75, 0.5, 0.5])
+  at_once = layer_mask.MaskConfig(keep=0.5, warmup_steps=10, close_steps=0)
+  assert float(layer_mask.keep_at(10, at_once)) == 0.5
+
+
+def churn(**fields):
+  """How many groups each new mask switches, where scores are nearly equal."""
+  masks, _ = run('dynamic', 60, score='grad_norm', decay=0.5, **fields)
+  return sum(int((a != b).sum()) for a, b in itertools.pairwise(masks[2:]))
+
+
+def test_hysteresis_keeps_what_is_on_until_another_group_is_better_by_a_margin():
+  assert churn(hysteresis=0.0) > 2 * churn(hysteresis=0.5)
+
+
+_update = jax.jit(lambda stats, grads: grad_stats.update_stats(stats, grads, 0.97))
+
+
+def stats_of(draw, num_steps):
+  """Statistics of gradients of 6 layers with 2 subspaces, 40 elements each."""
+  groups = Groups(
+    {f'block_{i:02d}/U': i for i in range(6)}, tuple(f'block_{i:02d}' for i in range(6)), 2
+  )
+  params = {f'block_{i:02d}': {'U': jnp.ones((2, 40))} for i in range(6)}
+  stats = grad_stats.init_stats(params)
+  for _ in range(num_steps):
+    stats = _update(stats, draw())
+  return stats, groups, params
+
+
+def agreements(score, scale):
+  """Agreement of the halves in ten trials of 60 noisy gradients."""
+  rng, found = np.random.default_rng(0), []
+  config = layer_mask.MaskConfig(score=score, keep=0.5)
+  for _ in range(10):
+    draw = lambda: {
+      f'block_{i:02d}': {'U': jnp.asarray(scale(i) * rng.normal(size=(2, 40)), jnp.float32)}
+      for i in range(6)
+    }
+    found.append(float(layer_mask.agreement(*stats_of(draw, 60), config)))
+  return np.mean(found)
+
+
+def test_two_halves_agree_on_a_signal_and_by_chance_on_noise():
+  """Gradients without a mean: their norm tells layers apart, their bias-variance ratio cannot."""
+  depth = lambda i: 1.0 + 0.3 * i
+  assert agreements('grad_norm', depth) >= layer_mask.SIGNAL
+  assert abs(agreements('bvr', depth) - 0.5) < 0.15
+  assert layer_mask.MaskConfig().score == 'grad_norm'  # The default is one that is a signal.
 
 
 def test_random_masks_are_a_function_of_seed_and_step_and_all_keeps_everything():

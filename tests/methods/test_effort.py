@@ -35,6 +35,51 @@ def effort_reference(params, detector_config):
   return residuals, loss_fn
 
 
+def published_losses(kernel, u, s, v, torch):
+  """Effort's two losses of one square kernel, written in torch as its authors compute them: half
+  the norm of each side's outer Gram matrix less the identity, and the change of energy."""
+  kernel = torch.tensor(kernel)
+  left, singular, right = torch.linalg.svd(kernel)
+  eye = torch.eye(len(kernel), dtype=kernel.dtype)
+  main = (left[:, :-1] * singular[:-1]) @ right[:-1]
+  left, right = torch.cat([left[:, :-1], u], 1), torch.cat([right[:-1], v])
+  orthogonal = torch.linalg.norm(left @ left.T - eye) + torch.linalg.norm(right @ right.T - eye)
+  current = torch.linalg.norm(main + (u * s) @ v)
+  return 0.5 * orthogonal, (current**2 - torch.linalg.norm(kernel) ** 2).abs()
+
+
+def test_the_published_losses_and_their_gradients_equal_the_authors_formula(tiny_run):
+  import torch
+
+  run = tiny_run('effort_published')
+  rng = np.random.default_rng(0)
+  # Off the start, where a norm has a slope; the squares of small norms would be far smaller.
+  noise = lambda x: 0.01 * rng.normal(size=x.shape).astype(np.float32)
+  moved = tree.map_with_path(
+    lambda path, x: x + (0.3 if path.endswith('/S') else noise(x)), run.trainable
+  )
+  total = lambda t: sum(run.method.regularize(t, run.frozen, run.reference).values())
+  ours, grads = jax.value_and_grad(total)(jax.tree.map(jnp.asarray, moved))
+  flat, grads = tree.flatten(moved), tree.flatten(grads)
+  owners = [path.removesuffix('/S') for path in flat if path.endswith('/S')]
+  assert len(owners) == 8
+  theirs = 0.0
+  kernels = tree.flatten(run.params)
+  for owner in owners:
+    u, s, v = (
+      torch.tensor(np.asarray(flat[f'{owner}/{name}'][0], np.float64), requires_grad=True)
+      for name in 'USV'
+    )
+    kernel = np.asarray(kernels[f'{owner}/kernel'], np.float64)
+    loss = sum(published_losses(kernel, u, s, v, torch)) / len(owners)
+    loss.backward()
+    theirs += loss.item()
+    for name, leaf in (('U', u), ('S', s), ('V', v)):
+      assert relative_error(grads[f'{owner}/{name}'][0], leaf.grad.numpy()) < 2e-3, (owner, name)
+  assert theirs > 0.01
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
 def relative_error(actual, expected):
   return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 

@@ -25,6 +25,7 @@ def config(**fields):
     'b2': 0.999,
     'eps': 1e-8,
     'weight_decay': 0.1,
+    'decay_towards': 'zero',
     'clip_norm': 1.0,
     'schedule': 'constant',
     'warmup_from': 0.0,
@@ -74,6 +75,32 @@ def test_masked_groups_do_not_drift_over_twenty_steps_with_decay(name):
   # A group comes back to life with the moments that it had.
   again, _ = step(params, state, make_params(50), everything)
   assert np.abs(again['block_00']['U'][1] - params['block_00']['U'][1]).min() > 0
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_decay_towards_the_start_is_a_float64_replay_of_l2_sp(name):
+  """Three steps of gradients that are 0: only the decay moves, and it pulls back to the start."""
+  fields = {'weight_decay': 0.1, 'decay_towards': 'start', 'clip_norm': 0.0, 'b1': 0.0, 'b2': 0.0}
+  optimizer = optim.make_optimizer(config(name=name, **fields), lambda _: 1e-2, None)
+  start = make_params()
+  state = optimizer.init(start)
+  params = jax.tree.map(lambda x: x + 1.0, start)
+  expected = {
+    'U': np.asarray(params['block_00']['U'], np.float64),
+    'head': np.asarray(params['head']['kernel'], np.float64),
+  }
+  origin = {'U': np.asarray(start['block_00']['U'], np.float64), 'head': 0.0}
+  for _ in range(3):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, state = optimizer.update(zeros, state, params)
+    params = optax.apply_updates(params, updates)
+    for key, value in expected.items():
+      pull = 0.1 * (value - origin[key])
+      if name == 'adam':  # Through Adam's normaliser, here the sign of what it sees.
+        pull = pull / (np.abs(pull) + 1e-8)
+      expected[key] = value - 1e-2 * pull
+  np.testing.assert_allclose(params['block_00']['U'], expected['U'], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(params['head']['kernel'], expected['head'], rtol=1e-5, atol=1e-6)
 
 
 def test_a_group_that_comes_back_goes_on_as_if_it_had_slept():
