@@ -16,7 +16,7 @@ from jax import lax
 
 from masm_jax import tree
 from masm_jax.backbones import layers
-from masm_jax.subspaces import decompose, factor_cache
+from masm_jax.subspaces import decompose, factor_cache, parametrization
 
 _ARTIFACT = ('U', 'S', 'V')
 
@@ -173,7 +173,7 @@ class SubspaceDense(layers.Dense):
     if self.saves_memory:
       x, u, s, v = with_gradients_together(x, u, s, v)
     if has_core:
-      u, s = decompose.left_factor({'U': u, 'M': s}), jnp.ones(s.shape[:2], jnp.float32)
+      u, s = parametrization.left_factor({'U': u, 'M': s}), jnp.ones(s.shape[:2], jnp.float32)
     num_subspaces, d_in, rank = u.shape
     num_components = num_subspaces * rank
     # The K subspaces side by side: one pair of skinny products.
@@ -218,10 +218,10 @@ def split_params(
     on_progress: see `decompose.decompose`.
 
   Returns:
-    `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`, or what of
-    them `config.parametrization` trains (`decompose.split_factors`; frozen has the rest); frozen
-    holds `kernel_sem` and the bias; reference holds what the regularizers compare with: the initial
-    `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`, `V_sem` is needed or
+    `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`, or what
+    `config.parametrization` trains in their place (`parametrization.split_factors`; frozen has the
+    rest); frozen holds `kernel_sem` and the bias; reference holds what the regularizers compare
+    with: the initial `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`, `V_sem` is needed or
     asked for. Every other leaf is frozen.
   """
   owners = decompose.find_targets(params, config.targets)
@@ -244,7 +244,7 @@ def split_params(
     frozen[f'{owner}/kernel_sem'] = kernel_sem
     reference[f'{owner}/energy'] = energy
     reference |= {f'{owner}/{name}': value for name, value in factors.items()}
-    trained, fixed = decompose.split_factors(artifact, config.parametrization)
+    trained, fixed = parametrization.split_factors(artifact, config.parametrization)
     trainable |= {f'{owner}/{name}': value.copy() for name, value in trained.items()}
     frozen |= {f'{owner}/{name}': value for name, value in fixed.items()}
   return tree.unflatten(trainable), tree.unflatten(frozen), tree.unflatten(reference)
@@ -260,8 +260,8 @@ def merge_params(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dic
     if owner not in owners or name == 'bias':
       merged[path] = leaf
   for owner in owners:
-    factors = layer_factors(flat, owner)
-    merged[f'{owner}/kernel'] = flat[f'{owner}/kernel_sem'] + decompose.artifact_kernel(factors)
+    artifact = parametrization.artifact_kernel(layer_factors(flat, owner))
+    merged[f'{owner}/kernel'] = flat[f'{owner}/kernel_sem'] + artifact
   return tree.unflatten(merged)
 
 

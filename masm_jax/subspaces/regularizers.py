@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from masm_jax import tree
-from masm_jax.subspaces import decompose
+from masm_jax.subspaces import parametrization
 
 _ENERGY_RESOLUTION = 1e-6  # Of |W|^2: a few roundings of a float32 sum.
 # Of a norm of a Gram matrix, per row: the roundings of a float32 SVD.
@@ -152,7 +152,7 @@ def energy_gap(
   Returns:
     A scalar, 0 at the start.
   """
-  scaled = decompose.left_factor(layer)  # [K, d_in, q]
+  scaled = parametrization.left_factor(layer)  # [K, d_in, q]
   projected = jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
   inner = jnp.sum(projected * layer['V'])
   gram_u = jnp.einsum('idp,jdq->ipjq', scaled, scaled)

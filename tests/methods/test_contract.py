@@ -53,9 +53,27 @@ TRAINABLE = {
 }
 TRAINABLE['bvg_ls'] = TRAINABLE['full']
 
+# Other forms of `masm`, by name: the fields that make them, and what they train.
+VARIANTS = {
+  'masm balanced': {'subspace.parametrization': 'balanced', 'mask.keep_by': 'score'},
+  'masm core': {'subspace.parametrization': 'core'},
+  'masm exact': {'regularizer.mode': 'exact', 'subspace.semantic_rank': 8},
+  'masm decoupled': {
+    'regularizer.mode': 'decoupled',
+    'subspace.semantic_energy': 0.5,
+    'optim.decay_towards': 'start',
+  },
+}
+TRAINABLE |= {
+  'masm balanced': TRAINABLE['masm'] - 2 * 6 * 4,  # Without S.
+  'masm core': 2 * 6 * 2 * 2 * 2 + HEAD,  # K cores [q, q] of each kernel.
+  'masm exact': TRAINABLE['masm'],
+  'masm decoupled': TRAINABLE['masm'],
+}
+
 
 def test_no_method_is_left_out():
-  assert set(METHODS) == set(TRAINABLE) == set(common.METHODS)
+  assert set(METHODS) == set(TRAINABLE) - set(VARIANTS) == set(common.METHODS)
   for name in METHODS:
     config = importlib.import_module(f'configs.{name}').get_config()
     assert config.method == name
@@ -64,8 +82,9 @@ def test_no_method_is_left_out():
 class Trained:
   """A method before and after some steps, and what one step compiles to."""
 
-  def __init__(self, run):
-    self.run = run
+  def __init__(self, name, tiny_run):
+    self.name, self.run = name, make_run(name, tiny_run)
+    run = self.run
     self.frozen_before = jax.tree.map(np.array, run.frozen)
     self.states = []
     for i in range(_NUM_STEPS):
@@ -75,10 +94,16 @@ class Trained:
     self.hlo = run.jitted.lower(run.state, run.frozen, run.reference, batch).compile().as_text()
 
 
-@pytest.fixture(scope='module', params=sorted(METHODS))
+@pytest.fixture(scope='module', params=sorted([*METHODS, *VARIANTS]))
 def trained(request, tiny_run):
   with jax.numpy_dtype_promotion('standard'):
-    return Trained(tiny_run(request.param, **_FIELDS.get(request.param, {})))
+    return Trained(request.param, tiny_run)
+
+
+def make_run(name, tiny_run, mesh=None):
+  """A method, or a variant of one, by its name."""
+  fields = _FIELDS.get(name, {}) | VARIANTS.get(name, {})
+  return tiny_run(name.partition(' ')[0], mesh, **fields)
 
 
 def relative_error(actual, expected):
@@ -120,7 +145,7 @@ def test_what_is_trainable_moves_and_what_is_frozen_stays(trained):
 def test_exact_trainable_counts(trained):
   run = trained.run
   count = tree.param_count(run.trainable)
-  assert count == TRAINABLE[run.method.name]
+  assert count == TRAINABLE[trained.name]
   for moments in ('mu', 'nu'):  # No optimizer state for frozen leaves.
     leaves = optax.tree_utils.tree_get(run.state.opt_state, moments)
     assert tree.param_count(leaves) == count
@@ -153,8 +178,8 @@ def test_one_device_and_eight_give_the_same_loss_and_gradients(trained, tiny_run
   moment after one step from rest is the gradient times 1 - b1.
   """
   monkeypatch.setattr(sharding, '_MIN_SPLIT_BYTES', 256)  # These kernels are small.
-  name = trained.run.method.name
-  eight = tiny_run(name, sharding.make_mesh(fsdp=4), **_FIELDS.get(name, {}))
+  name = trained.name
+  eight = make_run(name, tiny_run, sharding.make_mesh(fsdp=4))
   split = [leaf for leaf in jax.tree.leaves(eight.frozen) if not leaf.is_fully_replicated]
   assert split or name in ('full', 'bvg_ls')
   for moved_by in (1.0, 1.05):
@@ -229,7 +254,9 @@ def test_statistics_equal_a_float64_replay_of_all_task_gradients(trained):
     square = {path: decay * old[1][path] + (1 - decay) * g * g for path, g in flat.items()}
   stats = trained.states[count - 1].grad_stats
   assert int(stats.count) == count
-  for actual, expected in ((stats.mean, mean), (stats.square, square)):
+  # Odd and even gradients are kept apart; together they are all.
+  both = lambda halves: jax.tree.map(np.add, *halves)
+  for actual, expected in ((both(stats.mean), mean), (both(stats.square), square)):
     assert tree.flatten(actual).keys() == expected.keys()
     for path, leaf in tree.flatten(actual).items():
       assert relative_error(leaf, expected[path]) <= 1e-5, path

@@ -14,6 +14,7 @@ from masm_jax.errors import UserError
 from masm_jax.subspaces import decompose
 from masm_jax.subspaces import layer as subspace
 from masm_jax.subspaces.decompose import SubspaceConfig
+from masm_jax.subspaces.parametrization import artifact_kernel
 
 SHAPES = {'square': (24, 24), 'tall': (40, 24), 'wide': (24, 40)}
 CONFIG = SubspaceConfig(num_subspaces=3, rank=2)
@@ -77,9 +78,34 @@ def test_semantic_factors_are_kept_only_where_a_closed_form_needs_them():
   assert keys == {'square': set(), 'tall': {'U_sem'}, 'wide': {'V_sem'}}
 
 
-def test_merge_gives_the_parameters_back():
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
+def test_the_semantic_part_is_a_rank_or_a_share_of_the_energy(shape):
+  """In three parts both semantic bases are kept; shapes do not depend on the kernel's values."""
+  kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  u, s, vt = np.linalg.svd(kernel.astype(np.float64), full_matrices=False)
+  parts = lambda **fields: jax.tree.map(
+    np.asarray, decompose.decompose_kernel(kernel, dataclasses.replace(CONFIG, **fields))
+  )
+  span = lambda basis: basis @ basis.T
+  ranked = parts(semantic_rank=7)
+  assert ranked['U_sem'].shape == (shape[0], 7) and ranked['V_sem'].shape == (7, shape[1])
+  np.testing.assert_allclose(span(ranked['U_sem']), span(u[:, :7]), atol=1e-5)
+  rank = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), 0.6)) + 1
+  assert 3 < rank < 18
+  shared = parts(semantic_energy=0.6)
+  assert shared['U_sem'].shape == (shape[0], 18)
+  np.testing.assert_allclose(span(shared['U_sem']), span(u[:, :rank]), atol=1e-5)
+  np.testing.assert_allclose(span(shared['V_sem'].T), span(vt[:rank].T), atol=1e-5)
+  assert not shared['U_sem'][:, rank:].any()
+  for found in (ranked, shared):  # The artifact part is that of two parts.
+    np.testing.assert_array_equal(found['S'], parts()['S'])
+
+
+@pytest.mark.parametrize('form', ['svd', 'balanced', 'core'])
+def test_merge_gives_the_parameters_back(form):
   params = make_params()
-  trainable, frozen, _ = subspace.split_params(params, CONFIG)
+  config = dataclasses.replace(CONFIG, parametrization=form)
+  trainable, frozen, _ = subspace.split_params(params, config)
   merged = tree.flatten(subspace.merge_params(trainable, frozen))
   original = tree.flatten(params)
   assert merged.keys() == original.keys()
@@ -89,8 +115,12 @@ def test_merge_gives_the_parameters_back():
 
 
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize('forward', ['factored', 'materialized', 'auto'])
-def test_adapted_layer_equals_the_merged_one(shape, forward):
+@pytest.mark.parametrize(
+  ('forward', 'form'),
+  [('factored', 'svd'), ('materialized', 'svd'), ('auto', 'svd'), ('factored', 'balanced'),
+   ('factored', 'core'), ('materialized', 'core')],
+)  # fmt: skip
+def test_adapted_layer_equals_the_merged_one(shape, forward, form):
   rng = np.random.default_rng(0)
   d_in, d_out = shape
   params = {
@@ -102,8 +132,10 @@ def test_adapted_layer_equals_the_merged_one(shape, forward):
       }
     }
   }
-  config = dataclasses.replace(CONFIG, targets=('backbone/block_00/attn/q',))
+  config = dataclasses.replace(CONFIG, targets=('backbone/block_00/attn/q',), parametrization=form)
   trainable, frozen, _ = subspace.split_params(params, config)
+  trained = {'svd': {'U', 'S', 'V'}, 'balanced': {'U', 'V'}, 'core': {'M'}}[form]
+  assert set(trainable['backbone']['block_00']['attn']['q']) == trained
   trainable = moved(trainable)
   merged = subspace.merge_params(trainable, frozen)
   x = jnp.asarray(rng.normal(size=(2, 5, d_in)), jnp.float32)
@@ -264,6 +296,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
   [
     ({'num_subspaces': 4, 'rank': 6}, r'backbone/block_00/attn/q \[24, 24\] has 24 singular'),
     ({'rank': 0}, 'must be at least 1'),
+    ({'semantic_rank': 19}, r'6 of them artifact: subspace\.semantic_rank = 19 is more than'),
     ({'targets': ('.*',)}, r"'\.\*' matches head, but only layers of the backbone"),
     ({'targets': ('block_([',)}, 'is no regular expression'),
     ({'targets': ('backbone/block_07/.*',)}, r"'backbone/block_07/\.\*' matches no dense layer"),
@@ -302,5 +335,5 @@ def test_kernels_decomposed_by_shape_are_those_decomposed_one_by_one():
     # Singular vectors up to sign: their products.
     for factors in (together[name], alone[name]):
       assert all(isinstance(value, np.ndarray) for value in factors.values())
-    one, other = (decompose.artifact_kernel(factors) for factors in (together[name], alone[name]))
+    one, other = (artifact_kernel(factors) for factors in (together[name], alone[name]))
     np.testing.assert_allclose(one, other, atol=1e-5)

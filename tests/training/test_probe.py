@@ -1,20 +1,23 @@
 """The layers that FMSD chooses: by the gradients of the plain backbone, once, and stored."""
 
 import contextlib
+import functools
 
 import jax
 import numpy as np
 import pytest
+from sklearn import linear_model
 
 from configs import common
 from masm_jax import detector as detector_lib
 from masm_jax import telemetry, tree
 from masm_jax.backbones import ViTConfig
 from masm_jax.errors import UserError
+from masm_jax.masking import grad_stats, layer_mask
 from masm_jax.methods import chosen_layers, make_method
 from masm_jax.parallel import sharding
 from masm_jax.plots import layers as layer_plots
-from masm_jax.training import probe
+from masm_jax.training import fitted_head, probe
 
 BACKBONE = ViTConfig(
   image_size=16,
@@ -39,13 +42,13 @@ def make_config(**mask):
   config = common.get_config()
   common.set_method(config, 'fmsd')
   config.subspace.update({'num_subspaces': 2, 'rank': 2})
-  config.mask.update({'probe_batches': BATCHES, **mask})
+  config.mask.update({'probe_batches': BATCHES, 'head_batches': 0, 'score': 'bvr', **mask})
   return config
 
 
-def make_batches(seed=0, size=8):
+def make_batches(seed=0, size=8, count=BATCHES):
   rng = np.random.default_rng(seed)
-  for _ in range(BATCHES):
+  for _ in range(count):
     yield {
       'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
       'label': rng.integers(0, 2, size).astype(np.int32),
@@ -143,6 +146,77 @@ def test_the_layers_of_the_highest_ratio_are_chosen_decomposed_and_stored(params
   np.testing.assert_array_equal(same.scores, selected.scores)
   # So does whoever loads the run.
   assert stored(params, tmp_path) == method
+
+
+def with_head(params, seed):
+  """The same backbone under another fresh head."""
+  return params | {'head': detector_lib.init_params(DETECTOR, jax.random.key(seed))['head']}
+
+
+def test_the_probes_ranking_does_not_depend_on_the_head_that_a_run_begins_with(params, tmp_path):
+  """With a fresh head it does: what is measured then is that head's own offset."""
+  batches = functools.partial(make_batches, count=6 + BATCHES)
+  scores = {
+    (fitted, seed): choose(
+      with_head(params, seed), tmp_path / f'{fitted}{seed}', make_config(head_batches=fitted),
+      batches=batches,
+    )[1].scores
+    for fitted in (0, 6) for seed in (0, 1)
+  }  # fmt: skip
+  np.testing.assert_allclose(scores[6, 0], scores[6, 1], rtol=1e-4)
+  assert np.abs(scores[0, 0] / scores[0, 1] - 1).max() > 0.05
+  assert common.get_config().mask.head_batches > 0  # What a run does by default.
+
+
+def test_the_head_is_a_logistic_regression_on_other_batches(params):
+  """Against scikit-learn on the features of the first batches; the probe reads those behind."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  batches = make_batches(count=9)
+  fitted = fitted_head.fit(params, DETECTOR, mesh, batches, 6)
+  assert len(list(batches)) == 3
+  model = detector_lib.Detector(DETECTOR)
+  first = list(make_batches(count=6))
+  features = np.concatenate(
+    [model.apply({'params': params}, batch['image']).features for batch in first]
+  ).astype(np.float64)
+  labels = np.concatenate([batch['label'] for batch in first])
+  scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+  reference = linear_model.LogisticRegression(max_iter=2000).fit(scaled, labels)
+  kernel, bias = (np.asarray(fitted['head'][name], np.float64) for name in ('kernel', 'bias'))
+  logits = features @ kernel + bias
+  np.testing.assert_allclose(logits[:, 1] - logits[:, 0], reference.decision_function(scaled),
+                             atol=2e-4)  # fmt: skip
+  np.testing.assert_allclose(logits.sum(axis=1), 0.0, atol=1e-4)
+  one_class = ({**batch, 'label': np.zeros(8, np.int32)} for batch in first)
+  with pytest.raises(UserError, match='are all of one class'):
+    fitted_head.fit(params, DETECTOR, mesh, one_class, 6)
+
+
+def test_a_probe_says_when_its_halves_choose_other_layers(params, tmp_path, caplog):
+  """Random images with random labels: nothing tells the layers apart."""
+  _, selected = choose(params, tmp_path / 'a', make_config(keep=0.5))
+  record = telemetry.read_json(tmp_path / 'a' / 'selection.json')
+  assert record['noise_floor'] == pytest.approx(1 / (BATCHES - 1))
+  assert record['agreement'] == selected.agreement and 0 <= selected.agreement <= 1
+  assert selected.agreement == choose(params, tmp_path / 'a')[1].agreement  # Read back.
+  agreed = float(
+    layer_mask.agreement(*_replayed_stats(params), layer_mask.MaskConfig(score='bvr', keep=0.5))
+  )
+  assert selected.agreement == agreed
+  assert ('hardly tells the layers apart' in caplog.text) == (
+    agreed < layer_mask.SIGNAL or np.median(selected.scores) < 1.5 * record['noise_floor']
+  )
+
+
+def _replayed_stats(params):
+  """Statistics of the probe's gradients, taken one by one."""
+  config = make_config()
+  groups = make_method(config).candidates(params)
+  stats = grad_stats.init_stats(groups.select(params))
+  step = jax.jit(probe.make_probe_step(DETECTOR, groups, config))
+  for batch in make_batches():
+    stats = step(stats, params, batch)
+  return stats, groups, groups.select(params)
 
 
 def test_the_stored_choice_holds_even_where_the_data_would_choose_otherwise(params, tmp_path):
