@@ -221,8 +221,8 @@ def split_params(
     `(trainable, frozen, reference)`. For a target layer, trainable holds `U`, `S`, `V`, or what
     `config.parametrization` trains in their place (`parametrization.split_factors`; frozen has the
     rest); frozen holds `kernel_sem` and the bias; reference holds what the regularizers compare
-    with: the initial `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`, `V_sem` is needed or
-    asked for. Every other leaf is frozen.
+    with: the initial `U`, `S`, `V`, the scalar `energy = |W|_F^2`, and what of `U_sem`, `S_sem`,
+    `V_sem` is needed or asked for. Every other leaf is frozen.
   """
   owners = decompose.find_targets(params, config.targets)
   flat = tree.flatten(params)

@@ -68,15 +68,16 @@ def semantic_overlap(
     semantic: `Q_sem [d, r]`, or None to use the closed form.
     initial: for the closed form, the artifact bases at the start, `Q_0 [K, d, q]`. Where Q_sem and
       Q_0 together span all d dimensions (a square factor of the SVD), `Q_sem Q_sem^T = I - Q_0
-      Q_0^T`, hence `|Q_sem^T Q_k|^2 = |Q_k|^2 - |Q_0^T Q_k|^2`.
+      Q_0^T`, hence `|Q_sem^T Q_k|^2 = |Q_k - Q_0 Q_0^T Q_k|^2`.
 
   Returns:
     A scalar.
   """
   if semantic is not None:
     return jnp.sum(jnp.square(jnp.einsum('dr,kdq->krq', semantic, basis)))
+  # The residual, not the difference of the squares: that would round away what is small.
   inside = jnp.einsum('idp,kdq->ikpq', initial, basis)
-  return jnp.sum(jnp.square(basis)) - jnp.sum(jnp.square(inside))
+  return jnp.sum(jnp.square(basis - jnp.einsum('idp,ikpq->kdq', initial, inside)))
 
 
 def orthogonality(
