@@ -108,7 +108,27 @@ SWEEPS = {
   },
   'score': {
     'about': 'What ranks the groups.',
-    'rows': _values('mask.score', 'bvr', 'gsnr', 'rgn', 'grad_norm'),
+    'rows': _values('mask.score', 'grad_norm', 'rgn', 'bvr', 'bvr_unbiased', 'gsnr'),
+  },
+  'masking': {
+    'about': (
+      'How a mask changes: drawn every 20 steps from a short memory, as before version 0.2, or '
+      'seldom from a long one; with or without a margin for what is on; closing at once or slowly; '
+      'a share of the groups or of their score.'
+    ),
+    'rows': {
+      'often': {
+        'mask.warmup_steps': 20,
+        'mask.refresh_steps': 20,
+        'mask.decay': 0.9,
+        'mask.hysteresis': 0.0,
+        'mask.close_steps': 0,
+      },
+      'no_hysteresis': {'mask.hysteresis': 0.0},
+      'at_once': {'mask.close_steps': 0},
+      'slowly': {'mask.close_steps': 120},
+      **{f'score={share}': {'mask.keep_by': 'score', 'mask.keep': share} for share in (0.7, 0.9)},
+    },
   },
   'select': {
     'about': 'Within what groups are ranked.',
@@ -138,6 +158,73 @@ SWEEPS = {
   'spectral_kind': {
     'about': 'Which spectral-consistency loss.',
     'rows': _values('regularizer.spectral_kind', 'energy', 'singular_values'),
+  },
+  'energy_of': {
+    'about': 'What the spectral loss is relative to: the artifact part, or the whole kernel.',
+    'rows': _values('regularizer.energy_of', 'artifact', 'kernel'),
+  },
+  'semantic': {
+    'about': (
+      'How much of a kernel the artifact subspaces are kept off: all that is not artifact (two '
+      'parts), or the first components that hold a share of the energy (three parts).'
+    ),
+    'rows': _values('subspace.semantic_energy', 1.0, 0.9, 0.7, 0.5, 0.3, name='energy='),
+  },
+  'orthogonality': {
+    'about': (
+      'How orthogonality is kept, in two parts and in three (energy .5): as a loss, decoupled from '
+      'Adam, exactly; to the semantic part alone; not at all.'
+    ),
+    'rows': {
+      'none': {'regularizer.orthogonality': 0.0},
+      **{
+        f'{mode}{parts}': {'regularizer.mode': mode, 'subspace.semantic_energy': energy}
+        for mode in ('loss', 'decoupled', 'exact')
+        for parts, energy in ((2, 1.0), (3, 0.5))
+      },
+      **{
+        f'{mode}3_semantic_alone': {
+          'regularizer.mode': mode,
+          'subspace.semantic_energy': 0.5,
+          'regularizer.w_self': 0.0,
+          'regularizer.w_cross': 0.0,
+        }
+        for mode in ('loss', 'exact')
+      },
+    },
+  },
+  'parametrization': {
+    'about': (
+      'What is trained of the factors: U, S and V; U sqrt(S) and sqrt(S) V; a core between U and '
+      'V. Without regularizers, which say different things of them; each needs its own learning '
+      'rate.'
+    ),
+    'rows': {
+      form: {
+        'subspace.parametrization': form,
+        'regularizer.orthogonality': 0.0,
+        'regularizer.spectral': 0.0,
+      }
+      for form in ('svd', 'balanced', 'core')
+    },
+  },
+  'decay': {
+    'about': (
+      'Weight decay of the factors: none; L2 in the gradient, as before version 0.2; decoupled; '
+      'both towards 0 or towards where they began (L2-SP).'
+    ),
+    'rows': {
+      'none': {'optim.weight_decay': 0.0},
+      **{
+        f'{name}_{towards}': {
+          'optim.name': name,
+          'optim.decay_towards': towards,
+          'optim.weight_decay': 5e-4 if name == 'adam' else 0.05,
+        }
+        for name in ('adam', 'adamw')
+        for towards in ('zero', 'start')
+      },
+    },
   },
   'forward': {
     'about': 'How adapted kernels are multiplied: equal figures up to rounding, at another cost.',

@@ -72,18 +72,63 @@ def _subspaces(run: trained.AdaptedRun, before: Mapping[str, Any]) -> dict[str, 
   owners = list(subspace.decomposed_layers(run.frozen))
   if not owners:
     return None
-  initial, final, plain = (tree.flatten(part) for part in (run.initial, run.trainable, before))
+  fixed = tree.flatten(run.frozen)
+  initial, final = ({**fixed, **tree.flatten(part)} for part in (run.initial, run.trainable))
+  plain = tree.flatten(before)
   kernels = {}
   with telemetry.Progress(len(owners), label='subspaces', unit='kernels') as progress:
     for done, owner in enumerate(owners, start=1):
-      factors = [
-        {name: np.asarray(leaves[f'{owner}/{name}']) for name in ('U', 'S', 'V')}
-        for leaves in (initial, final)
-      ]
-      kernels[owner] = subspaces.compare_factors(*factors, np.asarray(plain[f'{owner}/kernel']))
+      factors = [as_svd(subspace.layer_factors(leaves, owner)) for leaves in (initial, final)]
+      kernel = np.asarray(plain[f'{owner}/kernel'])
+      rank = _semantic_rank(kernel, run.config.subspace)
+      kernels[owner] = subspaces.compare_factors(*factors, kernel, semantic_rank=rank)
       progress.update(done)
   sides = {side: [kernel[side] for kernel in kernels.values()] for side in _SIDES}
-  return {'kernels': kernels, 'summary': {s: _side_summary(parts) for s, parts in sides.items()}}
+  artifacts = [kernel['artifact'] for kernel in kernels.values()]
+  return {
+    'kernels': kernels,
+    'summary': {s: _side_summary(parts) for s, parts in sides.items()}
+    | {'artifact': _artifact_summary(artifacts)},
+  }
+
+
+def as_svd(factors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Factors `U`, `S`, `V` of a layer however it was parametrized, with the same product.
+
+  A core M goes to the left factor; where S is not trained, lengths of columns of U and rows of V go
+  to S.
+  """
+  u, v = (np.asarray(factors[name], np.float64) for name in ('U', 'V'))
+  if 'M' in factors:
+    u = np.einsum('kdp,kpq->kdq', u, np.asarray(factors['M'], np.float64))
+    s = np.ones((u.shape[0], u.shape[2]))
+  else:
+    s = np.asarray(factors['S'], np.float64)
+  if 'M' in factors or (s == 1).all():
+    lengths = [np.maximum(np.linalg.norm(x, axis=axis), 1e-30) for x, axis in ((u, 1), (v, 2))]
+    u, v = u / lengths[0][:, None, :], v / lengths[1][:, :, None]
+    s = s * lengths[0] * lengths[1]
+  return {'U': u, 'S': s, 'V': v}
+
+
+def _semantic_rank(kernel: np.ndarray, config: ml_collections.ConfigDict) -> int:
+  """r' of one kernel, see `decompose.decompose_kernel`."""
+  rank = min(kernel.shape) - config.num_subspaces * config.rank
+  if config.semantic_energy < 1.0:
+    energy = np.cumsum(np.square(np.linalg.svd(kernel, compute_uv=False)))
+    return min(int(np.sum(energy < config.semantic_energy * energy[-1])) + 1, rank)
+  return config.semantic_rank or rank
+
+
+def _artifact_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Means over the kernels of what `subspaces.compare_artifacts` says."""
+  mean = lambda get: float(np.mean([get(part) for part in parts]))
+  return {
+    'norm_kept': mean(lambda part: part['norm'][1] / max(part['norm'][0], 1e-30)),
+    'effective_rank': [mean(lambda part, i=i: part['effective_rank'][i]) for i in range(2)],
+    'outside': {side: mean(lambda part, s=side: part['outside'][s]) for side in _SIDES},
+    'semantic': {side: mean(lambda part, s=side: part['semantic'][s]) for side in _SIDES},
+  }
 
 
 def _side_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -62,7 +62,11 @@ def share_within(bases: ArrayLike, span: ArrayLike) -> np.ndarray:
 
 
 def compare_factors(
-  initial: Mapping[str, ArrayLike], trained: Mapping[str, ArrayLike], kernel: ArrayLike
+  initial: Mapping[str, ArrayLike],
+  trained: Mapping[str, ArrayLike],
+  kernel: ArrayLike,
+  *,
+  semantic_rank: int | None = None,
 ) -> dict[str, Any]:
   """What became of one kernel's artifact subspaces.
 
@@ -71,14 +75,16 @@ def compare_factors(
       of the kernel.
     trained: the same after it.
     kernel: the kernel that they were taken from, [d_in, d_out].
+    semantic_rank: r', how many leading components are the semantic subspace; None for all others.
 
   Returns:
     For `U` and for `V`: `angles_deg [K, q]` between start and end, `overlap [K, K]` of the
     subspaces at the end, `semantic_share [K]`: how much of each lies in the frozen semantic
-    subspace at the end (0 at the start); `S`: `before` and `after`, [K, q].
+    subspace at the end (0 at the start); `S`: `before` and `after`, [K, q]; `artifact`: see
+    `compare_artifacts`.
   """
   result: dict[str, Any] = {}
-  row_span, column_span = _semantic_bases(initial, kernel)
+  row_span, column_span = _semantic_bases(initial, kernel, semantic_rank)
   for name, semantic in (('U', row_span), ('V', column_span)):
     # Columns span the subspaces on both sides.
     start, end = (_columns(factors, name) for factors in (initial, trained))
@@ -88,7 +94,50 @@ def compare_factors(
       'semantic_share': share_within(end, semantic),
     }
   result['S'] = {'before': np.asarray(initial['S']), 'after': np.asarray(trained['S'])}
+  result['artifact'] = compare_artifacts(initial, trained, row_span, column_span)
   return result
+
+
+def compare_artifacts(
+  initial: Mapping[str, ArrayLike],
+  trained: Mapping[str, ArrayLike],
+  row_span: np.ndarray,
+  column_span: np.ndarray,
+) -> dict[str, Any]:
+  """What became of the artifact part `A = sum_k U_k diag(S_k) V_k` as a whole, by its energy.
+
+  Angles say how far spans have turned, and nothing of how much of the kernel is in them: a part
+  that decay has nearly deleted may turn by any angle.
+
+  Args:
+    initial: factors where training began.
+    trained: factors after it.
+    row_span: [d_in, r], the semantic subspace on the side of U, orthonormal.
+    column_span: [d_out, r], on the side of V.
+
+  Returns:
+    `norm`: `|A|` before and after; `effective_rank`: before and after, how many dimensions it uses;
+    `outside`: `{'U', 'V'}`, share of the energy at the end that lies outside the span at the start
+    on that side; `semantic`: `{'U', 'V'}`, the share that lies in the semantic subspace.
+  """
+  parts = [
+    np.einsum('kdq,kq,kqf->df', *(np.asarray(factors[name], np.float64) for name in 'USV'))
+    for factors in (initial, trained)
+  ]
+  end, energy = parts[1], max(float(np.square(parts[1]).sum()), np.finfo(np.float64).tiny)
+  share = lambda span, matrix: float(np.square(span.T @ matrix).sum() / energy)
+  starts = {
+    name: scipy.linalg.orth(np.concatenate(list(_columns(initial, name)), axis=1))
+    for name in ('U', 'V')
+  }
+  return {
+    'norm': [float(np.linalg.norm(part)) for part in parts],
+    'effective_rank': [
+      effective_rank(np.linalg.svd(part, compute_uv=False)) if part.any() else 0.0 for part in parts
+    ],
+    'outside': {'U': 1.0 - share(starts['U'], end), 'V': 1.0 - share(starts['V'], end.T)},
+    'semantic': {'U': share(row_span, end), 'V': share(column_span, end.T)},
+  }
 
 
 def _columns(factors: Mapping[str, ArrayLike], name: str) -> np.ndarray:
@@ -97,13 +146,13 @@ def _columns(factors: Mapping[str, ArrayLike], name: str) -> np.ndarray:
 
 
 def _semantic_bases(
-  initial: Mapping[str, ArrayLike], kernel: ArrayLike
+  initial: Mapping[str, ArrayLike], kernel: ArrayLike, semantic_rank: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Orthonormal bases of the semantic subspace: [d_in, r] and [d_out, r], from W less artifacts."""
   u, s, v = (np.asarray(initial[name], np.float64) for name in ('U', 'S', 'V'))
   kernel = np.asarray(kernel, np.float64)
   semantic = kernel - np.einsum('kdq,kq,kqf->df', u, s, v)
-  rank = min(kernel.shape) - u.shape[0] * u.shape[2]
+  rank = semantic_rank or min(kernel.shape) - u.shape[0] * u.shape[2]
   left, _, right = scipy.linalg.svd(semantic, full_matrices=False)
   return left[:, :rank], right[:rank].T
 

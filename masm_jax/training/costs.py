@@ -75,7 +75,7 @@ def inspect(config: ml_collections.ConfigDict) -> dict[str, Any]:
     `trainable` and `frozen`: parameters of the model; `forward_gflop` and `train_step_gflop`: 1e9
     operations for one batch of `train.batch_size`, compiled; `ratio` of the second to the first;
     `peak_temp_mb`: 1e6 bytes that the step needs beside its arguments and results; `kernels`: for
-    each decomposed kernel its `path`, `shape` [d_in, d_out], `K`, `q`, `r` (the semantic rank) and
+    each decomposed kernel its `path`, `shape` [d_in, d_out], `K`, `q`, `r` (n - K*q others) and
     `trainable` parameters.
 
   Raises:
@@ -149,11 +149,12 @@ def collective_bytes(hlo: str) -> dict[str, int]:
 
 def kernel_rows(parts: Parts) -> list[dict[str, Any]]:
   """What became of each decomposed kernel, in tree order; see `inspect`."""
-  flat = tree.flatten(parts.trainable)
+  trained, start = tree.flatten(parts.trainable), tree.flatten(parts.reference)
   rows = []
   for path in subspace.decomposed_layers(parts.frozen):
-    num_subspaces, d_in, rank = flat[f'{path}/U'].shape
-    d_out = flat[f'{path}/V'].shape[-1]
+    num_subspaces, d_in, rank = start[f'{path}/U'].shape
+    d_out = start[f'{path}/V'].shape[-1]
+    leaves = (trained[f'{path}/{name}'] for name in 'USVM' if f'{path}/{name}' in trained)
     rows.append(
       {
         'path': path,
@@ -161,7 +162,7 @@ def kernel_rows(parts: Parts) -> list[dict[str, Any]]:
         'K': num_subspaces,
         'q': rank,
         'r': min(d_in, d_out) - num_subspaces * rank,
-        'trainable': num_subspaces * rank * (d_in + d_out + 1),
+        'trainable': sum(math.prod(leaf.shape) for leaf in leaves),
       }
     )
   return rows

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from masm_jax.analysis import subspaces
+from masm_jax.analysis import report, subspaces
+from masm_jax.subspaces import parametrization
 
 
 def columns(*vectors):
@@ -64,6 +65,27 @@ def test_factors_that_did_not_move(shape):
     np.testing.assert_allclose(found[side]['overlap'], np.eye(2), atol=1e-12)
     np.testing.assert_allclose(found[side]['semantic_share'], [0, 0], atol=1e-12)
   np.testing.assert_array_equal(found['S']['before'], start['S'])
+  artifact = found['artifact']
+  assert artifact['norm'] == pytest.approx([np.linalg.norm(start['S'])] * 2)
+  assert [*artifact['outside'].values(), *artifact['semantic'].values()] == pytest.approx([0] * 4)
+
+
+def test_the_artifact_part_by_its_energy():
+  # W = diag(6, 5, 4, 3, 2, 1), two semantic axes of four: axes 2 and 3 are reserve.
+  kernel = np.diag([6.0, 5, 4, 3, 2, 1])
+  start = factors(kernel, 1, 2)
+  end = {name: value.copy() for name, value in start.items()}
+  end['U'][0] = columns([0, 0, 3, 0, 4, 0], [1, 0, 0, 0, 0, 0])
+  end['U'][0] /= np.linalg.norm(end['U'][0], axis=0)
+  end['S'] = np.array([[1.0, 0.5]])
+  found = subspaces.compare_factors(start, end, kernel, semantic_rank=2)['artifact']
+  assert found['norm'] == pytest.approx([np.sqrt(5), np.sqrt(1.25)])
+  # Of 1.25: .36 in the reserve and .25 in the semantic axis 0, all of it within V's span.
+  assert found['outside'] == pytest.approx({'U': 0.61 / 1.25, 'V': 0.0}, abs=1e-12)
+  assert found['semantic'] == pytest.approx({'U': 0.25 / 1.25, 'V': 0.0}, abs=1e-12)
+  assert found['effective_rank'][1] == pytest.approx(subspaces.effective_rank([1.0, 0.5]))
+  two_parts = subspaces.compare_factors(start, end, kernel)['artifact']
+  assert two_parts['semantic']['U'] == pytest.approx(0.61 / 1.25)
 
 
 def test_a_subspace_that_turned_into_another_and_into_the_semantic_one():
@@ -110,3 +132,13 @@ def test_long_spectra_are_sampled_from_end_to_end():
   found = subspaces.compare_spectra(np.diag(np.arange(200.0, 0, -1)), np.eye(200), rank=100)
   assert len(found['index']) == 64 and found['index'][[0, -1]].tolist() == [0, 199]
   np.testing.assert_allclose(found['before'], 200 - found['index'])
+
+
+@pytest.mark.parametrize('form', ['svd', 'balanced', 'core'])
+def test_factors_of_every_parametrization_are_compared_alike(form):
+  start = factors(np.random.default_rng(0).normal(size=(7, 6)), 2, 2)
+  trained, fixed = parametrization.split_factors(start, form)
+  found = report.as_svd({**trained, **fixed})
+  np.testing.assert_allclose(found['S'], start['S'], rtol=1e-6)
+  for name in 'UV':
+    np.testing.assert_allclose(found[name], start[name], atol=1e-6)
