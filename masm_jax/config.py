@@ -132,7 +132,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   flat = flatten(config)
   others = {'method', 'data.val.split', 'head.class_weights', 'loss.alignment'}
-  needed = {*_CHOICES, *_RANGES, *_DURATIONS, *others}
+  needed = {*_CHOICES, *_RANGES, *_DURATIONS, *_BEFORE, *others}
   if missing := sorted(needed - flat.keys()):
     raise UserError(
       f'this is no config of a training run, it lacks {missing[0]} and {len(missing) - 1} other '
@@ -171,22 +171,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'leaves nothing to rank: use global'
     )
   if config.subspace.semantic_rank and config.subspace.semantic_energy < 1.0:
-    problems.append(
-      'subspace.semantic_rank and subspace.semantic_energy both say how large that part is: '
-      'leave one at its default'
-    )
+    problems.append('subspace.semantic_rank and subspace.semantic_energy: give one of them')
   if config.mask.keep_by == 'score' and config.mask.keep_count:
     problems.append('mask.keep_by = score keeps a share of the score: set mask.keep_count = 0')
-  exact = config.regularizer if config.regularizer.mode == 'exact' else None
-  if exact and bool(exact.w_self) != bool(exact.w_cross):
+  weights = (config.regularizer.w_self, config.regularizer.w_cross)
+  is_balanced = config.subspace.parametrization == 'balanced'
+  if config.regularizer.mode == 'exact' and (
+    all(weights) != any(weights) or (is_balanced and any(weights))
+  ):
     problems.append(
-      'regularizer.mode = exact keeps all artifact bases orthonormal together: set both '
-      'regularizer.w_self and regularizer.w_cross to 0, or neither'
-    )
-  elif exact and exact.w_self and config.subspace.parametrization == 'balanced':
-    problems.append(
-      'regularizer.mode = exact fixes the lengths of the bases, in which subspace.parametrization ='
-      ' balanced keeps singular values: set regularizer.w_self = regularizer.w_cross = 0'
+      'regularizer.mode = exact makes all bases orthonormal together, and of length 1, which is not'
+      ' for balanced factors: set regularizer.w_self and regularizer.w_cross both to 0, or neither'
     )
   if taken := {'train', 'val'} & set(config.data.tests):
     problems.append(f'data.tests.{min(taken)}: call this test set something else than train or val')

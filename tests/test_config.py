@@ -211,3 +211,43 @@ def test_own_manifest_is_divided_by_its_splits():
   ]
   assert config.method == 'linear' and config.backbone.name == 'clip_b16'
   config_lib.validate(config)
+
+
+def test_a_config_stored_before_a_field_was_means_what_the_program_did_then(common):
+  """Such a run is evaluated, and its fingerprint is what it was."""
+  config = common.get_config()
+  config.update_from_flattened_dict(config_lib._BEFORE)
+  stored = config.to_dict()
+  for name in config_lib._BEFORE:
+    group, _, field = name.rpartition('.')
+    del stored[group][field]
+  with pytest.raises(UserError, match='it lacks'):
+    config_lib.validate(ml_collections.ConfigDict(stored).lock())
+  completed = config_lib.completed(stored)
+  config_lib.validate(completed)
+  assert completed == config
+  assert make_method(completed) == make_method(config)
+  assert config_lib.fingerprint(completed) == config_lib.fingerprint(stored)
+  assert config_lib.differences(stored, config) == []
+  config.regularizer.mode = 'exact'
+  assert config_lib.fingerprint(config) != config_lib.fingerprint(stored)
+  assert config_lib.differences(stored, config) == ["regularizer.mode: '(absent)' -> 'exact'"]
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'subspace.semantic_rank': 4, 'subspace.semantic_energy': 0.5}, 'give one of them'),
+    ({'regularizer.mode': 'exact', 'regularizer.w_cross': 0.0}, 'or neither'),
+    (
+      {'regularizer.mode': 'exact', 'subspace.parametrization': 'balanced'},
+      'not for balanced factors',
+    ),
+    ({'mask.keep_by': 'score', 'mask.keep_count': 2}, r'set mask\.keep_count = 0'),
+  ],
+)
+def test_constraints_that_contradict_each_other_are_refused(common, fields, message):
+  config = common.get_config()
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(UserError, match=message):
+    config_lib.validate(config)
