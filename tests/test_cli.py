@@ -80,6 +80,7 @@ def test_a_set_that_the_suite_does_not_name(flag, name):
   assert set(suite.sets) == {'cdfv2', name} and suite.is_locked
   assert suite.sets[name].to_dict() == {
     'manifest': 'm.csv', 'root': '', 'split': 'test', 'dataset': '', 'methods': (),
+    'flagged': False,
   }  # fmt: skip
 
 
@@ -91,6 +92,7 @@ def test_a_test_set_that_the_config_does_not_name():
   )  # fmt: skip
   assert config.data.tests.mine.to_dict() == {
     'manifest': 'm.csv', 'root': '', 'split': '', 'dataset': '', 'methods': ('DF', 'NT'),
+    'flagged': False,
   }  # fmt: skip
   assert len(config.data.tests) == 5
   assert config.data.tests.known.manifest == ''

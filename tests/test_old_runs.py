@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from masm_jax.data import synthetic
+from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.inference import trained
 from masm_jax.training import loop
@@ -128,12 +129,11 @@ def test_old_evaluations_are_read_into_types(old, method):
   assert [warning.text for warning in found.warnings] == [w['text'] for w in stored['warnings']]
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_training_resumes_from_an_old_checkpoint(old, method, monkeypatch):
+def test_training_resumes_from_an_old_checkpoint(old, monkeypatch):
   """A run that was stopped after its last checkpoint: the same weights, the same results."""
   monkeypatch.chdir(old)
-  workdir = old / 'resumed' / method
-  shutil.copytree(old / 'runs' / method, workdir)
+  workdir = old / 'resumed' / 'linear'
+  shutil.copytree(old / 'runs' / 'linear', workdir)
   before = json.loads((workdir / 'results.json').read_text())
   (workdir / 'results.json').unlink()
   stored = json.loads((workdir / 'run.json').read_text())['config']
@@ -144,3 +144,19 @@ def test_training_resumes_from_an_old_checkpoint(old, method, monkeypatch):
   for part in ('best', 'last'):
     assert numbers(after[part]) == pytest.approx(numbers(before[part]), abs=1e-6, nan_ok=True)
   assert after['best']['step'] == 6 and after['inputs'] == before['inputs']
+
+
+def test_a_state_with_other_parts_is_refused_with_one_line(old, monkeypatch):
+  """Since 0.1 the statistics of layer masks are kept in two halves."""
+  monkeypatch.chdir(old)
+  workdir = old / 'resumed' / 'masm'
+  shutil.copytree(old / 'runs' / 'masm', workdir)
+  stored = json.loads((workdir / 'run.json').read_text())['config']
+  config = trained._stored_config(stored, workdir)
+  with (
+    jax.numpy_dtype_promotion('standard'),
+    pytest.raises(UserError, match='a run of another version of this program, whose state') as told,
+  ):
+    loop.train(config, workdir)
+  assert '\n' not in str(told.value)
+  assert (workdir / 'checkpoints' / '00000006').is_dir()  # It stays where it was.

@@ -34,6 +34,7 @@ class State(Protocol):
   trainable: Any
 
 
+_OTHER_PARTS = 'tree structures do not match'  # As Orbax says it.
 _HALF_WRITTEN = '.orbax-checkpoint-tmp'  # In the name of a checkpoint that is being written.
 
 
@@ -165,6 +166,11 @@ class Checkpoints:
         break
       damaged[step] = problem
     else:
+      if all(_OTHER_PARTS in problem for problem in damaged.values()):
+        raise UserError(
+          f'{self._manager.directory} holds a run of another version of this program, whose state '
+          'has other parts: it can be evaluated as it is; train anew in a new --workdir'
+        )
       listing = '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
       raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
     meta, positions, restored = found

@@ -80,7 +80,7 @@ def test_runs_on_other_weights_or_data_make_no_table(sweep):
     change(run, lambda document: document.update(hashes={'base_weights': 'a', 'test/known': 'b'}))
   table.make_table(sweep)
   change(sweep.runs[2], lambda document: document['hashes'].update({'test/known': 'c'}))
-  with pytest.raises(UserError, match=r'seed1: its test/known \(hash c\) is not that of .* \(b\)'):
+  with pytest.raises(UserError, match=r'seed1: its test/known \(hash c\) differs from .* \(b\)'):
     table.make_table(sweep)
 
 
