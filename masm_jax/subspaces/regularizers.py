@@ -97,8 +97,8 @@ def orthogonality(
   bases hold fewer components, so that the others are free to be used [ours].
 
   Without squares it is half the sum of both sides' norms, `|U^^T U^ - I| / 2 + |V^^T V^ - I| / 2`,
-  as Effort's authors compute it. A norm has a slope of length 1 wherever it is not 0, at the start
-  that of rounding errors: one below `_NORM_RESOLUTION sqrt(d)` counts as 0 there [ours].
+  as Effort's authors compute it. A norm has a slope of length 1 wherever it is not 0, and at the
+  start it holds rounding errors alone: below `_NORM_RESOLUTION sqrt(d)` it counts as 0 [ours].
 
   Args:
     layer: `U`, `V`, `U_init`, `V_init`, and `U_sem [d_in, r]`, `V_sem [r, d_out]`; where one is
@@ -209,7 +209,7 @@ def _regularize(
   config: RegularizerConfig,
 ) -> dict[str, jax.Array]:
   trained, fixed, start = (tree.flatten(part) for part in (trainable, frozen, reference))
-  # Kept exactly, orthogonality is measured alone: its slope is that of rounding errors.
+  # Kept exactly, orthogonality is measured alone: its slope is rounding errors alone.
   measured = jax.lax.stop_gradient if config.mode == 'exact' else lambda layer: layer
   owners = [path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')]
   decomposed = [_layer(trained, fixed, start, owner) for owner in owners]

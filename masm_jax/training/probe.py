@@ -164,7 +164,7 @@ def _judge(selection: Selection, config: layer_mask.MaskConfig) -> None:
   ):
     logging.warning(
       'mask.score = %s hardly tells the layers apart here: two halves of the %d batches choose '
-      '%.2f of them alike (a signal: %.1f or more), the median score is %.3g and that of noise '
+      '%.2f of them alike (a signal: %.1f or more), the median score is %.3g and noise scores '
       '%.3g; raise mask.probe_batches, or compare with mask.kind = random',
       config.score,
       config.probe_batches,
