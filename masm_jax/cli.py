@@ -21,7 +21,8 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from masm_jax import shipped
-from masm_jax.errors import UserError
+from masm_jax.config import unknown_field
+from masm_jax.errors import NO_FIELD, UserError, flag_text
 from masm_jax.parallel import peers
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -64,6 +65,7 @@ class _ConfigParser(config_flags.ConfigFileFlagParser):
     super().__init__(name)
     self.words = words  # The command line, as ml_collections reads it.
     self.typed: list[str] = []  # The same as the user typed it.
+    self.config: Any = None  # As the file gives it.
     self._sets = sets
     self._field = re.compile(
       rf'(--?{re.escape(name)}\.{re.escape(sets)})\.([^=]+)\.(\w+)(=.*)?', re.DOTALL
@@ -72,6 +74,7 @@ class _ConfigParser(config_flags.ConfigFileFlagParser):
   def parse(self, path: str) -> ml_collections.ConfigDict:
     """The config of `FILE:ARGUMENTS`, locked; read errors come with the first access to it."""
     config = super().parse(shipped.find_config(path))
+    self.config = config
     if self._sets and isinstance(config, ml_collections.ConfigDict):
       self._add_sets(config)
     return config
@@ -134,13 +137,19 @@ def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   words = list(argv)
   for parser in configs:
     words = [parser.quoted(word) for word in words]
-  with flag_errors():
-    for parser in configs:
-      parser.words[:], parser.typed = words, list(argv)
-    rest = values(words)
-    for parser in configs:
-      if (config := values[parser.name].value) is not None:
-        _ = config.is_locked  # A file that failed to load says so at the first access.
+  try:
+    with flag_errors():
+      for parser in configs:
+        parser.words[:], parser.typed = words, list(argv)
+      rest = values(words)
+      for parser in configs:
+        if (config := values[parser.name].value) is not None:
+          _ = config.is_locked  # A file that failed to load says so at the first access.
+  except UserError as error:
+    fields = [unknown_field(parser.config, parser.name, words) for parser in configs]
+    if not str(error).startswith(NO_FIELD) or 'Did you mean' in str(error) or not any(fields):
+      raise
+    raise UserError(NO_FIELD + next(filter(None, fields))) from error
   return rest
 
 
@@ -211,7 +220,7 @@ def start_jax(*, deterministic: bool) -> None:
 
   if cache := _value('compilation_cache'):
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(cache))
-  _quieten()
+  drop_talk_of_others()
   if _has_peers():
     jax.distributed.initialize(
       _value('coordinator'),
@@ -225,9 +234,11 @@ def start_jax(*, deterministic: bool) -> None:
     peers.listen()
 
 
-def _quieten() -> None:
-  """Drops what Orbax and jax tell about their own work, warnings aside."""
-  ours = lambda record: record.levelno >= logging.WARNING or 'masm_jax' in record.pathname
+def drop_talk_of_others() -> None:
+  """From now on, logs nothing that Orbax and jax tell about their own work, warnings aside."""
+  # The folder, with its end: a checkout of that name holds jax too, in its `.venv`.
+  package = os.path.join(os.path.dirname(__file__), '')
+  ours = lambda record: record.levelno >= logging.WARNING or record.pathname.startswith(package)
   for handler in (*logging.getLogger().handlers, *logging.getLogger('absl').handlers):
     handler.addFilter(ours)
 
@@ -325,13 +336,7 @@ def flag_errors() -> Iterator[None]:
     TypeError,
     ValueError,
   ) as error:
-    cause = error.__cause__ or error
-    text = str(cause)
-    if isinstance(cause, KeyError | AttributeError):  # Their text is a quoted text, quoted again.
-      text = f'no such config field: {text.strip(chr(34) + chr(39))}'
-      text = text.replace(r'\'', "'").replace(r'\n', '. ')
-    lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
-    raise UserError('; '.join(dict.fromkeys((lines[0], lines[-1])))) from error
+    raise UserError(flag_text(error)) from error
 
 
 def _fail(status: int, message: str) -> NoReturn:

@@ -2,6 +2,10 @@
 
 import re
 
+NO_FIELD = 'no such config field: '
+# How ml_collections begins to say that a config file raised an error; a traceback follows.
+_REFUSED_BY_FILE = re.compile(r'flag (--.+): Error whilst parsing config file')
+
 
 class UserError(Exception):
   """Bad input: one line that says what is wrong and what to do about it.
@@ -17,3 +21,16 @@ def first_line(error: Exception) -> str:
   if reason := re.search(r': ([^:\[\]]+) \[os_error_code=', text):
     return reason[1]
   return re.sub(r'\s*\[source locations=.*', '', text)[:300] or type(error).__name__
+
+
+def flag_text(error: Exception) -> str:
+  """One line for what absl or ml_collections raise of a flag, a config file or a field."""
+  cause = error.__cause__ or error
+  text = str(cause)
+  if isinstance(cause, KeyError | AttributeError):  # Their text is a quoted text, quoted again.
+    text = f'{NO_FIELD}{text.strip(chr(34) + chr(39))}'
+    text = text.replace(r'\'', "'").replace(r'\n', '. ')
+  lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
+  if refused := _REFUSED_BY_FILE.fullmatch(lines[0]):
+    return f'{refused[1]}: {lines[-1].removeprefix("ValueError: ")}'
+  return '; '.join(dict.fromkeys((lines[0], lines[-1])))

@@ -35,7 +35,13 @@ def main(argv: Sequence[str]) -> int:
   cli.refuse_arguments(argv)
   config = _CONFIG.value
   if config is None or not _WORKDIR.value:
-    raise UserError('give --config (a file of configs/) and --workdir (a directory for the run)')
+    missing = {
+      '--config=NAME (a file of configs/, or the name of a shipped one)': config is None,
+      '--workdir=DIR (a folder for the run)': not _WORKDIR.value,
+    }
+    raise UserError(
+      f'give {" and ".join(flag for flag, is_missing in missing.items() if is_missing)}'
+    )
   cli.start_jax(deterministic=bool(config.get('deterministic')))
   from masm_jax.training.loop import train
 

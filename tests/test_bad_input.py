@@ -69,7 +69,11 @@ def the_error(result):
     (['--config=configs/demo.py', '--config.train.batch_size=2.5'], '2.5'),
     (['--config=configs/demo.py:colour=red'], "'colour=red': there are method=..."),
     (['--config=configs/missing.py'], 'configs/missing.py'),
-    (['--config=configs/demo.py'], 'give --config (a file of configs/) and --workdir'),
+    (['--config=configs/demo.py'], 'error: give --workdir=DIR (a folder for the run)'),
+    (
+      ['--config=own:manifst=x'],
+      "error: --config=own:manifst=x: config argument 'manifst=x': there are",
+    ),
     (['--config=configs/demo.py', 'train'], "unknown argument 'train'"),
     (['--config=configs/demo.py', '--wrokdir=x'], 'wrokdir'),
   ],

@@ -1,5 +1,6 @@
 """Flags of commands, what --help shows of them, new sets among them, and errors in one line."""
 
+import logging
 import os
 import pathlib
 import re
@@ -112,6 +113,44 @@ def test_a_slip_of_the_pen_makes_no_set(word, message):
   with pytest.raises(UserError) as refused:
     read('--config=demo', word)
   assert message in str(refused.value)
+
+
+def test_what_a_config_file_refuses_is_told_without_its_traceback():
+  with pytest.raises(UserError) as refused:
+    read('--config=own:method=masn')
+  start = "--config=own:method=masn: there is no method 'masn': choose one of masm, "
+  assert str(refused.value).startswith(start)
+
+
+@pytest.mark.parametrize(
+  ('word', 'message'),
+  [
+    ('--config.train.steps=3', 'config.train.steps; config.train has batch_size, duration'),
+    ('--config.train.batchsize=3', '\'batchsize\'. Did you mean "batch_size" instead of '),
+    ('--config.zzz.y=3', 'config.zzz; config has backbone, '),
+  ],
+)
+def test_an_unknown_field_names_those_that_there_are(word, message):
+  with pytest.raises(UserError) as refused:
+    read('--config=own', word)
+  assert str(refused.value).startswith(f'no such config field: {message}')
+
+
+@pytest.mark.parametrize(
+  ('folder', 'level', 'is_told'),
+  [
+    (str(REPOSITORY / 'masm_jax'), logging.INFO, True),
+    ('/home/user/masm_jax/.venv/lib/python3.11/site-packages/jax/_src', logging.INFO, False),
+    ('/home/user/masm_jax/.venv/lib/python3.11/site-packages/jax/_src', logging.WARNING, True),
+  ],
+)
+def test_what_jax_tells_of_itself_is_dropped(folder, level, is_told, monkeypatch):
+  handler = logging.NullHandler()
+  monkeypatch.setattr(logging.getLogger(), 'handlers', [handler])
+  monkeypatch.setattr(logging.getLogger('absl'), 'handlers', [])
+  cli.drop_talk_of_others()
+  record = logging.makeLogRecord({'pathname': f'{folder}/module.py', 'levelno': level})
+  assert bool(handler.filter(record)) == is_told
 
 
 def test_an_error_is_one_line_whatever_stands_in_it(capsys):

@@ -105,7 +105,7 @@ def test_a_config_of_ones_own_builds_on_the_shipped_ones(masm_jax_command):
     '  return config\n'
   )
   refused = masm_jax_command('main', '--config=mine.py', status=2)  # Read, as far as that goes.
-  assert refused.stderr.startswith('error: give --config') and refused.stderr.count('\n') == 1
+  assert refused.stderr.startswith('error: give --workdir') and refused.stderr.count('\n') == 1
 
 
 def test_a_training_and_its_evaluation(masm_jax_command):

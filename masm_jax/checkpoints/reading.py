@@ -33,7 +33,10 @@ class SavedRun:
     self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
     self.steps = sorted(self._manager.all_steps())
     if not self.steps:
-      raise UserError(f'{workdir} has no complete checkpoint yet')
+      raise UserError(
+        f'{workdir} has no complete checkpoint yet: wait for its first one '
+        '(--config.checkpoint.every), or resume the run by the command that started it'
+      )
 
   def close(self) -> None:
     """Lets go of the directory."""

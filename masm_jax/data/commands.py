@@ -17,7 +17,7 @@ from masm_jax.data.importers.dfdc import import_dfdc
 from masm_jax.data.importers.folder import import_folder, is_undivided
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
 from masm_jax.data.linking import linked_groups
-from masm_jax.data.manifest import Manifest, load_manifest, write_manifest
+from masm_jax.data.manifest import Manifest, load_manifest, no_manifest, write_manifest
 from masm_jax.errors import UserError
 
 FORMATS = ('deepfakebench', 'df40', 'gend', 'dfdc', 'folder')
@@ -95,7 +95,7 @@ def check(args: argparse.Namespace) -> int:
   if args.threads < 1:
     raise UserError(f'--threads {args.threads}: needs at least 1')
   if not storage.is_file(args.manifest) and not storage.is_folder(args.manifest):
-    raise UserError(f'no manifest at {args.manifest}')
+    raise no_manifest(args.manifest)
   try:
     manifest = load_manifest(args.manifest, args.root)
   except UserError as error:  # What `load_manifest` refuses is just what this command looks for.

@@ -131,7 +131,7 @@ def load_manifest(
   if not is_table and storage.is_file(storage.join(path, INFO_NAME)):
     return _load_sharded(path, check_files=check_files)
   if not storage.is_file(path):
-    raise UserError(f'no manifest at {path}; make one with `python -m masm_jax.data import`')
+    raise no_manifest(path)
   table, named_root = _read(path)
   root = storage.as_root(root) if root is not None else _resolved(named_root, path)
   if check_files and not storage.is_folder(root):
@@ -157,6 +157,14 @@ def _load_sharded(folder: str | os.PathLike, *, check_files: bool) -> Manifest:
   names = [storage.join(folder, path) for path in table['path']]
   root = storage.as_root(folder)
   return _manifest(table, root, Shards(files, split, index, names))
+
+
+def no_manifest(path: str | os.PathLike) -> UserError:
+  """The error to raise where a manifest should be and is not."""
+  return UserError(
+    f'no manifest at {path}; make one with `python -m masm_jax.data import` (from crops) or '
+    '`python -m masm_jax.preprocess` (from videos)'
+  )
 
 
 def build_manifest(

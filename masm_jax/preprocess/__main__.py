@@ -97,6 +97,8 @@ def _run(args: argparse.Namespace) -> int:
     raise UserError(f'--min_face {args.min_face}: is negative')
   if args.label and args.layout != 'folder':
     raise UserError('--label is for --layout folder; the others know their labels')
+  if not args.input.exists():  # Said before the detector's model is fetched.
+    raise UserError(f'--input {args.input}: no such folder or file')
 
   # OpenCV, PyAV and pandas are loaded when there is something to do.
   from masm_jax.preprocess import outcomes, run

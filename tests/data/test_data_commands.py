@@ -100,7 +100,9 @@ def test_check_reports_what_the_loader_refuses(data, tmp_path, capsys):
   assert main(['check', path]) == 1
   assert 'problem: ' in capsys.readouterr().out
   assert main(['check', str(tmp_path / 'absent.parquet')]) == 2
-  assert capsys.readouterr().err == f'error: no manifest at {tmp_path}/absent.parquet\n'
+  message = capsys.readouterr().err
+  assert message.startswith(f'error: no manifest at {tmp_path}/absent.parquet; make one with ')
+  assert 'data import` (from crops) or ' in message and 'preprocess` (from videos)' in message
 
 
 def test_stats(data, tmp_path, capsys):

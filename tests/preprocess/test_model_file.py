@@ -7,6 +7,7 @@ import pytest
 
 from masm_jax.errors import UserError
 from masm_jax.preprocess import model_file
+from masm_jax.preprocess.__main__ import main
 
 CONTENT = b'a model' * 100
 
@@ -71,6 +72,12 @@ def test_nothing_wrong_is_kept(server, cache):
   for part in ('SHA-256 differs', '404', 'refused', '--yunet FILE', '--detector haar'):
     assert part in text
   assert not cache.exists() and '\n' not in text
+
+
+def test_nothing_is_fetched_for_input_that_is_not_there(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(model_file, 'yunet_model', lambda path: pytest.fail('fetches the model'))
+  assert main(['--input', f'{tmp_path}/none', '--output', f'{tmp_path}/out']) == 2
+  assert capsys.readouterr().err == f'error: --input {tmp_path}/none: no such folder or file\n'
 
 
 def test_files_by_path(tmp_path):

@@ -248,7 +248,7 @@ def test_nothing_but_noise(tmp_path, clips, capsys):
     (('--margin', '0.5'), '--margin 0.5'),
     (('--min_score', '1.5'), '--min_score 1.5'),
     (('--processes', '-1'), '--processes -1'),
-    (('--input', 'nowhere'), 'no folder nowhere'),
+    (('--input', 'nowhere'), '--input nowhere: no such folder or file'),
     (('--lists', 'nowhere'), 'no folder nowhere'),
     (('--masks', 'nowhere'), 'no folder nowhere'),
     (('--layout', 'ffpp', '--label', 'real'), '--label is for --layout folder'),
