@@ -150,12 +150,13 @@ def select(
       )
     real = selected.table.loc[selected.table['label'] == 0, 'method']
     selected = selected.select(method=sorted({*real, *spec.methods}))
-  if not len(selected) and not allow_empty:
+  if not len(selected):
     asked = ', '.join(f'{column} = {value}' for column, value in wanted.items())
-    raise UserError(
-      f'{name}: no row of {spec.manifest} has {asked}; it has the splits '
-      f'{", ".join(sorted(set(manifest.table["split"])))}'
-    )
+    there = ', '.join(sorted(set(manifest.table['split'])))
+    told = f'{name}: no row of {spec.manifest} has {asked}; it has the splits {there}'
+    if not allow_empty:
+      raise UserError(f'{told}; `python -m masm_jax.data split` divides it anew')
+    logging.warning("%s; %s.split = '' takes every row", told, name)
   if spec.get('flagged', True):
     return selected
   fit = crop_flags.leave_out_flagged(selected, name)
@@ -183,8 +184,8 @@ def _load(
     return manifest_lib.load_manifest(path)
   if not spec.manifest:
     raise UserError(
-      f'{name}.manifest is empty: give a manifest (python -m masm_jax.data import '
-      f'makes one), or {SYNTHETIC!r} for the built-in set'
+      f'{name}.manifest is empty: give a manifest (`python -m masm_jax.data import` or '
+      f'`python -m masm_jax.preprocess` makes one), or {SYNTHETIC!r} for the built-in set'
     )
   return manifest_lib.load_manifest(spec.manifest, spec.root or None)
 

@@ -246,6 +246,8 @@ def _checked(array: np.ndarray, name: str, *, batched: bool) -> np.ndarray:
   problem = ''
   if array.dtype.kind == 'f' and array.size and np.nanmax(array) <= 1:
     problem = 'floats in 0 to 1: give (images * 255).round().astype(np.uint8)'
+  elif array.dtype.kind not in 'biufc':
+    problem = 'no array of numbers (cv2.imread gives None for a file that it cannot read)'
   elif array.dtype != np.uint8:
     problem = f'of dtype {array.dtype}: give bytes from 0 to 255, images.astype(np.uint8)'
   elif array.ndim == ndim - 1 and shape[-1:] == [3] and batched:

@@ -80,9 +80,9 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
   largest = np.bincount(joined).max()
   if unit == 'auto' and (by_identity.num < _MIN_CLUSTERS or largest > _MAX_SHARE * len(videos)):
     note = (
-      f'shared identities link the {len(videos)} videos so that independent'
-      f' groups are left: {by_identity.num}, the largest of {largest} videos; intervals go by video'
-      ' instead, and may be too narrow'
+      f'people that videos share leave few independent groups among the {len(videos)} videos:'
+      f' {by_identity.num}, the largest of {largest} videos; intervals go by video instead, and may'
+      ' be too narrow'
     )
     return dataclasses.replace(by_video, note=note)
   return by_identity

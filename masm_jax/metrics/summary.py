@@ -73,7 +73,9 @@ def summarize(
   num_scored = len(table)
   table = scores.labelled(table)
   if unlabelled := num_scored - len(table):
-    warn('unlabelled', f'{unlabelled} of {num_scored} frames have no label: scores, but no metrics')
+    where = f' (the scores: scores/{name}.parquet)' if name else ''
+    text = f'{unlabelled} of {num_scored} frames have no label: scores, but no metrics{where}'
+    warn('unlabelled', text)
   clusters = make_clusters(table, settings.unit)
   if clusters.note:
     warn('unit', clusters.note)

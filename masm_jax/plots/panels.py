@@ -68,7 +68,7 @@ def histogram(name: str, curve: Scores, axis: str, *, key: str) -> Markup:
       )  # fmt: skip
     _probability_axis(axes, low, high)
     axes.set(xlim=(low, high), xlabel=axis, ylabel='share of the class')
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(lambda share, _: f'{100 * share:g}%')
     if axes.get_legend_handles_labels()[0]:
       figure.legend(loc='outside upper left', ncols=3, columnspacing=1.2)
     return svg.to_svg(

@@ -132,7 +132,7 @@ def _of_set(run: Run, name: str, found: Verdicts) -> dict[str, Any]:
     spread = _spread(run, name, 'fpr@threshold', found.alarms, found.reals)
     sentences.append(f'It called {found.alarms:,} of {found.reals:,} real {what} fake{spread}.')
   if not total:
-    sentences.append('It is empty.')
+    sentences.append(f'It has no {what} with a label: there is no verdict to count.')
   return {
     'name': style.clean(name),
     'right': f'right on {found.num_right:,} of {total:,} {what}',

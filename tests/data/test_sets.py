@@ -70,7 +70,7 @@ def test_selection_by_split_data_set_and_method(manifest):
     ({'train': {'split': 'train', 'dataset': 'c'}}, r'data.train: no row of .* dataset = c'),
     ({'train': {'split': 'train', 'methods': ('NT',)}}, "data.train: no row has method 'NT'"),
     ({'train': {'manifest': ''}}, 'data.train.manifest is empty'),
-    ({'val': {'split': 'validation'}}, 'it has the splits test, train, val'),
+    ({'val': {'split': 'validation'}}, 'it has the splits test, train, val; .*data split` divides'),
   ],
 )
 def test_what_is_not_there_is_named(manifest, fields, message):
@@ -91,9 +91,11 @@ def test_a_set_marked_test_never_chooses(manifest, split):
     sets.load_sets(config(manifest, val=spec(manifest, split=split)))
 
 
-def test_an_empty_set_is_a_result_where_it_is_allowed(manifest):
+def test_an_empty_set_is_a_result_where_it_is_allowed(manifest, caplog):
   load = sets.SetLoader(None)
-  assert len(load('sets.x', spec(manifest, dataset='c'), allow_empty=True)) == 0
+  with caplog.at_level(logging.WARNING):
+    assert len(load('sets.x', spec(manifest, dataset='c'), allow_empty=True)) == 0
+  assert "dataset = c; it has the splits test, train, val; sets.x.split = '' takes" in caplog.text
   with pytest.raises(UserError, match="no row has method 'MT'; there are DF, FS, real"):
     load('sets.x', spec(manifest, methods=('DF', 'MT')), allow_empty=True)
   none = load('sets.x', spec(manifest, dataset='c', methods=('DF',)), allow_empty=True)

@@ -498,7 +498,9 @@ def test_data_without_labels_have_scores_and_no_metrics(
   np.testing.assert_allclose(shared, same, atol=1e-6)
   document = results.read(out)
   n = len(found)
-  told = f'new: {n} of {n} frames have no label: scores, but no metrics'
+  told = (
+    f'new: {n} of {n} frames have no label: scores, but no metrics (the scores: scores/new.parquet)'
+  )
   assert told in [warning.text for warning in document.warnings]
   assert document.sets['new'].frame.num == 0
   assert f'WARNING: {told}' in capsys.readouterr().out

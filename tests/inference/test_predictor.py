@@ -79,6 +79,8 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
     (np.moveaxis(IMAGES, -1, 1), r'images: .* channels first: give np\.moveaxis'),
     (np.zeros((2, 0, 8, 3), np.uint8), r'images: .* this is \[2, 0, 8, 3\]'),
     ([IMAGES[0], IMAGES[1, :, :, 0]], r'image 1: .* with one channel'),
+    ([IMAGES[0], None], r'image 1: .* no array of numbers \(cv2\.imread gives None for a file'),
+    (['face.png'], r'image 0: .* no array of numbers'),
     ('face.png', r'not a path: decode the file first'),
   ],
 )

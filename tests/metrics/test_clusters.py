@@ -48,9 +48,7 @@ def test_auto_takes_identities_where_enough_remain_apart():
   chain = table([f'{i};{i + 1}' for i in range(24)])
   found = clusters.make_clusters(chain)
   assert (found.unit, found.num) == ('video', 24)
-  assert (
-    'link the 24 videos so that independent groups are left: 1, the largest of 24' in found.note
-  )
+  assert 'few independent groups among the 24 videos: 1, the largest of 24 videos;' in found.note
   unknown = clusters.make_clusters(table(['a', ''] * 12))
   assert unknown.unit == 'video'
   assert unknown.note.startswith('only 12 of the 24 videos have identities: intervals go by video')

@@ -193,6 +193,7 @@ def test_unlabelled_rows_have_no_part_in_any_figure():
   assert (figures, facts) == alone[:2]
   told = {'set': 'both', 'kind': 'unlabelled'}
   text = 'both: 120 of 240 frames have no label: scores, but no metrics'
+  text += ' (the scores: scores/both.parquet)'
   assert warnings == [told | {'text': text}]
   assert scores.summarize(mixed) == scores.summarize(rows)
   figures, _, warnings = summary.summarize(others, SETTINGS, name='new')

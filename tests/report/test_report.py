@@ -633,6 +633,14 @@ def test_histogram_shares_are_of_each_class():
   assert '>50%</text>' in drawn and 'threshold' not in drawn
 
 
+def test_histogram_ticks_say_where_they_stand():
+  labels = np.repeat([0, 1], 16)
+  curve = roc.Scores('x', 0, 'frame', labels, np.linspace(0.1, 0.9, 32), 0.5, float('nan'))
+  drawn = str(panels.histogram('s', curve, 'score', key='k'))
+  ticks = [float(text) for text in re.findall(r'>([\d.]+)%</text>', drawn)]
+  assert len(ticks) > 3 and np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
 def test_the_analysis_of_the_model_is_drawn(whole, html):
   (part,) = whole['inside']
   drawings = dict(part['subspaces'])
