@@ -106,7 +106,10 @@ def _check_classes(table: pd.DataFrame, clusters: Clusters, warn: Any) -> None:
   if clusters.num < 2:
     warn('few_clusters', f'a single one of {noun}: there is no interval')
   elif few := [f'{n} {what}' for what, n in counts.items() if 0 < n < _FEW_CLUSTERS]:
-    warn('few_clusters', f'only {" and ".join(few)} {noun}: intervals are rough, and too narrow')
+    rough = 'intervals are rough, and too narrow'
+    if 1 in counts.values():
+      rough = 'there is no interval of what needs a class with a single one; others are rough'
+    warn('few_clusters', f'only {" and ".join(few)} {noun}: {rough}')
 
 
 def _parts(

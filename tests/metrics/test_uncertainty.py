@@ -137,3 +137,24 @@ def test_interval():
   rare = uncertainty.interval(0.5, np.array([0.5, math.nan, math.nan]))
   assert math.isnan(rare.low) and math.isnan(rare.high) and rare.value == 0.5
   assert math.isnan(uncertainty.interval(math.nan, draws).low)
+
+
+@pytest.mark.parametrize('others', [1, 2, 20])
+def test_a_class_in_a_single_cluster_has_no_interval(others):
+  labels = np.repeat([0, 1], [4, 4 * others])
+  scores = np.random.default_rng(0).random(len(labels))
+  clusters = np.repeat(np.arange(1 + others), 4)
+  draws = uncertainty.bootstrap(labels, scores, clusters, thresholds={'t': 0.5})
+  for name in ('auroc', 'ap', 'eer', 'fpr@t'):
+    assert math.isnan(uncertainty.interval(0.5, draws[name]).low)
+
+
+@pytest.mark.parametrize('others', [2, 3, 40])
+def test_a_class_in_two_clusters_has_one(others):
+  labels = np.repeat([0, 1], [8, 4 * others])
+  scores = np.random.default_rng(0).random(len(labels))
+  clusters = np.repeat(np.arange(2 + others), 4)
+  draws = uncertainty.bootstrap(labels, scores, clusters, thresholds={'t': 0.5})
+  for name in ('auroc', 'ap', 'eer', 'fpr@t', 'tpr@t'):
+    found = uncertainty.interval(0.5, draws[name])
+    assert found.low <= found.high
