@@ -21,8 +21,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from masm_jax import shipped
-from masm_jax.config import unknown_field
-from masm_jax.errors import NO_FIELD, UserError, flag_text
+from masm_jax.errors import NO_FIELD, UserError, flag_text, unknown_field
 from masm_jax.parallel import peers
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -347,23 +347,3 @@ def inputs(config: ml_collections.ConfigDict) -> dict[str, Any]:
       for name, spec in tests.items()
     },
   }
-
-
-def unknown_field(config: ml_collections.ConfigDict | None, name: str, words: Sequence[str]) -> str:
-  """The first field of a command line that a config lacks, and what there is beside it; or ''.
-
-  Args:
-    config: as its file gives it.
-    name: of the config's flag: `--NAME.FIELD=VALUE` sets a field.
-    words: the command line.
-  """
-  for word in words:
-    match = re.fullmatch(rf'--?{re.escape(name)}\.([\w.]+)(=.*)?', word, re.DOTALL)
-    group, path = config, name
-    for part in match[1].split('.') if match else ():
-      if not isinstance(group, ml_collections.ConfigDict):
-        break
-      if part not in group:
-        return f'{path}.{part}; {path} has {", ".join(group)}'
-      group, path = group[part], f'{path}.{part}'
-  return ''

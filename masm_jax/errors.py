@@ -1,6 +1,8 @@
 """The one exception that a user is meant to read."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 NO_FIELD = 'no such config field: '
 # How ml_collections begins to say that a config file raised an error; a traceback follows.
@@ -34,3 +36,23 @@ def flag_text(error: Exception) -> str:
   if refused := _REFUSED_BY_FILE.fullmatch(lines[0]):
     return f'{refused[1]}: {lines[-1].removeprefix("ValueError: ")}'
   return '; '.join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def unknown_field(config: Any, name: str, words: Sequence[str]) -> str:
+  """The first field of a command line that a config lacks, and what there is beside it; or ''.
+
+  Args:
+    config: the ConfigDict that its file gives; None where there is none.
+    name: of the config's flag: `--NAME.FIELD=VALUE` sets a field.
+    words: the command line.
+  """
+  for word in words:
+    match = re.fullmatch(rf'--?{re.escape(name)}\.([\w.]+)(=.*)?', word, re.DOTALL)
+    group, path = config, name
+    for part in match[1].split('.') if match else ():
+      if not hasattr(group, 'to_dict'):
+        break  # No group of fields, but a value.
+      if part not in group:
+        return f'{path}.{part}; {path} has {", ".join(group)}'
+      group, path = group[part], f'{path}.{part}'
+  return ''
