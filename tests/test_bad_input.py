@@ -42,7 +42,10 @@ def write_set(root, *, labels=(0, 1), splits=('train', 'val', 'test'), broken=0)
 
 
 def run_main(*args, num_devices=1, module='masm_jax.main'):
-  env = os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'}
+  env = os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'
+    ' --xla_backend_optimization_level=0'
+  }
   return subprocess.run(
     [sys.executable, '-m', module, *args],
     cwd=REPOSITORY,

@@ -44,7 +44,8 @@ def old(tmp_path_factory):
 def run(folder, *arguments):
   """A command of the package, run in `folder`; (status, stdout, stderr)."""
   environment = os.environ | {
-    'PYTHONPATH': str(REPOSITORY), 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'
+    'PYTHONPATH': str(REPOSITORY), 'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }  # fmt: skip
   done = subprocess.run(
     [sys.executable, '-m', *arguments], cwd=folder, env=environment, capture_output=True,

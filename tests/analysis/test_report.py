@@ -40,7 +40,7 @@ def analysed(tmp_path_factory):
   outputs = [
     subprocess.run(
       [sys.executable, '-m', *args], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-      env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
+      env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'},
     )
     for args in (
       ['masm_jax.main', '--config=configs/demo.py', f'--workdir={run}',

@@ -63,7 +63,11 @@ def command(run, out, suite='protocol=run,robustness=CS'):
 
 
 def environment(**variables):
-  return os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'} | variables
+  return (
+    os.environ
+    | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'}
+    | variables
+  )
 
 
 def assert_close(one, two, where=''):

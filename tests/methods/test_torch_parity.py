@@ -98,6 +98,9 @@ class GenD(Reference):
 
 
 class Lora(Reference):
+  def optimizer(self):
+    return torch.optim.Adam(self.trained.values(), lr=self.rate(0))  # Without decay.
+
   def adapt(self):
     adapters = {path: leaf for path, leaf in self.weights.items() if 'lora' in path}
     return adapters | {path: self.weights[path] for path in ('head/kernel', 'head/bias')}
@@ -153,8 +156,12 @@ def test_three_steps_equal_torch(name, tiny_run):
   fields |= {'head.label_smoothing': 0.0, 'head.class_weights': (1.0, 1.0), 'lora.dropout': 0.0}
   run = tiny_run(name, **fields)
   start = tree.flatten(run.trainable)
-  # B starts at 0, where A has no gradient.
-  start = {p: leaf + 0.05 if p.endswith('lora_b') else leaf for p, leaf in start.items()}
+  # B starts at 0, where A has no gradient; a constant one would be undone by the next LayerNorm.
+  draw = np.random.default_rng(1).normal
+  start = {
+    path: draw(scale=0.05, size=leaf.shape).astype(np.float32) if path.endswith('lora_b') else leaf
+    for path, leaf in start.items()
+  }
   run.start(tree.unflatten(start))
   reference = REFERENCES[name](tree.flatten(run.params) | start)
   assert reference.trained.keys() == start.keys()
@@ -178,7 +185,8 @@ def test_three_steps_equal_torch(name, tiny_run):
       np.testing.assert_allclose(metrics['loss'], loss.item(), rtol=1e-5)
       moments = tree.flatten(optax.tree_utils.tree_get(run.state.opt_state, 'mu'))
       for path, leaf in reference.trained.items():
-        gradient = leaf.grad.numpy() + (0.0 if name == 'gend' else 5e-4) * leaf.detach().numpy()
+        decay = 0.0 if name == 'gend' else run.config.optim.weight_decay  # AdamW's comes later.
+        gradient = leaf.grad.numpy() + decay * leaf.detach().numpy()
         assert_close(np.array(moments[path]) / 0.1, gradient, f'gradient of {path}')
     optimizer.step()
   after = tree.flatten(jax.tree.map(np.array, run.state.trainable))

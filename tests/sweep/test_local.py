@@ -55,7 +55,7 @@ def command(setting, name, workdir, *more):
 
 
 def environment():
-  return os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+  return os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'}
 
 
 def run(*args):
