@@ -104,7 +104,7 @@ def test_state_is_where_the_caller_stands_not_how_far_was_read_ahead(
     for _ in range(stop):
       next(iterator)
     again = iterate(crops, num_threads=1)
-    next(again)  # A used iterator goes back as well.
+    next(again)  # A used iterator can be set back too.
     again.set_state(iterator.get_state())
     assert_same_batches(list(again), expected[stop:])
 

@@ -134,7 +134,7 @@ def works_with_the_other(cli):
 
   multihost_utils.sync_global_devices('begin')
   while True:
-    multihost_utils.sync_global_devices('goes on')
+    multihost_utils.sync_global_devices('both are there')
     time.sleep(0.01)
 
 
