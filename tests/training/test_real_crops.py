@@ -98,7 +98,7 @@ def test_a_suite_on_real_crops_does_not_depend_on_the_devices(masm_run, tmp_path
   assert one['warnings'] == eight['warnings']
   assert 'leak_files' in {warning['kind'] for warning in one['warnings']}  # val is train here.
   assert not any('leak' in w['kind'] for w in one['warnings'] if w['set'] == 'celebdf_v2')
-  assert len(one['masks']) == 3
+  assert len(one['masks']) == 6  # Every 10 of the 60 steps.
   for name in ('val', 'celebdf_v2'):
     for level in ('frame', 'video'):
       first, second = (results['sets'][name][level]['metrics'] for results in found)
