@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from masm_jax.errors import UserError as UserError
-  from masm_jax.inference.predictor import Calibration as Calibration
-  from masm_jax.inference.predictor import Detector as Detector
-  from masm_jax.inference.predictor import load as load
+  from masm_jax.prediction.predictor import Calibration as Calibration
+  from masm_jax.prediction.predictor import Detector as Detector
+  from masm_jax.prediction.predictor import load as load
 
 __version__ = '0.2.0.dev0'
 
 # Public name -> the module that defines it.
 _PUBLIC = {
-  'Calibration': 'masm_jax.inference.predictor',
-  'Detector': 'masm_jax.inference.predictor',
+  'Calibration': 'masm_jax.prediction.predictor',
+  'Detector': 'masm_jax.prediction.predictor',
   'UserError': 'masm_jax.errors',
-  'load': 'masm_jax.inference.predictor',
+  'load': 'masm_jax.prediction.predictor',
 }
 
 __all__ = ['__version__', *_PUBLIC]

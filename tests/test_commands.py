@@ -9,7 +9,7 @@ import pytest
 
 import masm_jax
 from masm_jax.__main__ import COMMANDS
-from masm_jax.inference import predictor
+from masm_jax.prediction import predictor
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ from masm_jax.data.crop_settings import CropSettings, read_crop_settings
 from masm_jax.data.manifest import build_manifest, load_manifest, write_manifest
 from masm_jax.evaluation import results
 from masm_jax.evaluation.run import evaluate
-from masm_jax.inference import predictor
+from masm_jax.prediction import predictor
 
 TRAINED = CropSettings('gend', 1.3, 64)
 

@@ -8,8 +8,8 @@ import pytest
 from masm_jax.data import transforms
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
-from masm_jax.inference import predictor
 from masm_jax.metrics import binary, calibration, scores
+from masm_jax.prediction import predictor
 
 
 @pytest.fixture(scope='module')

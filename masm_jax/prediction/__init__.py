@@ -1,0 +1,1 @@
+"""From a picture or a video to a verdict: media read apart, faces scored, answers made."""
