@@ -42,9 +42,8 @@ def _scene(**changes) -> people.Scene:
 
 
 def _person(**changes) -> people.Identity:
-  return dataclasses.replace(
-    people.draw_identity(0, 3), glasses=False, fringe=0.0, beard=0.0, moustache=0.0, **changes
-  )
+  plain = {'glasses': False, 'fringe': 0.0, 'beard': 0.0, 'moustache': 0.0}
+  return dataclasses.replace(people.draw_identity(0, 3), **plain | changes)
 
 
 def test_sample_has_the_promised_form():
@@ -68,6 +67,17 @@ def test_sample_depends_on_its_arguments_alone():
   assert attributes == attributes_again
   assert np.abs(first.astype(int) - portrait_sample(0, 6, 32, 10)[0]).mean() > 5
   assert np.abs(first.astype(int) - portrait_sample(1, 5, 32, 10)[0]).mean() > 5
+
+
+@pytest.mark.parametrize('change', [{'beard': 0.8}, {'skin': np.array([90.0, 60, 40])}])
+def test_a_portrait_does_not_depend_on_what_was_drawn_before(change):
+  """Charts are kept: those of a changed identity are not taken for the identity's own."""
+  draw = lambda who: portraits.render(who, _scene(), _frame(), 32).image
+  skin._cached_chart.cache_clear()
+  alone = draw(_person())
+  skin._cached_chart.cache_clear()
+  assert np.abs(draw(_person(**change)) - alone).max() > 5
+  np.testing.assert_array_equal(draw(_person()), alone)
 
 
 def test_sample_draws_every_identity_of_the_population():

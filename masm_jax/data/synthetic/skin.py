@@ -203,11 +203,12 @@ def _cached_chart(key: '_Key', chart_px: int) -> Chart:
 
 
 class _Key:
-  """Hashes an identity by what determines it, so that its chart can be kept."""
+  """Hashes an identity by all that is drawn of it, so that its chart can be kept."""
 
   def __init__(self, identity: Identity):
     self.identity = identity
-    self._words = (identity.index, identity.texture_seed, identity.head_width, identity.jaw)
+    values = vars(identity).values()
+    self._words = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in values)
 
   def __hash__(self):
     return hash(self._words)
