@@ -1,0 +1,194 @@
+"""An answer in plain words and numbers, the same on the terminal, in the report and on the page.
+
+The words are never surer than validation allows: a detector was measured at error rates of 1 % at
+best, so no number beyond 99 % is said; `real` means that nothing was found, and is said so; without
+a validated threshold or a temperature, no percentage is called a probability.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from masm_jax.prediction.answers import Answer, Interval, Reason, Track, Verdict
+
+_MOST = 0.99  # No rate finer than 1 % is measured on validation.
+
+_HEADLINES: Mapping[Verdict, str] = {
+  'fake': 'Signs of manipulation found',
+  'real': 'No signs of manipulation found',
+  'undecided': 'Undecided',
+  'no_answer': 'No answer',
+}
+_SHORT: Mapping[Verdict, str] = {
+  'fake': 'fake',
+  'real': 'nothing found',
+  'undecided': 'undecided',
+  'no_answer': 'no answer',
+}
+_REASONS: Mapping[Reason, str] = {
+  'unreadable': 'The file could not be read: it is damaged, or of a kind that is not opened.',
+  'no_video_stream': 'The file holds no picture: it has sound or data, but no video.',
+  'limit_exceeded': 'The file is larger, longer or slower to read than is allowed here.',
+  'no_face': 'No face was found that could be looked at.',
+  'face_too_small': 'The face is small in the picture: little of it can be judged.',
+  'face_too_blurred': 'The face is blurred: traces of a manipulation may be lost.',
+  'extreme_pose': 'The face is turned far to a side or upside down.',
+  'too_few_frames': 'Only a few frames show the face: there is little to go by.',
+  'near_threshold': 'The score lies where the detector was often wrong on its validation set.',
+  'inconsistent_tracks': 'What was found about the people in it does not agree.',
+  'out_of_domain': 'The face is unlike those that the detector was tested on.',
+  'uncalibrated': 'The detector was not calibrated: its score is no probability.',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackWords:
+  """What is said of one person.
+
+  Attributes:
+    title: `Person 1, 0:00 to 0:12`.
+    text: one sentence with verdict and numbers.
+    reasons: a sentence for each reason.
+  """
+
+  title: str
+  text: str
+  reasons: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """What is said of an answer.
+
+  Attributes:
+    headline: a few words, such as `Signs of manipulation found`.
+    short: one or two words for a table.
+    number: the probability with its interval, `91 % (84 to 95 %)`; '' where there is none.
+    explanation: what the verdict means, and what it does not, in two or three sentences.
+    reasons: a sentence for each reason.
+    tracks: of each person.
+    fine_print: by which rules it was decided.
+  """
+
+  headline: str
+  short: str
+  number: str
+  explanation: str
+  reasons: tuple[str, ...]
+  tracks: tuple[TrackWords, ...]
+  fine_print: str
+
+
+def describe(answer: Answer) -> Words:
+  """The words for an answer."""
+  calibrated = answer.policy.calibration is not None and 'uncalibrated' not in answer.reasons
+  number = number_of(answer.probability, answer.interval)
+  return Words(
+    headline=_headline(answer, calibrated),
+    short=_SHORT[answer.verdict],
+    number=number,
+    explanation=_explanation(answer, number, calibrated),
+    reasons=tuple(_REASONS[reason] for reason in answer.reasons),
+    tracks=tuple(_track(track, answer, calibrated) for track in answer.tracks),
+    fine_print=_fine_print(answer),
+  )
+
+
+def reason_sentence(reason: Reason) -> str:
+  """The sentence for a reason."""
+  return _REASONS[reason]
+
+
+def number_of(probability: float | None, interval: Interval | None = None) -> str:
+  """`91 % (84 to 95 %)`, never beyond 1 and 99 %; '' without a probability."""
+  if probability is None:
+    return ''
+  text = _percent(probability)
+  if interval is None:
+    return text
+  low, high = _percent(interval[0]), _percent(interval[1])
+  return f'{text} ({low.removesuffix(" %")} to {high})' if low != high else text
+
+
+def clock(seconds: float) -> str:
+  """`1:02` or `1:01:02`, whole seconds."""
+  minutes, rest = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
+
+
+def _percent(probability: float) -> str:
+  if probability > _MOST:
+    return f'more than {100 * _MOST:.0f} %'
+  if probability < 1 - _MOST:
+    return f'less than {100 * (1 - _MOST):.0f} %'
+  return f'{100 * probability:.0f} %'
+
+
+def _headline(answer: Answer, calibrated: bool) -> str:
+  headline = _HEADLINES[answer.verdict]
+  doubtful = not calibrated or answer.reasons
+  if answer.verdict in ('fake', 'real') and doubtful:
+    return f'{headline}, with reservations'
+  return headline
+
+
+def _explanation(answer: Answer, number: str, calibrated: bool) -> str:
+  if answer.verdict == 'no_answer':
+    return 'The detector did not judge this file. That says nothing about whether it is genuine.'
+  what = (
+    f'The detector puts the probability of a fake face at {number}'
+    if calibrated
+    else f'The score is {number}, which is no probability'
+  )
+  who = ''
+  if len(answer.tracks) > 1:
+    who = (
+      ' This is the person with the highest value.'
+      if answer.policy.tracks == 'max'
+      else f' This is the mean over the {len(answer.tracks)} people in it.'
+    )
+  if answer.verdict == 'undecided':
+    return f'{what}.{who} That is not enough to decide either way.'
+  if answer.verdict == 'fake':
+    return (
+      f'{what}.{who} It is an indication, not a proof: genuine recordings are called fake at times.'
+    )
+  return (
+    f'{what}.{who} This detector found nothing. It does not know every way to make a fake, so this'
+    ' does not prove that the recording is genuine.'
+  )
+
+
+def _track(track: Track, answer: Answer, calibrated: bool) -> TrackWords:
+  title = f'Person {track.id + 1}'
+  if answer.input.kind == 'video':
+    title += f', {clock(track.start_s)} to {clock(track.end_s)}'
+  number = number_of(track.probability, track.interval)
+  if track.verdict == 'no_answer':
+    text = 'Not judged.'
+  else:
+    name = 'probability of a fake' if calibrated else 'score'
+    count = f'{track.frames_used} frame{"" if track.frames_used == 1 else "s"}'
+    text = f'{_HEADLINES[track.verdict]}: {name} {number}, from {count}.'
+    if track.segments and answer.input.kind == 'video':
+      spans = [f'{clock(s.start_s)} to {clock(s.end_s)}' for s in track.segments[:5]]
+      more = f' and {len(track.segments) - 5} more' if len(track.segments) > 5 else ''
+      text += f' Above the threshold: {", ".join(spans)}{more}.'
+  return TrackWords(title, text, tuple(_REASONS[reason] for reason in track.reasons))
+
+
+def _fine_print(answer: Answer) -> str:
+  policy = answer.policy
+  parts = [f'Threshold {100 * policy.threshold:.1f} % ({policy.threshold_source})']
+  if policy.abstain is not None:
+    low, high = policy.abstain
+    parts.append(f'undecided from {100 * low:.1f} to {100 * high:.1f} %')
+  if policy.calibration is None:
+    parts.append('not calibrated')
+  else:
+    fitted = f'calibrated on {policy.calibration.set}'
+    if policy.calibration.ece is not None:
+      fitted += f', where probabilities were off by {100 * policy.calibration.ece:.1f} % on average'
+    parts.append(fitted)
+  parts.append(f'detector {answer.model.name} ({answer.model.sha256[:12]})')
+  return '; '.join(parts) + '.'
