@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from masm_jax.errors import UserError as UserError
-  from masm_jax.prediction.predictor import Calibration as Calibration
+  from masm_jax.inference.validation import Calibration as Calibration
   from masm_jax.prediction.predictor import Detector as Detector
   from masm_jax.prediction.predictor import load as load
 
@@ -17,7 +17,7 @@ __version__ = '0.2.0.dev0'
 
 # Public name -> the module that defines it.
 _PUBLIC = {
-  'Calibration': 'masm_jax.prediction.predictor',
+  'Calibration': 'masm_jax.inference.validation',
   'Detector': 'masm_jax.prediction.predictor',
   'UserError': 'masm_jax.errors',
   'load': 'masm_jax.prediction.predictor',

@@ -22,6 +22,7 @@ COMMANDS = {
   'compare': 'set evaluations side by side, with paired intervals',
   'report': 'turn evaluations into one HTML file',
   'analysis': 'measure what fine-tuning did to subspaces and features',
+  'export': 'write a trained detector as one folder that needs nothing else',
   'sweep': 'run a table of ablations over seeds',
   'pretrain': "train the demo's backbone on synthetic portraits",
 }

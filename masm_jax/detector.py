@@ -61,12 +61,17 @@ def from_config(config: ml_collections.ConfigDict) -> tuple[Backbone, DetectorCo
   backbone = backbones.get_preset(config.backbone.name)
   if config.backbone.image_size:
     backbone = backbone.with_image_size(config.backbone.image_size)
-  name = config.backbone.dtype
+  dtype = compute_dtype(config.backbone.dtype)
+  return backbone, DetectorConfig(
+    backbone.config, config.head.normalize_features, dtype, config.backbone.remat
+  )
+
+
+def compute_dtype(name: str) -> Any:
+  """The compute type that a config names; `auto` is bfloat16 on accelerators, float32 elsewhere."""
   if name == 'auto':
     name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  return backbone, DetectorConfig(
-    backbone.config, config.head.normalize_features, jnp.dtype(name), config.backbone.remat
-  )
+  return jnp.dtype(name)
 
 
 class Detector(nn.Module):

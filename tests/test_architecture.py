@@ -34,6 +34,7 @@ ALLOWED = {
   'preprocess': {'data', 'telemetry'},
   'perturbations': {'data', 'preprocess', 'telemetry'},
   'inference': {
+    'backbones',
     'checkpoints',
     'data',
     'detector',
@@ -75,6 +76,7 @@ ALLOWED = {
     'preprocess',
     'telemetry',
   },
+  'export': {'backbones', 'data', 'detector', 'inference', 'metrics', 'parallel', 'telemetry'},
   'report': {'evaluation', 'metrics', 'perturbations', 'plots'},
   'shipped': set(),
   'cli': {'parallel', 'shipped'},

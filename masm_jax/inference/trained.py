@@ -25,8 +25,11 @@ from masm_jax.checkpoints import reading as saved_run
 from masm_jax.data import crop_settings
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
-from masm_jax.inference import steps
+from masm_jax.inference import steps, validation
+from masm_jax.inference.detector_schema import DetectorFile
+from masm_jax.inference.validation import Validation
 from masm_jax.methods import Method, OnProgress, chosen_layers, make_method
+from masm_jax.metrics import scores
 from masm_jax.parallel import sharding
 from masm_jax.subspaces import factor_cache
 from masm_jax.subspaces.decompose import TARGETS
@@ -85,6 +88,8 @@ class TrainedRun:
       workdir, config_sha256, base_weights, trained_weights, trainable_parameters, train_manifest,
       val_manifest (manifests and weights by their hashes); crops, where all were made in one way.
     crops: the ways in which the training crops were made; () where the run does not tell.
+    validation: what the validation set fixed, where that is stored with the detector.
+    file: of a detector file, what it says; None for a run.
   """
 
   config: ml_collections.ConfigDict
@@ -92,6 +97,8 @@ class TrainedRun:
   params: Any
   facts: dict[str, Any]
   crops: tuple[CropSettings, ...]
+  validation: Validation | None = None
+  file: DetectorFile | None = None
 
 
 def load_run(
@@ -102,11 +109,16 @@ def load_run(
   weights: str = '',
   on_progress: OnProgress = None,
 ) -> TrainedRun:
-  """Rebuilds the detector of a run; arguments and errors as of `load_adapted`."""
+  """Rebuilds the detector of a run; arguments and errors as of `load_adapted`.
+
+  Its `validation` comes from the scores that the run left of its validation set, if it did.
+  """
   run = load_adapted(workdir, mesh, step=step, weights=weights, on_progress=on_progress)
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
   params = merge(run.trainable, run.frozen)
-  return TrainedRun(run.config, run.detector, params, run.facts, run.crops)
+  path = workdir / 'scores' / step / 'val.parquet'
+  found = validation.from_scores(scores.read_scores(path)) if path.is_file() else None
+  return TrainedRun(run.config, run.detector, params, run.facts, run.crops, found)
 
 
 def load_adapted(

@@ -54,7 +54,7 @@ def binary_metrics(
   Raises:
     UserError: if lengths differ, a label is not 0 or 1, or a score is not a probability.
   """
-  labels, scores = _checked(labels, scores, name or '')
+  labels, scores = checked(labels, scores, name or '')
   num_fake = int(labels.sum())
   num_real = len(labels) - num_fake
   if name is not None:
@@ -91,7 +91,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
   Raises:
     UserError: as `binary_metrics`.
   """
-  return _auroc(*_checked(labels, scores))
+  return _auroc(*checked(labels, scores))
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -107,7 +107,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
   Raises:
     UserError: as `binary_metrics`.
   """
-  return _average_precision(*_checked(labels, scores))
+  return _average_precision(*checked(labels, scores))
 
 
 def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
@@ -132,7 +132,7 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float
   Raises:
     UserError: as `binary_metrics`.
   """
-  return _equal_error_rate(*_checked(labels, scores))
+  return _equal_error_rate(*checked(labels, scores))
 
 
 def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
@@ -149,7 +149,7 @@ def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
   Returns:
     The threshold, which may lie just above 1; nan without real examples.
   """
-  labels, scores = _checked(labels, scores)
+  labels, scores = checked(labels, scores)
   real = np.sort(scores[labels == 0])[::-1]
   if not len(real):
     return float('nan')
@@ -170,7 +170,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndar
   Raises:
     UserError: as `binary_metrics`.
   """
-  labels, scores = _checked(labels, scores)
+  labels, scores = checked(labels, scores)
   if not _both_classes(labels):
     return np.zeros(0), np.zeros(0)
   fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores)
@@ -211,8 +211,12 @@ def video_scores(frames: pd.DataFrame, reduce: str = 'mean') -> pd.DataFrame:
   return videos.reset_index()
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike, name: str = '') -> tuple[np.ndarray, np.ndarray]:
-  """Labels as int64 [N] and scores as float64 [N], or one line about what is wrong with them."""
+def checked(labels: ArrayLike, scores: ArrayLike, name: str = '') -> tuple[np.ndarray, np.ndarray]:
+  """Labels as int64 [N] and scores as float64 [N], or one line about what is wrong with them.
+
+  Raises:
+    UserError: as `binary_metrics`.
+  """
   labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
   where = f' in {name}' if name else ''
   if labels.ndim != 1 or labels.shape != scores.shape:

@@ -20,30 +20,14 @@ from numpy.typing import ArrayLike
 from masm_jax.data import transforms
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
-from masm_jax.inference import steps, trained
-from masm_jax.metrics import binary, calibration, scores
+from masm_jax.inference import detector_file, steps, trained
+from masm_jax.inference.detector_schema import DetectorFile
+from masm_jax.inference.validation import Calibration, Validation
+from masm_jax.metrics import calibration
 from masm_jax.parallel import sharding
 
 Channels = Literal['rgb', 'bgr']
 Images = ArrayLike | Sequence[ArrayLike]
-
-# False positive rates, of real faces called fake, that a threshold is given for.
-_RATES = {'fpr=1%': 0.01, 'fpr=5%': 0.05}
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-  """How far scores are probabilities, on the validation set, by frame.
-
-  Attributes:
-    temperature: T of `sigmoid(logit / T)` with the least log-loss (Guo et al. 2017).
-    ece: expected calibration error of the scores as they are.
-    ece_rescaled: the same with the temperature, on the very set that it was fitted on.
-  """
-
-  temperature: float
-  ece: float
-  ece_rescaled: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +36,33 @@ class Detector:
 
   Attributes:
     image_size: side of the square that crops are resized to, pixels.
-    thresholds: by level (`frame`, `video`) and name (`eer`, `fpr=1%`, `fpr=5%`), from the run's
-      validation set: a score at or above it is called fake. Empty where the run has no scores of
-      its validation set yet.
-    calibration: on the same set; None where it lacks a class.
+    validation: what the validation set fixed; None where the run has no scores of it yet.
     crops: the ways in which the training crops were made; score crops made so. () where unknown.
     facts: what the detector is, see `inference.trained.TrainedRun`.
+    file: of a detector file, what it says: name, licence note, training sets; None for a run.
   """
 
   image_size: int
-  thresholds: Mapping[str, Mapping[str, float]]
-  calibration: Calibration | None
+  validation: Validation | None
   crops: tuple[CropSettings, ...]
   facts: Mapping[str, Any]
+  file: DetectorFile | None
   _run: trained.TrainedRun = dataclasses.field(repr=False)
   _mesh: jax.sharding.Mesh = dataclasses.field(repr=False)
   _batch_size: int = dataclasses.field(repr=False)
+
+  @property
+  def thresholds(self) -> Mapping[str, Mapping[str, float]]:
+    """By level (`frame`, `video`) and name (`eer`, `fpr=1%`, `fpr=5%`, `fnr=1%`), from validation.
+
+    A score at or above a threshold is called fake. Empty where there is no validation.
+    """
+    return self.validation.thresholds if self.validation else {}
+
+  @property
+  def calibration(self) -> Calibration | None:
+    """On the validation set, by frame; None where it lacks a class."""
+    return self.validation.calibration if self.validation else None
 
   def score(self, images: Images, *, channels: Channels = 'rgb') -> np.ndarray:
     """Scores of face crops: `sigmoid` of the log-odds of fake, as `masm_jax.evaluate` gives them.
@@ -161,54 +156,30 @@ def load(
   """Loads a trained detector.
 
   Args:
-    source: the --workdir of a training run.
-    step: 'best' (chosen by validation), 'last', or the number of a checkpoint.
-    weights: the file of base weights, if it is no longer where the run found it.
+    source: the --workdir of a training run, or a detector file (a folder that
+      `python -m masm_jax.export` wrote).
+    step: of a run: 'best' (chosen by validation), 'last', or the number of a checkpoint.
+    weights: of a run: the file of base weights, if it is no longer where the run found it.
     batch_size: images that are scored at a time.
     devices: which ones compute; the first of this process by default.
 
   Raises:
-    UserError: no such run or step, or base weights that are not the run's.
+    UserError: no such run or step, base weights that are not the run's, or a damaged file.
   """
-  workdir = pathlib.Path(source).expanduser()
   mesh = sharding.make_mesh(devices=devices or jax.local_devices()[:1])
   sharding.check_batch_size(batch_size, mesh, 'batch_size')
-  run = trained.load_run(workdir, mesh, step=step, weights=weights)
-  thresholds, found = _from_validation(workdir / 'scores' / step / 'val.parquet')
+  folder = pathlib.Path(source).expanduser()
+  run = detector_file.load_detector(folder, mesh, step=step, weights=weights)
   return Detector(
     image_size=run.detector.backbone.image_size,
-    thresholds=thresholds,
-    calibration=found,
+    validation=run.validation,
     crops=run.crops,
     facts=run.facts,
+    file=run.file,
     _run=run,
     _mesh=mesh,
     _batch_size=batch_size,
   )
-
-
-def _from_validation(
-  path: pathlib.Path,
-) -> tuple[dict[str, dict[str, float]], Calibration | None]:
-  """Thresholds and calibration from the scores of a run's validation set, if it has them."""
-  if not path.is_file():
-    return {}, None
-  frames = scores.read_scores(path)
-  thresholds = {}
-  for level, table in {'frame': frames, 'video': binary.video_scores(frames)}.items():
-    labels, values = table['label'].to_numpy(), table['score'].to_numpy()
-    thresholds[level] = {'eer': binary.equal_error_rate(labels, values)[1]} | {
-      name: binary.threshold_at_fpr(labels, values, rate) for name, rate in _RATES.items()
-    }
-  labels, logits = frames['label'].to_numpy(), frames['logit'].to_numpy()
-  if not 0 < labels.sum() < len(labels):
-    return thresholds, None
-  temperature = calibration.fit_temperature(labels, logits)
-  ece = [
-    calibration.expected_calibration_error(labels, calibration.rescale(logits, t))
-    for t in (1.0, temperature)
-  ]
-  return thresholds, Calibration(temperature, *ece)
 
 
 def as_images(images: Images, channels: Channels = 'rgb') -> list[np.ndarray]:

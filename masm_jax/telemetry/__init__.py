@@ -4,7 +4,7 @@ from masm_jax.files import read_json, read_lines, write_json
 from masm_jax.telemetry.overview import count_parameters, parameter_overview
 from masm_jax.telemetry.profile import Profiler, parse_steps
 from masm_jax.telemetry.progress import Progress
-from masm_jax.telemetry.record import run_record
+from masm_jax.telemetry.record import git_state, run_record
 from masm_jax.telemetry.writer import MetricWriter
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
   'Profiler',
   'Progress',
   'count_parameters',
+  'git_state',
   'parameter_overview',
   'parse_steps',
   'read_json',

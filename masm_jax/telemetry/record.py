@@ -51,7 +51,7 @@ def run_record(config: Any, manifest_hashes: Mapping[str, str]) -> dict[str, Any
       },
       'python': platform.python_version(),
       'platform': platform.platform(),
-      'git': _git_state(pathlib.Path(__file__).resolve()),
+      'git': git_state(),
       'devices': _devices(),
     }
   )
@@ -64,7 +64,13 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _git_state(file: pathlib.Path) -> dict[str, Any] | None:
+def git_state(file: pathlib.Path | None = None) -> dict[str, Any] | None:
+  """The checkout that code runs from: `commit` and `changed_files`; None where there is none.
+
+  Args:
+    file: of the code; this one by default.
+  """
+  file = file or pathlib.Path(__file__).resolve()
   # An installed copy may lie in the virtual environment of some other repository, whose commit says
   # nothing about this code: only a tracked file counts.
   if _git(file, 'ls-files', '--error-unmatch', file.name) is None:

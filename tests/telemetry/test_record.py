@@ -37,19 +37,19 @@ def test_git_state_is_that_of_tracked_code_only(tmp_path):
 
   file = tmp_path / 'code.py'
   file.write_text('a = 1\n')
-  assert record._git_state(file) is None  # No repository.
+  assert record.git_state(file) is None  # No repository.
   git('init', '-q')
-  assert record._git_state(file) is None  # Not tracked, as an installed copy in .venv would be.
+  assert record.git_state(file) is None  # Not tracked, as an installed copy in .venv would be.
   git('add', 'code.py')
-  assert record._git_state(file) is None  # No commit yet.
+  assert record.git_state(file) is None  # No commit yet.
   git('-c', 'commit.gpgsign=false', 'commit', '-q', '-m', 'x')
-  assert record._git_state(file) == {'commit': git('rev-parse', 'HEAD'), 'changed_files': False}
+  assert record.git_state(file) == {'commit': git('rev-parse', 'HEAD'), 'changed_files': False}
   (tmp_path / 'untracked').write_text('')
-  assert record._git_state(file)['changed_files'] is False
+  assert record.git_state(file)['changed_files'] is False
   file.write_text('a = 2\n')
-  assert record._git_state(file)['changed_files'] is True
+  assert record.git_state(file)['changed_files'] is True
 
 
 def test_missing_git_program_is_no_error(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
-  assert record._git_state(tmp_path / 'code.py') is None
+  assert record.git_state(tmp_path / 'code.py') is None

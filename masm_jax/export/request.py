@@ -1,0 +1,25 @@
+"""What the command asks of every format."""
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A detector and where it goes.
+
+  Attributes:
+    run: folder of a training run.
+    out: what is written.
+    step: 'best' (chosen by validation), 'last', or the number of a checkpoint.
+    base_weights: the file of base weights; '' where the run found it.
+    name: what people call the detector; '' for the name of the run's folder.
+    licence_note: under what terms its weights may be used.
+  """
+
+  run: pathlib.Path
+  out: pathlib.Path
+  step: str = 'best'
+  base_weights: str = ''
+  name: str = ''
+  licence_note: str = ''

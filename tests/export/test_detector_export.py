@@ -1,0 +1,121 @@
+"""`python -m masm_jax.export --format detector`: what the folder holds, and what is refused."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import masm_jax
+from masm_jax.data import transforms
+from masm_jax.data.manifest import load_manifest
+from masm_jax.errors import UserError
+from masm_jax.export import detector as export
+from masm_jax.export.__main__ import main
+from masm_jax.export.request import Request
+from masm_jax.metrics import scores
+
+
+@pytest.fixture(scope='module')
+def folder(trained_run, tmp_path_factory):
+  """The detector file of `trained_run`, written by the command."""
+  out = tmp_path_factory.mktemp('export') / 'detector'
+  words = ['--run', str(trained_run), '--format', 'detector', '--out', str(out), '--name', 'probe']
+  assert main([*words, '--licence-note', 'synthetic data: no terms']) == 0
+  return out
+
+
+def test_the_folder_needs_nothing_else(folder, trained_run, portraits):
+  """The scores of the run, without its folder, base weights or images."""
+  moved = folder.parent / 'moved'
+  shutil.copytree(folder, moved)
+  run, file = masm_jax.load(trained_run, batch_size=8), masm_jax.load(moved, batch_size=8)
+  table = scores.read_scores(trained_run / 'scores' / 'best' / 'val.parquet')
+  root = pathlib.Path(load_manifest(portraits).root)
+  crops = [transforms.decode(root / path) for path in table['path']]
+  np.testing.assert_array_equal(file.score(crops), run.score(crops))
+  np.testing.assert_allclose(file.score(crops), table['score'], atol=1e-6)
+  np.testing.assert_array_equal(file.features(crops[:3]), run.features(crops[:3]))
+  assert file.thresholds == run.thresholds and file.calibration == run.calibration
+  assert set(file.thresholds['frame']) == {'eer', 'fpr=1%', 'fpr=5%', 'fnr=1%'}
+  for level in ('frame', 'video'):
+    assert file.validation.band(level) == run.validation.band(level)
+  assert file.validation.scores['frame'].scores.tolist() == sorted(table['score'])
+  assert run.file is None and file.file.name == 'probe'
+  facts = {k: v for k, v in file.facts.items() if k not in ('workdir', 'detector_file')}
+  assert facts == {k: v for k, v in run.facts.items() if k != 'workdir'}
+
+
+def test_the_validation_features_are_in_domain_and_noise_is_not(folder, trained_run, portraits):
+  detector = masm_jax.load(folder, batch_size=8)
+  statistics = detector.validation.features
+  table = scores.read_scores(trained_run / 'scores' / 'best' / 'val.parquet')
+  assert statistics.num == len(table) and statistics.means.shape == (2, 96)
+  root = pathlib.Path(load_manifest(portraits).root)
+  features = detector.features([transforms.decode(root / path) for path in table['path']])
+  for label in (0, 1):
+    np.testing.assert_allclose(
+      statistics.means[label], features[table['label'] == label].mean(axis=0), atol=1e-5
+    )
+  assert (statistics.distances(features) < statistics.threshold).all()
+  noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+  assert (statistics.distances(detector.features(noise)) > statistics.threshold).all()
+
+
+def test_what_the_file_says(folder, trained_run, portraits):
+  note = json.loads((folder / 'detector.json').read_text())
+  assert note['format'] == 'masm_jax detector 1' and note['method'] == 'linear'
+  assert note['licence_note'] == 'synthetic data: no terms'
+  assert note['backbone']['family'] == 'vit' and note['backbone']['architecture']['depth'] == 6
+  train = load_manifest(portraits).select(split='train')
+  assert note['training']['sets'] == ['synthetic']
+  assert note['training']['videos'] == train.table['video_id'].nunique()
+  assert note['code']['version'] == masm_jax.__version__
+  assert sorted(os.listdir(folder)) == [
+    'detector.json', 'validation.safetensors', 'weights.safetensors'
+  ]  # fmt: skip
+  # Nothing of the machine that it was made on.
+  for place in (portraits.parent, trained_run.parent):
+    assert str(place) not in json.dumps(note)
+  assert note['config']['method'] == 'linear' and note['config']['data']['val']['manifest'] == ''
+
+
+def test_without_the_images_the_file_says_that_it_has_no_features(
+  trained_run, portraits, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(
+    export.sets_lib, 'SetLoader', lambda _: lambda *_: (_ for _ in ()).throw(UserError('gone'))
+  )
+  export.write(Request(run=trained_run, out=tmp_path / 'file'))
+  assert 'features    none: gone' in capsys.readouterr().out
+  found = masm_jax.load(tmp_path / 'file')
+  assert found.validation.features is None and found.thresholds['video']['eer'] > 0
+  assert found.file.training.sets == () and found.file.training.videos is None
+
+
+def test_an_older_file_is_replaced_and_other_folders_are_refused(folder, trained_run, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  (copy / 'weights.safetensors').write_bytes(b'damaged')
+  export.write(Request(run=trained_run, out=copy))
+  assert masm_jax.load(copy).file.name == 'linear'  # The name of the run's folder.
+  (tmp_path / 'holiday.jpg').write_bytes(b'')
+  with pytest.raises(UserError, match='holds other files'):
+    export.write(Request(run=trained_run, out=tmp_path))
+  with pytest.raises(UserError, match='is a detector file already'):
+    export.write(Request(run=folder, out=tmp_path / 'again'))
+
+
+def test_a_checkpoint_that_the_run_did_not_score_is_scored(trained_run, tmp_path):
+  export.write(Request(run=trained_run, out=tmp_path / 'file', step='2'))
+  found = masm_jax.load(tmp_path / 'file')
+  assert found.facts['step'] == 2 and found.facts['checkpoint'] == 'step'
+  assert found.thresholds['frame'] and found.validation.features.num > 0
+
+
+def test_the_command_ends_with_one_line(tmp_path, capsys):
+  words = ['--run', str(tmp_path), '--format', 'detector', '--out', str(tmp_path / 'out')]
+  assert main(words) == 2
+  assert 'error: ' in capsys.readouterr().err and not (tmp_path / 'out').exists()
