@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     '--repeats', type=int, default=3, help='reads of the cache: the median counts'
   )
   parser.add_argument('--folder', default=None, help='where the cache lies while this runs')
-  parser.add_argument('--json', default='', help='where the figures go')
+  parser.add_argument('--json', default='', help='where the measurements go')
   args = parser.parse_args(arguments)
   config = common.get_config()
   config.backbone.name = args.backbone

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument('--rounds', type=int, default=5, help='turns of each program')
   parser.add_argument('--repeats', type=int, default=1 if on_cpu else 10, help='batches in a turn')
   parser.add_argument('--torch', choices=('all', 'eager', 'none'), default='all')
-  parser.add_argument('--json', default='', help='where the figures go')
+  parser.add_argument('--json', default='', help='where the measurements go')
   args = parser.parse_args(arguments)
   config = common.get_config()
   config.backbone.name = args.backbone

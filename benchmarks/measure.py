@@ -65,7 +65,7 @@ def in_turn(
 
 
 def machine() -> dict[str, Any]:
-  """What the figures depend on."""
+  """What the measurements depend on."""
   return {
     'device': jax.devices()[0].device_kind,
     'backend': jax.default_backend(),

@@ -3,7 +3,7 @@
 python -m benchmarks.summarize_scores --frames=100000 --draws=2000 --json=summarize_scores.json
 
 The scores are random; 32 frames to a video, four fake methods, with and without ties, with and
-without figures by group. Prints a table.
+without metrics by group. Prints a table.
 """
 
 import argparse
@@ -54,14 +54,14 @@ def main() -> None:
         thresholds={'frame': 0.6, 'video': 0.6}, draws=args.draws, groups=groups
       )
       start = time.perf_counter()
-      figures, facts, _ = summary.summarize(table, settings)
+      metrics, facts, _ = summary.summarize(table, settings)
       results.append(
         {
           'ties': decimals is not None,
-          'groups': len(figures['groups'].get('method', ())),
+          'groups': len(metrics['groups'].get('method', ())),
           'seconds': time.perf_counter() - start,
           **facts,
-          'auroc': figures['frame']['metrics']['auroc'],
+          'auroc': metrics['frame']['metrics']['auroc'],
         }
       )
   document = {'frames': args.frames, 'draws': args.draws, 'cores': len(os.sched_getaffinity(0))}

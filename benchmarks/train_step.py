@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument(
     '--deterministic', action='store_true', help='with the flags that training has by default'
   )
-  parser.add_argument('--json', default='', help='where the figures go')
+  parser.add_argument('--json', default='', help='where the measurements go')
   args = parser.parse_args(arguments)
   rows = []
   for method in args.methods:

@@ -227,7 +227,7 @@ SWEEPS = {
     },
   },
   'forward': {
-    'about': 'How adapted kernels are multiplied: equal figures up to rounding, at another cost.',
+    'about': 'How adapted kernels are multiplied: equal metrics up to rounding, at another cost.',
     'rows': _values('subspace.forward', 'auto', 'factored', 'materialized'),
   },
   'methods': {

@@ -183,7 +183,7 @@ def get_suite() -> ml_collections.ConfigDict:
   suite.fsdp = 1  # Devices that share one copy of the large kernels.
   suite.video_score = 'mean'  # Of a video's frames: mean, median or max.
   suite.temperature = False  # Also report probabilities rescaled by a temperature fitted on val.
-  suite.groups = ('method', 'compression')  # Columns whose values get figures of their own.
+  suite.groups = ('method', 'compression')  # Columns whose values get metrics of their own.
   suite.max_groups = 40  # A column with more values than this is left out, with a warning.
   suite.features_per_set = 2000  # Features kept per set, for the report's map; 0 keeps none.
   suite.mistakes_per_set = 12  # Worst mistakes of each kind kept as thumbnails; 0 keeps none.

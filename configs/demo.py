@@ -4,7 +4,7 @@ python -m masm_jax.demo --workdir=runs/demo        (all three methods, one table
 python -m masm_jax.main --config=configs/demo.py:method=masm --workdir=runs/demo_masm
 
 Trained on four forgery mechanisms, tested on three others that are held out. The portraits are
-drawn by the program: the figures show that it works, and prove nothing about real deepfakes.
+drawn by the program: the metrics show that it works, and prove nothing about real deepfakes.
 """
 
 from configs import common

@@ -15,7 +15,7 @@ def get_config():
   config.seed = 1_000_003  # Another population of faces than the demo's.
   config.backbone = 'demo_vit'  # A preset of masm_jax/backbones.
   config.num_images = 18_000  # Portraits drawn for training.
-  config.num_test_images = 1_000  # Drawn apart, for the closing figures.
+  config.num_test_images = 1_000  # Drawn apart, for the closing metrics.
   config.num_identities = 300  # People among them.
   config.batch_size = 64  # Images per step.
   config.num_steps = 2_600  # Steps of AdamW.

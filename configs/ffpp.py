@@ -5,7 +5,7 @@ python -m masm_jax.main --config=configs/ffpp.py --workdir=runs/ffpp \
 python -m masm_jax.main --config=configs/ffpp.py:method=linear,backbone=clip_b16 ...
 
 Manifests come from `python -m masm_jax.data import`; set their paths here or with
-`--config.data.train.manifest=...`. No figure of MASM on these sets is verified by us yet.
+`--config.data.train.manifest=...`. No metric of MASM on these sets is verified by us yet.
 """
 
 from configs import common

@@ -226,7 +226,7 @@ def start_jax(*, deterministic: bool) -> None:
       _value('num_processes'),
       _value('process_id'),
       heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT_S,
-      # Processes that are done wait for the first one, which may have hours of figures to draw;
+      # Processes that are done wait for the first one, which may have hours of intervals to draw;
       # if it is lost meanwhile, jax's heartbeats end them.
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
     )

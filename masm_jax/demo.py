@@ -33,8 +33,8 @@ def summarize(workdir: pathlib.Path) -> None:
   sets = [name for name in best[METHODS[0]] if name != 'val']
   print('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
   for level in scores.LEVELS:
-    figures = {method: {name: best[method][name] for name in sets} for method in METHODS}
-    print(f'\n{scores.format_comparison(figures, "auroc", level)}')
+    metrics = {method: {name: best[method][name] for name in sets} for method in METHODS}
+    print(f'\n{scores.format_comparison(metrics, "auroc", level)}')
   trained = (f'{name} {result["trainable_parameters"]:,}' for name, result in results.items())
   print(f'\nTrainable parameters: {", ".join(trained)}')
   print(f'\n{sets_lib.SYNTHETIC_NOTE}')

@@ -4,7 +4,7 @@ python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=confi
 python -m masm_jax.evaluate --checkpoint=runs/demo/masm --out=runs/demo/eval/masm \
     --suite=configs/cross_eval.py:protocol=run
 
-The folder `--out` then holds `results.json` (every figure), `scores/SET.parquet` (every frame) and,
+The folder `--out` then holds `results.json` (every metric), `scores/SET.parquet` (every frame) and,
 where the suite names perturbations, `robustness/`. Stopped and started again, it resumes. Several
 processes are started as for training: --distributed, or --coordinator and its kin.
 """

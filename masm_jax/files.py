@@ -1,7 +1,7 @@
 """Files written whole, and strict JSON: documents, and files of lines that survive a kill.
 
 JSON has no nan and no infinity. Both are written as the strings 'nan', 'inf' and '-inf', in every
-file of a run: `null` could not tell a diverged loss from a figure that is undefined, and `float()`
+file of a run: `null` could not tell a diverged loss from a metric that is undefined, and `float()`
 takes the strings in Python as `Number()` does (as NaN) in a browser. `read_lines` turns them back.
 """
 

@@ -148,16 +148,16 @@ def pretrain(config: ml_collections.ConfigDict, output: pathlib.Path) -> dict[st
       params, opt_state, loss = step_fn(params, opt_state, batch, identities[rows], targets[rows])
       progress.update(step, loss=float(loss) if step % _AWAIT_STEPS == 0 else None)
 
-  figures = _figures(model, params, test, center, spread)
+  metrics = _metrics(model, params, test, center, spread)
   weights = backbones.export_weights(params['backbone'], backbone)
   half = {name: np.ascontiguousarray(value, np.float16) for name, value in weights.items()}
   output.parent.mkdir(parents=True, exist_ok=True)
-  metadata = {'config': json.dumps(config.to_dict()), 'figures': json.dumps(figures)}
+  metadata = {'config': json.dumps(config.to_dict()), 'metrics': json.dumps(metrics)}
   safetensors.numpy.save_file(half, output, metadata=metadata)
-  return figures
+  return metrics
 
 
-def _figures(
+def _metrics(
   model: SemanticModel,
   params: Any,
   test: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -180,7 +180,7 @@ def _figures(
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the pretraining and prints its figures; returns the exit status."""
+  """Runs the pretraining and prints its metrics; returns the exit status."""
   cli.refuse_arguments(argv)
   if _CONFIG.value is None or not _OUTPUT.value:
     raise UserError('give --config=configs/demo_pretrain.py and --output=FILE.safetensors')

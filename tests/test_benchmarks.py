@@ -52,7 +52,7 @@ def test_the_model_s_own_work(method, passes, tiny_run):
 
 
 def test_a_row_of_the_train_step(tmp_path, capsys):
-  path = tmp_path / 'figures.json'
+  path = tmp_path / 'metrics.json'
   train_step.main(
     ['--methods', 'linear', '--backbone=demo_vit', '--batch_size=2', '--rounds=1', '--torch=none',
      f'--json={path}']
@@ -99,12 +99,12 @@ def test_the_reference_scores_images(tiny_run, monkeypatch):
 
 def test_every_method_merges_into_a_plain_detector(tmp_path, capsys):
   inference = importlib.import_module('benchmarks.inference')
-  path = tmp_path / 'figures.json'
+  path = tmp_path / 'metrics.json'
   inference.main(
     ['--methods', 'masm', 'lora', '--backbone=demo_vit', '--batch_size=2', '--rounds=1',
      '--torch=none', f'--json={path}']
   )  # fmt: skip
-  figures = json.loads(path.read_text())
-  assert [row['program'] for row in figures['rows']] == ['jax']
-  assert set(figures['merge_seconds']) == {'masm', 'lora'}
+  metrics = json.loads(path.read_text())
+  assert [row['program'] for row in metrics['rows']] == ['jax']
+  assert set(metrics['merge_seconds']) == {'masm', 'lora'}
   assert 'merge ms' in capsys.readouterr().out

@@ -201,7 +201,7 @@ def synthetic(args: argparse.Namespace) -> int:
     **{name: value for name, value in sizes.items() if value is not None},
   )
   print(f'wrote {path}: {_summary(load_manifest(path))}')
-  print('drawn stand-in data: its figures say nothing about real deepfakes')
+  print('drawn stand-in data: its metrics say nothing about real deepfakes')
   return 0
 
 

@@ -10,7 +10,7 @@ from masm_jax.data.manifest import Manifest
 
 _SHOWN = 3
 _MEANING = {  # Of a leak from the training set, and from the validation set.
-  'training': 'its figures say nothing about unseen faces',
+  'training': 'its metrics say nothing about unseen faces',
   'validation': 'faces that it is measured on chose the checkpoint and the threshold',
 }
 

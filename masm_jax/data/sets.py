@@ -15,7 +15,7 @@ from masm_jax.errors import UserError
 
 SYNTHETIC = 'synthetic'  # The manifest name of the built-in set.
 SYNTHETIC_NOTE = (
-  'Synthetic portraits: these figures show that the program works; they prove nothing '
+  'Synthetic portraits: these metrics show that the program works; they prove nothing '
   'about real deepfakes.'
 )
 

@@ -1,7 +1,7 @@
 """Several detectors on the same sets: differences with paired intervals, seeds together.
 
 Every detector sees the same bootstrap draws of the same clusters, so that what makes a set easy or
-hard falls out of a difference. Several seeds of a method stand for one detector: its figure is
+hard falls out of a difference. Several seeds of a method stand for one detector: its metric is
 their mean, in every draw too, and their standard deviation is given beside it.
 """
 
@@ -75,7 +75,7 @@ def load_detectors(folders: Sequence[str]) -> list[Detector]:
 
 
 def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any]:
-  """Figures of every detector on the sets that all have, and differences from a reference.
+  """Metrics of every detector on the sets that all have, and differences from a reference.
 
   Args:
     detectors: at least two. How videos are scored and intervals made is the first one's.
@@ -84,7 +84,7 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
   Returns:
     JSON types: `format`, `reference`, `bootstrap`, `video_score`, `notes`, `warnings`, `methods`
     (name -> seeds, folders, steps, trainable_parameters), `clusters` (set -> unit and number), and
-    `figures`: set -> level -> name -> metric -> `value`, `low`, `high`, `std` (over seeds, nan for
+    `metrics`: set -> level -> name -> metric -> `value`, `low`, `high`, `std` (over seeds, nan for
     one), `seeds`, and but for the reference `difference` of `value`, `low`, `high`.
 
   Raises:
@@ -114,11 +114,11 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
 
   bootstrap = dataclasses.asdict(first.bootstrap)
   settings = Settings(video_score=first.video_score, **bootstrap)
-  figures: dict[str, Any] = {}
+  measured: dict[str, Any] = {}
   clusters: dict[str, Any] = {}
   warnings: list[dict[str, Any]] = []
   for name in shared:
-    figures[name], clusters[name], unsure = _compare_set(name, detectors, reference, settings)
+    measured[name], clusters[name], unsure = _compare_set(name, detectors, reference, settings)
     warnings += unsure
   return {
     'format': FORMAT,
@@ -137,14 +137,14 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
       for detector in detectors
     },
     'clusters': clusters,
-    'figures': figures,
+    'metrics': measured,
   }
 
 
 def _compare_set(
   name: str, detectors: Sequence[Detector], reference: str, settings: Settings
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-  """Figures of one set by level, detector and metric; its clusters' unit and number; warnings."""
+  """Metrics of one set by level, detector and metric; its clusters' unit and number; warnings."""
   rows: pd.DataFrame | None = None
   others: list[str] = []  # Detectors whose images may be others than the first one's.
   point: dict[tuple[str, str], list[Mapping[str, float]]] = {}
@@ -161,12 +161,12 @@ def _compare_set(
       for level in scores.LEVELS:
         part = table if level == 'frame' else metrics.video_scores(table, settings.video_score)
         threshold = found.protocol.threshold.at(level)
-        figures = metrics.binary_metrics(
+        values = metrics.binary_metrics(
           part['label'], part['score'], threshold=threshold, name=f'{name} ({level}s)'
         )
-        point.setdefault((level, detector.name), []).append(figures)
+        point.setdefault((level, detector.name), []).append(values)
         draws.setdefault((level, detector.name), []).append(
-          summary.draw_figures(part, clusters, settings, threshold)
+          summary.draw_metrics(part, clusters, settings, threshold)
         )
   result: dict[str, Any] = {}
   for level in scores.LEVELS:
@@ -177,7 +177,7 @@ def _compare_set(
       seeds = point[level, detector.name]
       result[level][detector.name] = {
         metric: _entry(
-          [figures[metric] for figures in seeds],
+          [values[metric] for values in seeds],
           drawn[detector.name][metric],
           None
           if detector.name == reference
@@ -203,7 +203,7 @@ def _names(detectors: Sequence[Detector]) -> list[str]:
 
 
 def _mean(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  return {name: np.mean([figures[name] for figures in seeds], axis=0) for name in seeds[0]}
+  return {name: np.mean([values[name] for values in seeds], axis=0) for name in seeds[0]}
 
 
 def _entry(
@@ -212,7 +212,7 @@ def _entry(
   reference: tuple[float, np.ndarray] | None,
   confidence: float,
 ) -> dict[str, Any]:
-  """One cell: figure, interval, spread over seeds, difference from the reference."""
+  """One cell: value, interval, spread over seeds, difference from the reference."""
   value = float(np.mean(seeds))
   entry = dataclasses.asdict(uncertainty.interval(value, draws, confidence))
   entry |= {

@@ -1,4 +1,4 @@
-"""What a report shows beside figures: features of a sample, thumbnails of the worst mistakes."""
+"""What a report shows beside metrics: features of a sample, thumbnails of the worst mistakes."""
 
 import math
 from collections.abc import Mapping

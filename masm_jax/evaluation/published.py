@@ -1,6 +1,6 @@
 """Published AUROCs, to stand beside measured ones: each with its level and its source.
 
-They come from other pipelines (crops, frames per video, splits) and are not comparable with figures
+They come from other pipelines (crops, frames per video, splits) and are not comparable with metrics
 that were measured here; tables mark them so. Sets are named as in `configs/cross_eval.py`.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 _BENCH = 'DeepfakeBench README'
 _ADAPTER = 'Forensics Adapter README'
-_EFFORT = 'figure in the Effort README'
+_EFFORT = 'number in the Effort README'
 _SECOND_HAND = 'second-hand, variant not stated'
 
 

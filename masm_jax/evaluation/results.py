@@ -52,7 +52,7 @@ def perturbed_path(folder: pathlib.Path, name: str, key: str, level: int) -> pat
 
 
 def urgency(kind: str) -> int:
-  """Where warnings of a kind stand: leaks first, for no figure of theirs is what it seems."""
+  """Where warnings of a kind stand: leaks first, for none of their metrics is what it seems."""
   return 0 if kind in LEAKS else 1 if kind == 'leak_unchecked' else 2
 
 

@@ -105,7 +105,7 @@ def _evaluate(
   warnings += unchecked
   watchdog.stage()
 
-  # ---- Scores and figures ----------------------------------------------------------------------
+  # ---- Scores and metrics ----------------------------------------------------------------------
   compiled = [
     steps.jit_eval_step(make(run.detector), mesh, run.params)
     for make in (steps.make_eval_step, steps.make_feature_step)
@@ -243,4 +243,4 @@ def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
     print(scores.format_calibration(document['sets'], catalogue.RESCALED))
   if 'note' in document:
     print(f'\n{document["note"]}')
-  print(f'\nFigures: {out / "results.json"}')
+  print(f'\nMetrics: {out / "results.json"}')

@@ -32,7 +32,7 @@ from masm_jax.metrics import calibration, scores, summary
 from masm_jax.metrics.summary import Settings, Warning_
 from masm_jax.parallel import peers
 
-_SUMMARY_VERSION = 2  # Raise it when figures change: kept ones are then made again.
+_SUMMARY_VERSION = 3  # Raise it when metrics change: kept ones are then made again.
 
 Copies = Mapping[curves.Point, Manifest]
 
@@ -48,8 +48,8 @@ class SuiteRun:
     folder: of the evaluation.
     identity: JSON types that name the detector; scores of another one are not taken over.
     is_lead: whether this process writes.
-    watchdog: told of each batch, and stopped when all is scored: the lead makes the figures alone,
-      and takes its time.
+    watchdog: told of each batch, and stopped when all is scored: the lead computes the metrics
+      alone, and takes its time.
   """
 
   evaluator: Evaluator
@@ -68,7 +68,7 @@ class SuiteRun:
     points: Sequence[curves.Point] = (),
     copies: Copies = types.MappingProxyType({}),
   ) -> dict[str, Any] | None:
-    """Scores all sets, and makes every figure.
+    """Scores all sets, and computes every metric.
 
     Args:
       val: the validation set, which fixes thresholds and temperature.
@@ -93,7 +93,7 @@ class SuiteRun:
     if train is None:
       text = 'the training manifest is not at hand: test sets were not searched for its faces'
       warnings.append({'set': '', 'kind': 'leak_unchecked', 'text': text})
-    figures, facts = {}, {}
+    measured, facts = {}, {}
     for name, manifest in {results.VAL: val, **tests}.items():
       found = [] if train is None else leaks.find_leaks(train, manifest)
       if name != results.VAL:
@@ -103,7 +103,7 @@ class SuiteRun:
       path = results.scores_path(self.folder, name)
       part = self._summary(name, path, settings, with_groups=True)
       warnings += part['warnings']
-      figures[name] = part['figures']
+      measured[name] = part['metrics']
       facts[name] = _facts(manifest, scores.read_scores(path)) | part['facts']
       if missing := facts[name]['undecodable']:
         text = (
@@ -125,7 +125,7 @@ class SuiteRun:
       'bootstrap': bootstrap,
       'sets': facts,
     }
-    return {'warnings': warnings, 'protocol': protocol, 'sets': figures, 'robustness': robustness}
+    return {'warnings': warnings, 'protocol': protocol, 'sets': measured, 'robustness': robustness}
 
   def score(
     self,
@@ -238,7 +238,7 @@ class SuiteRun:
           'parameter': point.parameter,
           'file': str(path.relative_to(self.folder)),
           **origin,
-          **self._summary(name, path, settings, with_groups=False)['figures'],
+          **self._summary(name, path, settings, with_groups=False)['metrics'],
         }
       )
     return made
@@ -287,15 +287,15 @@ class SuiteRun:
   def _summary(
     self, name: str, path: pathlib.Path, settings: Settings, *, with_groups: bool
   ) -> dict[str, Any]:
-    """Figures, facts and warnings of a scored table; kept beside it for the next attempt."""
+    """Metrics, facts and warnings of a scored table; kept beside it for the next attempt."""
     note = self._note(path)
     print_ = _fingerprint(note['scores'], dataclasses.asdict(settings), _SUMMARY_VERSION)
     if note.get('summary') != print_:
       logging.info('%s: intervals from %d draws', name, settings.draws)
-      figures, facts, warnings = summary.summarize(
+      measured, facts, warnings = summary.summarize(
         scores.read_scores(path), settings, name=name, with_groups=with_groups
       )
-      made = {'figures': figures, 'facts': facts, 'warnings': warnings}
+      made = {'metrics': measured, 'facts': facts, 'warnings': warnings}
       telemetry.write_json(self._note_path(path), note | {'summary': print_, 'made': made})
     # Read back even when just made: what is JSON once is JSON always.
     return self._note(path)['made']

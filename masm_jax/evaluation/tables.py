@@ -17,7 +17,7 @@ _CSV_COLUMNS = (
 
 
 def markdown(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
-  """Two tables per level and metric: figures, and differences from the reference.
+  """Two tables per level and metric: values, and differences from the reference.
 
   Args:
     comparison: from `compare.compare`.
@@ -50,14 +50,14 @@ def latex(comparison: Mapping[str, Any], metrics: Sequence[str]) -> str:
 
 
 def csv_table(comparison: Mapping[str, Any]) -> str:
-  """Every figure of every metric, a line each; published ones with kind `published`."""
+  """Every value of every metric, a line each; published ones with kind `published`."""
   text = io.StringIO()
   writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator='\n')
   writer.writeheader()
-  for name, levels in comparison['figures'].items():
+  for name, levels in comparison['metrics'].items():
     for level, methods in levels.items():
-      for method, figures in methods.items():
-        for metric, entry in figures.items():
+      for method, values in methods.items():
+        for metric, entry in values.items():
           difference = entry.get('difference')
           row = {
             'kind': 'measured',
@@ -78,8 +78,8 @@ def csv_table(comparison: Mapping[str, Any]) -> str:
             }
           writer.writerow(row)
   for level in scores.LEVELS:
-    for row in published.rows_for(level, list(comparison['figures'])):
-      for name in comparison['figures']:
+    for row in published.rows_for(level, list(comparison['metrics'])):
+      for name in comparison['metrics']:
         if name in row.auroc:
           writer.writerow(
             {'kind': 'published', 'level': level, 'metric': 'auroc', 'set': name,
@@ -116,7 +116,7 @@ def _tables(
   comparison: Mapping[str, Any], metrics: Sequence[str], name: Callable[[str], str]
 ) -> list[tuple[str, list[str], list[list[str]]]]:
   """(title, header, rows) of every table; `name` writes a text in the table's language."""
-  sets, reference = list(comparison['figures']), comparison['reference']
+  sets, reference = list(comparison['metrics']), comparison['reference']
   header = ['method', *map(name, sets)]
   tables = []
   for level in scores.LEVELS:
@@ -124,8 +124,8 @@ def _tables(
       title = f'{catalogue.metric(metric).short}, {level} level'
       rows, differences = [], []
       for method in comparison['methods']:
-        entries = [comparison['figures'][of][level][method][metric] for of in sets]
-        rows.append([name(method), *map(_figure, entries)])
+        entries = [comparison['metrics'][of][level][method][metric] for of in sets]
+        rows.append([name(method), *map(_cell, entries)])
         if method != reference:
           shown = [_difference(entry['difference']) for entry in entries]
           differences.append([name(method), *shown])
@@ -149,7 +149,7 @@ def _published(level: str, sets: list[str]) -> list[list[str]]:
   return lines
 
 
-def _figure(entry: Mapping[str, Any]) -> str:
+def _cell(entry: Mapping[str, Any]) -> str:
   spread = '' if math.isnan(entry['std']) else f' ± {entry["std"]:.3f}'
   value, space, interval = scores.format_interval(entry).partition(' ')
   return f'{value}{spread}{space}{interval}'

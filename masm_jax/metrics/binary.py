@@ -33,8 +33,8 @@ def binary_metrics(
   (0.75, 0.5)
 
   AUROC and average precision are scikit-learn's, with its treatment of ties. Log-loss clips
-  probabilities to `[eps, 1 - eps]` with the eps of float64, as scikit-learn does. A figure that
-  needs a class which is missing is nan, with a logged warning; every figure is nan for an empty
+  probabilities to `[eps, 1 - eps]` with the eps of float64, as scikit-learn does. A metric that
+  needs a class which is missing is nan, with a logged warning; every metric is nan for an empty
   set.
 
   Args:
@@ -253,7 +253,7 @@ def _warn_one_class(num_real: int, num_fake: int, name: str) -> None:
     f'only {"real" if num_real else "fake"} examples' if num_real or num_fake else 'no example'
   )
   logging.warning(
-    '%s: %s (%d real, %d fake); figures that need both classes are nan',
+    '%s: %s (%d real, %d fake); metrics that need both classes are nan',
     name or 'evaluation',
     found,
     num_real,

@@ -2,7 +2,7 @@
 
 Bins are of equal mass: the examples in order of their score, cut into bins of `N / num_bins` each.
 Where a cut falls within an example, or within a group of examples with one score (whose order means
-nothing), each bin gets its share of the group's mean. The figures therefore do not depend on the
+nothing), each bin gets its share of the group's mean. The metrics therefore do not depend on the
 order of the examples, and repeating every example changes nothing.
 """
 

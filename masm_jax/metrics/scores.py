@@ -42,8 +42,8 @@ _VALID = {
   'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
 }
 
-Figures = Mapping[str, float]
-SetFigures = Mapping[str, Figures]  # By level.
+Metrics = Mapping[str, float]
+SetMetrics = Mapping[str, Metrics]  # By level.
 
 
 def score_table(
@@ -53,7 +53,7 @@ def score_table(
 
   Rows follow the manifest whatever the order of `record_idx`, so the number of hosts and the batch
   size leave no trace in the table. Beside `COLUMNS` every other column of the manifest is kept:
-  intervals need identities, per-group figures need any of them. A record without a score (its
+  intervals need identities, per-group metrics need any of them. A record without a score (its
   image could not be decoded) has no row.
 
   Args:
@@ -162,7 +162,7 @@ def summarize(
   thresholds: Mapping[str, float] | None = None,
   name: str = '',
 ) -> dict[str, dict[str, float]]:
-  """Figures of the labelled rows of one data set, at frame and at video level.
+  """Metrics of the labelled rows of one data set, at frame and at video level.
 
   Args:
     table: a score table.
@@ -171,7 +171,7 @@ def summarize(
     name: of the data set, for warnings.
 
   Returns:
-    `{'frame': figures, 'video': figures}`, figures as `metrics.binary_metrics` gives them.
+    `{'frame': metrics, 'video': metrics}`, metrics as `metrics.binary_metrics` gives them.
 
   Raises:
     UserError: see `metrics.binary_metrics` and `metrics.video_scores`.
@@ -190,11 +190,11 @@ def summarize(
   }
 
 
-def format_table(results: Mapping[str, SetFigures]) -> str:
+def format_table(results: Mapping[str, SetMetrics]) -> str:
   """The printed table of one run: a row per data set, frame and video level side by side.
 
   Args:
-    results: `{data set: {'frame': figures, 'video': figures}}`, from `summarize` or read back from
+    results: `{data set: {'frame': metrics, 'video': metrics}}`, from `summarize` or read back from
       JSON (where nan is the string 'nan').
 
   Returns:
@@ -220,7 +220,7 @@ def format_table(results: Mapping[str, SetFigures]) -> str:
 
 
 def format_intervals(results: Mapping[str, Any], metrics_shown: Sequence[str] = SHOWN) -> str:
-  """The printed table of an evaluation: per data set and level, figures with their intervals.
+  """The printed table of an evaluation: per data set and level, metrics with their intervals.
 
   Args:
     results: `sets` of an evaluation's `results.json`.
@@ -259,35 +259,35 @@ def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
       name,
       level,
       *(
-        ' -> '.join(f'{float(part["metrics"][metric]["value"]):.3f}' for part in (figures, after))
+        ' -> '.join(f'{float(part["metrics"][metric]["value"]):.3f}' for part in (before, after))
         for metric in names
       ),
     ]
     for name, levels in results.items()
-    for level, figures, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
+    for level, before, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
   ]
   return '\n'.join(text_tables.align([header, *rows]))
 
 
-def format_interval(figure: Figures) -> str:
+def format_interval(entry: Metrics) -> str:
   """`0.912 [0.884, 0.937]` from `{value, low, high}`, also where nan is text."""
-  value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+  value, low, high = (float(entry[key]) for key in ('value', 'low', 'high'))
   return f'{value:.3f} [{low:.3f}, {high:.3f}]' if low == low else f'{value:.3f}'
 
 
 def format_comparison(
-  results: Mapping[str, Mapping[str, SetFigures]], metric: str = 'auroc', level: str = 'video'
+  results: Mapping[str, Mapping[str, SetMetrics]], metric: str = 'auroc', level: str = 'video'
 ) -> str:
   """Several methods on the same data sets: a row per method, a column per data set.
 
   Args:
-    results: `{method: {data set: {'frame': figures, 'video': figures}}}`.
+    results: `{method: {data set: {'frame': metrics, 'video': metrics}}}`.
     metric: a key of `metrics.binary_metrics`.
     level: 'frame' or 'video'.
 
   Returns:
     Aligned plain text under a line that names metric and level. Columns come in the order in which
-    the data sets are first met; `-` stands where a method has no figure for a set.
+    the data sets are first met; `-` stands where a method has no metric for a set.
   """
   names = list(dict.fromkeys(name for sets in results.values() for name in sets))
   header = ['method', *names]
@@ -299,8 +299,8 @@ def format_comparison(
   return '\n'.join([title, *text_tables.align([header, *rows])])
 
 
-def _cell(figures: Figures, key: str) -> str:
-  if key not in figures:
+def _cell(values: Metrics, key: str) -> str:
+  if key not in values:
     return '-'
   # float() also takes the strings that stand for nan and inf in JSON.
-  return str(figures[key]) if key.startswith('num') else f'{float(figures[key]):.4f}'
+  return str(values[key]) if key.startswith('num') else f'{float(values[key]):.4f}'

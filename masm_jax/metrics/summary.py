@@ -22,17 +22,17 @@ Warning_ = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How figures are made, the same for every set of an evaluation.
+  """How metrics are computed, the same for every set of an evaluation.
 
   Attributes:
     thresholds: by level, from the validation set; nan or absent where there is none.
-    temperature: of `calibration.rescale`, from the validation set; None for no such figures.
+    temperature: of `calibration.rescale`, from the validation set; None for no such metrics.
     video_score: how a video's score comes from its frames': mean, median or max.
     draws: of the bootstrap.
     confidence: of the intervals.
     unit: 'auto', 'video' or 'identity'.
     seed: of the draws.
-    groups: columns whose values get figures of their own.
+    groups: columns whose values get metrics of their own.
     max_groups: a column with more values is left out.
   """
 
@@ -50,16 +50,16 @@ class Settings:
 def summarize(
   table: pd.DataFrame, settings: Settings, *, name: str = '', with_groups: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any], list[Warning_]]:
-  """Every figure of a data set; rows without a label have no part in any.
+  """Every metric of a data set; rows without a label have no part in any.
 
   Args:
     table: a score table; it may be empty.
     settings: see `Settings`.
     name: of the set, for warnings.
-    with_groups: whether there are figures by group.
+    with_groups: whether there are metrics by group.
 
   Returns:
-    Figures `{'frame': ..., 'video': ..., 'groups': {column: {value: {'frame', 'video'}}}}`, facts
+    Metrics `{'frame': ..., 'video': ..., 'groups': {column: {value: {'frame', 'video'}}}}`, facts
     `{'unit', 'clusters'}`, and warnings `{'set', 'kind', 'text'}`.
 
   Raises:
@@ -93,15 +93,15 @@ def summarize(
 
 
 def _check_classes(table: pd.DataFrame, clusters: Clusters, warn: Any) -> None:
-  """Warns of what makes figures undefined or intervals hollow."""
+  """Warns of what makes metrics undefined or intervals hollow."""
   if not len(table):
-    warn('empty', 'no frame was scored; every figure is nan')
+    warn('empty', 'no frame was scored; every metric is nan')
     return
   counts = {}
   for label, what in ((0, 'real'), (1, 'fake')):
     counts[what] = clusters.within(table[table['label'] == label])[1]
   if missing := [what for what, count in counts.items() if not count]:
-    warn('one_class', f'no {missing[0]} face; figures that need both classes are nan')
+    warn('one_class', f'no {missing[0]} face; metrics that need both classes are nan')
   noun = {'video': 'videos', 'identity': 'groups of identities'}[clusters.unit]
   if clusters.num < 2:
     warn('few_clusters', f'a single one of {noun}: there is no interval')
@@ -117,7 +117,7 @@ def _parts(
 ) -> dict[str, pd.DataFrame] | None:
   """Rows by value of a column; for methods, the fakes of each and all real faces."""
   if column not in table:
-    warn('group', f'there is no column {column!r} for figures by group')
+    warn('group', f'there is no column {column!r} for metrics by group')
     return None
   values = table[column].map(str)
   is_real = table['label'] == 0
@@ -125,7 +125,7 @@ def _parts(
   if len(named) < 2:
     return None
   if len(named) > max_groups:
-    warn('group', f'column {column!r} has {len(named)} values: no figures by group')
+    warn('group', f'column {column!r} has {len(named)} values: no metrics by group')
     return None
   if column == 'method':
     return {value: table[is_real | (values == value)] for value in named}
@@ -135,7 +135,7 @@ def _parts(
 def _levels(
   table: pd.DataFrame, clusters: Clusters, settings: Settings, *, with_bins: bool
 ) -> dict[str, Any]:
-  """`{'frame': figures, 'video': figures}` of some rows."""
+  """`{'frame': metrics, 'video': metrics}` of some rows."""
   rescaled = None
   if settings.temperature is not None:
     rescaled = table.assign(score=calibration.rescale(table['logit'], settings.temperature))
@@ -143,12 +143,12 @@ def _levels(
   for level in scores.LEVELS:
     rows = _rows(table, level, settings)
     threshold = settings.thresholds.get(level, math.nan)
-    figures = level_figures(rows, clusters, settings, threshold)
+    found = level_metrics(rows, clusters, settings, threshold)
     if with_bins:
-      figures['reliability'] = calibration.reliability_bins(rows['label'], rows['score'])
+      found['reliability'] = calibration.reliability_bins(rows['label'], rows['score'])
       if rescaled is not None:
-        figures['calibrated'] = _calibrated(_rows(rescaled, level, settings), clusters, settings)
-    result[level] = figures
+        found['calibrated'] = _calibrated(_rows(rescaled, level, settings), clusters, settings)
+    result[level] = found
   return result
 
 
@@ -156,10 +156,10 @@ def _rows(table: pd.DataFrame, level: str, settings: Settings) -> pd.DataFrame:
   return table if level == 'frame' else metrics.video_scores(table, settings.video_score)
 
 
-def level_figures(
+def level_metrics(
   rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float
 ) -> dict[str, Any]:
-  """Figures of frames or videos, with intervals.
+  """Metrics of frames or videos, with intervals.
 
   Args:
     rows: `video_id`, `label`, `score`.
@@ -172,12 +172,12 @@ def level_figures(
   """
   labels, values = rows['label'].to_numpy(), rows['score'].to_numpy()
   point = metrics.binary_metrics(labels, values, threshold=threshold, name=None)
-  draws = draw_figures(rows, clusters, settings, threshold)
+  draws = draw_metrics(rows, clusters, settings, threshold)
   counts = {key: point[key] for key in ('num', 'num_real', 'num_fake', 'eer_threshold')}
   return counts | {'metrics': _intervals(point, draws, settings)}
 
 
-def draw_figures(
+def draw_metrics(
   rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float
 ) -> dict[str, np.ndarray]:
   """The bootstrap of some rows: name -> [draws]; all nan for a single cluster."""
@@ -208,10 +208,10 @@ def _intervals(
 
 
 def _calibrated(rows: pd.DataFrame, clusters: Clusters, settings: Settings) -> dict[str, Any]:
-  """Figures of the rescaled probabilities that differ from the others."""
+  """Metrics of the rescaled probabilities that differ from the others."""
   labels, values = rows['label'].to_numpy(), rows['score'].to_numpy()
   point = metrics.binary_metrics(labels, values, name=None)
-  draws = draw_figures(rows, clusters, settings, math.nan)
+  draws = draw_metrics(rows, clusters, settings, math.nan)
   return {
     'metrics': _intervals(point, draws, settings, catalogue.RESCALED),
     'reliability': calibration.reliability_bins(labels, values),

@@ -26,7 +26,7 @@ _CHUNK_VALUES = 2**17  # Weights in flight per thread: a megabyte, which stays i
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """A figure and its interval.
+  """A metric and its interval.
 
   Attributes:
     value: of the examples themselves.
@@ -97,16 +97,16 @@ def bootstrap(
 
 
 def interval(value: float, draws: np.ndarray, confidence: float = 0.95) -> Interval:
-  """The percentile interval of a figure.
+  """The percentile interval of a metric.
 
   Args:
-    value: the figure itself.
+    value: the metric itself.
     draws: [B], from `bootstrap`; nan where undefined.
     confidence: share of the draws within the interval.
 
   Returns:
-    An interval over the draws where the figure is defined; (nan, nan) where that is less than four
-    fifths of them, or the figure itself is undefined. A class in a single cluster is in at most
+    An interval over the draws where the metric is defined; (nan, nan) where that is less than four
+    fifths of them, or the metric itself is undefined. A class in a single cluster is in at most
     three quarters of the draws, and each time the same: it would add no width to an interval. Two
     classes in two clusters or more are both in at least 86 %.
   """

@@ -78,7 +78,7 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
 def _restyled(match: re.Match) -> str:
   """A tag in the page's colours and type, with coordinates to a hundredth of a pixel.
 
-  Only tags are changed: the texts between them are names and figures.
+  Only tags are changed: the texts between them are names and numbers.
   """
   tag = match.group()
   for colour, variable in _VARIABLES.items():

@@ -88,7 +88,7 @@ def _unlike(runs: Sequence[Run]) -> list[dict[str, Any]]:
         found.setdefault(rows, []).append(run.name)
     if len(found) > 1:
       whose = '; '.join(f'{_listed(names)}: hash {rows[:12]}' for rows, names in found.items())
-      text = f'the runs scored different rows of {name} ({whose}): do not compare their figures'
+      text = f'the runs scored different rows of {name} ({whose}): do not compare their metrics'
       shown = {'set': style.clean(name), 'text': style.clean(text), 'runs': []}
       entries.append({'kind': 'rows_differ', 'heading': '', **shown})
   return entries
@@ -103,7 +103,7 @@ def _intervals(runs: Sequence[Run]) -> str:
 
 
 def _verdict(run: Run, tests: Sequence[str]) -> dict[str, Any]:
-  """The run in a few figures and sentences, all at video level."""
+  """The run in a few numbers and sentences, all at video level."""
 
   def of_tests(metric: str) -> dict[str, tuple[float, float, float]]:
     values = {name: run.value(name, 'video', metric) for name in tests}
@@ -171,18 +171,18 @@ def _table(runs: Sequence[Run], names: Sequence[str], level: str) -> list[dict[s
   rows = []
   for name in names:
     for run in runs:
-      figures = run.figures(name, level)
+      found = run.level(name, level)
       if name not in run.results.sets:
         continue
-      rescaled = [cell(interval(calibrated(figures), RESCALED[0]))] if has_temperature else []
+      rescaled = [cell(interval(calibrated(found), RESCALED[0]))] if has_temperature else []
       rows.append(
         {
           'set': style.clean(name),
           'role': sections.role([run]) if name == VALIDATION else '',
           'run': style.clean(run.name),
           'series': run.series % len(style.PAGE.series),
-          'count': f'{figures.num_real:,} + {figures.num_fake:,}',
-          'cells': [cell(interval(figures, key)) for key, _, _ in HEADLINES] + rescaled,
+          'count': f'{found.num_real:,} + {found.num_fake:,}',
+          'cells': [cell(interval(found, key)) for key, _, _ in HEADLINES] + rescaled,
         }
       )
   return rows
@@ -205,7 +205,7 @@ def _inside(run: Run) -> dict[str, Any]:
 
 
 def _protocol(run: Run) -> dict[str, Any]:
-  """How the figures came about: what was run, on what, with which threshold."""
+  """How the metrics came about: what was run, on what, with which threshold."""
   about, protocol = run.results.run, run.results.protocol
   temperature, bootstrap = protocol.temperature, protocol.bootstrap
   parameters = about.trainable_parameters

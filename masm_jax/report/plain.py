@@ -63,9 +63,9 @@ def noun(run: Run, name: str) -> str:
 
 def is_calibrated(run: Run, name: str, level: str) -> bool | None:
   """Whether scores are close to probabilities on a set; None where that cannot be said."""
-  figures = run.figures(name, level)
-  ece = figures.metric('ece').value
-  if not (math.isfinite(ece) and figures.num_real and figures.num_fake):
+  found = run.level(name, level)
+  ece = found.metric('ece').value
+  if not (math.isfinite(ece) and found.num_real and found.num_fake):
     return None
   return ece <= CALIBRATED_ECE
 
@@ -75,7 +75,7 @@ def score_axis(run: Run, name: str, level: str) -> str:
   calibrated = is_calibrated(run, name, level)
   if calibrated is None:
     return 'score'
-  ece = run.figures(name, level).metric('ece').value
+  ece = run.level(name, level).metric('ece').value
   return f'score: probability of fake (ECE {ece:.2f})' if calibrated else (
     f'score, not a probability (ECE {ece:.2f})'
   )  # fmt: skip

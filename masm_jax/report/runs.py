@@ -45,14 +45,14 @@ class Run:
     names = [name for name in self.results.sets if name != VALIDATION]
     return (*names, *([VALIDATION] if VALIDATION in self.results.sets else []))
 
-  def figures(self, name: str, level: str) -> Level:
+  def level(self, name: str, level: str) -> Level:
     """Everything measured on a set at a level; empty where the run has no such set."""
     found = self.results.sets.get(name)
     return found.at(level) if found else Level()
 
   def value(self, name: str, level: str, metric: str) -> Interval:
-    """A figure with its interval."""
-    return interval(self.figures(name, level), metric)
+    """A metric with its interval."""
+    return interval(self.level(name, level), metric)
 
   def threshold(self, level: str) -> float:
     """What validation fixed; nan where it could not."""
@@ -93,15 +93,15 @@ class Run:
     )
 
 
-def interval(figures: Rescaled, metric: str) -> Interval:
-  """(value, low, high) of a metric in the figures of a set; nan where it is missing."""
-  entry = figures.metrics.get(metric, schema.Interval())
+def interval(level: Rescaled, metric: str) -> Interval:
+  """(value, low, high) of a metric of a set at one level; nan where it is missing."""
+  entry = level.metrics.get(metric, schema.Interval())
   return entry.value, entry.low, entry.high
 
 
-def calibrated(figures: Level) -> Rescaled:
-  """Figures of the probabilities that a temperature has rescaled; empty where there is none."""
-  return figures.calibrated or Rescaled()
+def calibrated(level: Level) -> Rescaled:
+  """Metrics of the probabilities that a temperature has rescaled; empty where there is none."""
+  return level.calibrated or Rescaled()
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""The section of one data set: drawings, groups, every figure, and the worst mistakes."""
+"""The section of one data set: drawings, groups, every metric, and the worst mistakes."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     'features': features,
     'robustness': _robustness(runs, name, key),
     'groups': [part for run in runs for part in _groups(run, name, many=len(runs) > 1)],
-    'figures': [_all_figures(run, name, many=len(runs) > 1) for run in runs],
+    'metrics': [_all_metrics(run, name, many=len(runs) > 1) for run in runs],
     'videos': [_videos(run, name, many=len(runs) > 1) for run in runs],
     'mistakes': [part for run in runs for part in _mistakes(run, name, many=len(runs) > 1)],
   }
@@ -85,7 +85,7 @@ def _facts(runs: Sequence[Run], name: str) -> str:
   """One line about a set: how much there is of it."""
   lines = []
   for run in runs:
-    frames, videos = run.figures(name, 'frame'), run.figures(name, 'video')
+    frames, videos = run.level(name, 'frame'), run.level(name, 'video')
     lines.append(
       f'{videos.num:,} {plain.noun(run, name)} ({videos.num_real:,} real,'
       f' {videos.num_fake:,} fake), {frames.num:,} frames'
@@ -101,10 +101,10 @@ def _diagrams(
   for run, level in shown:
     many = len({of.name for of, _ in shown}) > 1
     legend = run.name if many else f'{level}s'
-    figures = run.figures(name, level)
-    if bins := figures.reliability:
+    found = run.level(name, level)
+    if bins := found.reliability:
       diagrams[legend] = (run.series, level, _points(bins))
-    bins = calibrated(figures).reliability
+    bins = calibrated(found).reliability
     if bins and level == 'video' and not many:
       diagrams[f'{legend}, rescaled'] = (run.series + 1, level, _points(bins))
   return diagrams
@@ -180,17 +180,17 @@ def _groups(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
   ]
 
 
-def _all_figures(run: Run, name: str, *, many: bool) -> dict[str, Any]:
+def _all_metrics(run: Run, name: str, *, many: bool) -> dict[str, Any]:
   """Every metric of a set at both levels, then those of the rescaled probabilities."""
   rows = []
-  for suffix, part in (('', lambda figures: figures), (', rescaled', calibrated)):
-    of_level = [part(run.figures(name, level)) for level in LEVELS]
-    keys = dict.fromkeys(key for figures in of_level for key in figures.metrics)
+  for suffix, part in (('', lambda found: found), (', rescaled', calibrated)):
+    of_level = [part(run.level(name, level)) for level in LEVELS]
+    keys = dict.fromkeys(key for found in of_level for key in found.metrics)
     rows += [
-      (catalogue.metric(key).long + suffix, *(cell(interval(figures, key)) for figures in of_level))
+      (catalogue.metric(key).long + suffix, *(cell(interval(found, key)) for found in of_level))
       for key in keys
     ]
-  return {'title': 'Every figure' + (f': {style.clean(run.name)}' if many else ''), 'rows': rows}
+  return {'title': 'Every metric' + (f': {style.clean(run.name)}' if many else ''), 'rows': rows}
 
 
 def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:

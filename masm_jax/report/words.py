@@ -23,7 +23,7 @@ def percent(share: float) -> str:
 
 
 def cell(value: tuple[float, float, float]) -> dict[str, str]:
-  """A figure as `value` and `interval`, the latter empty where there is none."""
+  """A metric as `value` and `interval`, the latter empty where there is none."""
   centre, low, high = value
   known = math.isfinite(low) and math.isfinite(high)
   return {'value': number(centre), 'interval': f'{number(low)}–{number(high)}' if known else ''}

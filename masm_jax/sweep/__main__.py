@@ -8,7 +8,7 @@
 Finished runs are skipped, half-finished ones resume, and a run that fails stops no other: it is
 named at the end, and the exit status is then 1. The same command after a kill does the rest.
 
-  DIR/table.{md,csv,json}   figures, parameters, operations: equal bytes for an equal sweep
+  DIR/table.{md,csv,json}   metrics, parameters, operations: equal bytes for an equal sweep
   DIR/report.md             the same with images/s, which is a wall time; speed.json has each run's
   DIR/runs/ROW/seedN/       the runs, as masm_jax.main leaves them, and their output in log.txt
 """
@@ -103,7 +103,7 @@ def parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, dict[s
   add('--only', type=int, metavar='INDEX', help='run number INDEX alone, and write no table')
   add('--table', action='store_true', help='write the table of what is finished, run nothing')
   add('--write', choices=('slurm', 'kubernetes', 'commands'), help='write a job file, run nothing')
-  add('--checkpoint', choices=('best', 'last'), default='best', help='whose figures; default: best')
+  add('--checkpoint', choices=('best', 'last'), default='best', help='whose metrics; default: best')
   add('--metric', choices=('auroc', 'ap', 'eer'), default='auroc', help='default: auroc')
   add('--level', choices=('frame', 'video'), default='video', help='default: video')
   add('--compilation_cache', help='as of masm_jax.main')

@@ -90,7 +90,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """A named sweep, resolved: `runs` come seed by seed, so that every row has a figure early.
+  """A named sweep, resolved: `runs` come seed by seed, so that every row has a metric early.
 
   Attributes:
     name: as in the file of sweeps.
@@ -166,7 +166,7 @@ def make_sweep(
     seeds: one run each, per row.
     base: a config file with its arguments; None for the module's own base and its fields.
     fields: changes shared by all rows; they may not name what a row sets.
-    more_flags: further flags of `masm_jax.main` for each run, which change no figure.
+    more_flags: further flags of `masm_jax.main` for each run, which change no metric.
 
   Raises:
     UserError: anything that could not be run.

@@ -29,14 +29,14 @@ CHECKPOINTS = ('best', 'last')
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-  """Mean, standard deviation and interval of a figure over seeds.
+  """Mean, standard deviation and interval of a metric over seeds.
 
   Args:
     values: one per seed.
 
   Returns:
     `n`; `mean`; `sd`, of the sample (n - 1); `low` and `high`, the 95 % interval of the mean by
-    Student's t with n - 1 degrees of freedom: mean +- t sd / sqrt(n). It takes the seeds' figures
+    Student's t with n - 1 degrees of freedom: mean +- t sd / sqrt(n). It takes the seeds' metrics
     for draws from one normal distribution, says nothing of other data, and may leave [0, 1]. nan
     where there are too few seeds. `values` themselves.
   """
@@ -82,7 +82,7 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
         'seeds_done': [run.seed for run in finished],
         'trainable_parameters': results[0]['trainable_parameters'] if results else None,
         'cost': read_cost(sweep, name),
-        'sets': _figures([result[checkpoint]['sets'] for result in results], _set_names(sweep)),
+        'sets': _metrics([result[checkpoint]['sets'] for result in results], _set_names(sweep)),
       }
     )
   document = {
@@ -119,7 +119,7 @@ def _set_names(sweep: Sweep) -> set[str]:
   return {'val', *(name for name, spec in tests.items() if spec.manifest)}
 
 
-def _figures(results: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, Any]:
+def _metrics(results: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, Any]:
   """`{set: {level: {metric: over_seeds}}}` of one row's runs."""
   return {
     name: {
@@ -137,7 +137,7 @@ def _figures(results: Sequence[Mapping[str, Any]], names: Collection[str]) -> di
 def make_speed(sweep: Sweep) -> dict[str, Any]:
   """Images/s of every run, by row: wall times, which no two runs share.
 
-  A run's figure is the median over the second half of its log, compilation thus left out.
+  A run's time is the median over the second half of its log, compilation thus left out.
   """
   return {
     name: {run.name: speed for run in sweep.runs_of(name) if (speed := _speed(run)) is not None}
@@ -204,11 +204,11 @@ def _name(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any], name: str, level: str, metric: str) -> str:
   if name not in row['sets']:
     return '-'
-  figure = {key: value if key == 'values' else float(value)
+  spread = {key: value if key == 'values' else float(value)
             for key, value in row['sets'][name][level][metric].items()}  # fmt: skip
-  text = f'{figure["mean"]:.3f}'
-  if figure['n'] > 1:
-    text += f' ± {figure["sd"]:.3f} [{figure["low"]:.3f}, {figure["high"]:.3f}]'
+  text = f'{spread["mean"]:.3f}'
+  if spread['n'] > 1:
+    text += f' ± {spread["sd"]:.3f} [{spread["low"]:.3f}, {spread["high"]:.3f}]'
   return text
 
 
@@ -234,18 +234,18 @@ def _base(table: Mapping[str, Any]) -> str:
 
 
 def to_csv(table: Mapping[str, Any]) -> str:
-  """A line per row, set, level and metric, for programs: figures in full precision."""
+  """A line per row, set, level and metric, for programs: metrics in full precision."""
   records = [
     {
       'sweep': table['sweep'], 'row': row['row'], 'set': name, 'level': level, 'metric': metric,
-      **{key: figure[key] for key in ('n', 'mean', 'sd', 'low', 'high')},
+      **{key: spread[key] for key in ('n', 'mean', 'sd', 'low', 'high')},
       'trainable_parameters': row['trainable_parameters'],
       'train_step_gflop': (row['cost'] or {}).get('train_step_gflop'),
     }
     for row in table['rows']
     for name, levels in row['sets'].items()
     for level, metrics in levels.items()
-    for metric, figure in metrics.items()
+    for metric, spread in metrics.items()
   ]  # fmt: skip
   return pd.DataFrame(records).to_csv(index=False, lineterminator='\n')
 

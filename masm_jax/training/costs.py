@@ -169,7 +169,7 @@ def kernel_rows(parts: Parts) -> list[dict[str, Any]]:
 
 
 def format_report(config: ml_collections.ConfigDict, report: Mapping[str, Any]) -> str:
-  """The figures of `inspect` as a table for people; kernels of equal shapes share a line."""
+  """The numbers of `inspect` as a table for people; kernels of equal shapes share a line."""
   total = report['trainable'] + report['frozen']
   share = 100 * report['trainable'] / total
   lines = [

@@ -248,7 +248,7 @@ def _train(
     steps_by_name = {'last': total_steps, 'best': best.step}
     test_sets = dict(sets.tests) | ({'train': sets.train} if config.eval.on_train else {})
     results: dict[str, Any] = {}
-    for name, set_name, figures in results_lib.score_checkpoints(
+    for name, set_name, metrics in results_lib.score_checkpoints(
       steps_by_name,
       {'val': sets.val, **test_sets},
       score=lambda params, manifest: evaluator.scores(params, manifest, on_progress=watchdog.beat),
@@ -261,7 +261,7 @@ def _train(
       report=report,
     ):
       made = results.setdefault(name, {'step': steps_by_name[name], 'sets': {}})
-      made['sets'][set_name] = figures
+      made['sets'][set_name] = metrics
       # Counted on: jax's preemption service lets processes agree on numbers that rise.
       num_evaluated = sum(len(result['sets']) for result in results.values())
       if stop.requested(total_steps + num_evaluated):

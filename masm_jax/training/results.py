@@ -33,13 +33,13 @@ def score_checkpoints(
   for name, step in steps_by_name.items():
     if step in scored:
       source, known = scored[step]
-      for set_name, figures in known.items():
+      for set_name, metrics in known.items():
         report.copy_scores(source, name, set_name)
-        yield name, set_name, figures
+        yield name, set_name, metrics
       continue
     params = params_at(step)
     scored[step] = name, {}
     for set_name, manifest in manifests.items():
-      figures = report.write_scores(name, set_name, score(params, manifest))
-      scored[step][1][set_name] = figures
-      yield name, set_name, figures
+      metrics = report.write_scores(name, set_name, score(params, manifest))
+      scored[step][1][set_name] = metrics
+      yield name, set_name, metrics

@@ -164,10 +164,10 @@ class RunReport:
       self._writer.write_perf(step, {'train/images_per_second': images_per_second})
 
   def write_validation(self, step: int, table: pd.DataFrame, select_by: str) -> float:
-    """Figures of the validation set; returns the one that chooses the checkpoint."""
-    figures = scores.summarize(table, name='validation')
+    """Metrics of the validation set; returns the one that chooses the checkpoint."""
+    metrics = scores.summarize(table, name='validation')
     flat = {
-      f'{level}_{name}': value for level, part in figures.items() for name, value in part.items()
+      f'{level}_{name}': value for level, part in metrics.items() for name, value in part.items()
     }
     self._writer.write(step, {f'val/{name}': value for name, value in flat.items()})
     if self._enabled:
@@ -201,7 +201,7 @@ class RunReport:
       self._masks.sync()
 
   def write_scores(self, checkpoint: str, name: str, table: pd.DataFrame) -> dict[str, Any]:
-    """Writes the frame scores of a data set, and returns its figures at both levels."""
+    """Writes the frame scores of a data set, and returns its metrics at both levels."""
     if self._enabled:
       scores.write_scores(self._workdir / 'scores' / checkpoint / f'{name}.parquet', table)
     return scores.summarize(table, name=name)

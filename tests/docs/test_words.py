@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import pathlib
 import re
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.docs import blocks
 
 REPOSITORY = blocks.REPOSITORY
-FOLDERS = ('masm_jax', 'configs', 'launch', 'benchmarks', 'docs')
+FOLDERS = ('masm_jax', 'configs', 'launch', 'benchmarks', 'docs', 'tests')
 TEXTS = [
   *REPOSITORY.glob('*.md'),
   *(
@@ -24,6 +25,11 @@ WITH_EXAMPLES = [
 # Phrases that a reader has to read twice; each has a plain verb or noun instead.
 _AVOIDED = re.compile(
   r'\b(?:goes on|go on|going on|as well\.|from the begin\b|that of\b)', re.IGNORECASE
+)
+# What draws, or tells of it: everywhere else numbers are "metrics".
+_OF_PICTURES = (
+  *('masm_jax/plots/', 'tests/plots/', 'tests/report/', 'tests/analysis/', 'tests/docs/'),
+  *('docs/architecture.md', 'CHANGELOG.md'),
 )
 
 
@@ -42,7 +48,16 @@ def test_what_a_user_calls_has_an_example():
 def test_texts_avoid_what_has_to_be_read_twice():
   assert len(TEXTS) > 150
   found = []
-  for path in TEXTS:
+  for path in set(TEXTS) - {pathlib.Path(__file__)}:
     text = re.sub(r'\s+#?\s*', ' ', path.read_text())  # Phrases may be broken over lines.
     found += [f'{path.relative_to(REPOSITORY)}: {match[0]}' for match in _AVOIDED.finditer(text)]
+  assert not found
+
+
+def test_figures_are_pictures():
+  found = []
+  for path in TEXTS:
+    name = str(path.relative_to(REPOSITORY))
+    if not name.startswith(_OF_PICTURES):
+      found += [f'{name}: {m[0]}' for m in re.finditer(r'.*\bfigures?\b.*', path.read_text(), re.I)]
   assert not found

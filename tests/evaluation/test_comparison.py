@@ -87,11 +87,11 @@ def test_differences_are_those_of_the_same_draws(three):
   difference = np.array([auroc(linear, rows) for rows in drawn]) - masm
   every = np.arange(60)
   seeds = [auroc(first, every), auroc(second, every)]
-  entry = found['figures']['cdfv2']['frame']['masm']['auroc']
+  entry = found['metrics']['cdfv2']['frame']['masm']['auroc']
   assert entry['value'] == pytest.approx(np.mean(seeds), abs=1e-12)
   assert entry['std'] == pytest.approx(np.std(seeds, ddof=1), abs=1e-12)
   assert (entry['low'], entry['high']) == pytest.approx(np.quantile(masm, [0.025, 0.975]))
-  entry = found['figures']['cdfv2']['frame']['linear']['auroc']['difference']
+  entry = found['metrics']['cdfv2']['frame']['linear']['auroc']['difference']
   assert entry['value'] == pytest.approx(auroc(linear, every) - np.mean(seeds), abs=1e-12)
   assert (entry['low'], entry['high']) == pytest.approx(np.quantile(difference, [0.025, 0.975]))
   assert entry['high'] < 0
@@ -104,7 +104,7 @@ def test_differences_are_those_of_the_same_draws(three):
 def test_a_detector_does_not_differ_from_itself(tmp_path, three):
   again = evaluation(tmp_path / 'd', {'cdfv2': score_table(2.0, seed=0)}, method='again')
   found = compare.compare(compare.load_detectors([three[0], again]))
-  for levels in found['figures']['cdfv2'].values():
+  for levels in found['metrics']['cdfv2'].values():
     for entry in levels['again'].values():
       assert set(entry['difference'].values()) == {0.0}
 
@@ -112,8 +112,8 @@ def test_a_detector_does_not_differ_from_itself(tmp_path, three):
 def test_the_other_way_round_is_the_negative(three):
   one = compare.compare(compare.load_detectors(three), reference='masm')
   two = compare.compare(compare.load_detectors(three), reference='linear')
-  there = one['figures']['cdfv2']['video']['linear']['ap']['difference']
-  back = two['figures']['cdfv2']['video']['masm']['ap']['difference']
+  there = one['metrics']['cdfv2']['video']['linear']['ap']['difference']
+  back = two['metrics']['cdfv2']['video']['masm']['ap']['difference']
   assert (back['value'], back['low'], back['high']) == pytest.approx(
     (-there['value'], -there['high'], -there['low']), abs=1e-12
   )
@@ -124,7 +124,7 @@ def test_the_command_writes_all_tables(three, tmp_path, capsys):
   folder = tmp_path / 'out'
   text = (folder / 'comparison.md').read_text()
   assert text in capsys.readouterr().out
-  found = telemetry.read_json(folder / 'comparison.json')['figures']['cdfv2']['video']
+  found = telemetry.read_json(folder / 'comparison.json')['metrics']['cdfv2']['video']
   masm, linear = found['masm']['auroc'], found['linear']['auroc']
   expected = (
     f'| masm | {masm["value"]:.3f} ± {masm["std"]:.3f} [{masm["low"]:.3f}, {masm["high"]:.3f}] |'
@@ -132,7 +132,7 @@ def test_the_command_writes_all_tables(three, tmp_path, capsys):
   assert expected in text
   assert f'| linear | {linear["difference"]["value"]:+.3f} [' in text
   assert text.index('masm: cdfv2 shares 1 video') < text.index('## AUROC')
-  assert '| Effort (video level; figure in the Effort README) | 0.956 |' in text
+  assert '| Effort (video level; number in the Effort README) | 0.956 |' in text
   assert '| MASM (video level; no verified number is known) | not available |' in text
   assert '| Effort' not in text[: text.index('## AUROC, video level')]  # A video-level number.
 
@@ -194,7 +194,7 @@ SOURCES = {
   ('frame', 'Forensics Adapter'): 'Forensics Adapter README',
   ('video', 'GenD'): 'second-hand, variant not stated',
 }
-USUAL = {'frame': 'DeepfakeBench README', 'video': 'figure in the Effort README'}
+USUAL = {'frame': 'DeepfakeBench README', 'video': 'number in the Effort README'}
 
 
 def test_published_numbers_are_those_of_their_sources():

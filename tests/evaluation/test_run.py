@@ -86,7 +86,7 @@ def assert_close(one, two, where=''):
     assert one == two, where
 
 
-def assert_same_figures(one, two):
+def assert_same_metrics(one, two):
   first, second = (
     telemetry.read_json(one / 'results.json'),
     telemetry.read_json(two / 'results.json'),
@@ -95,14 +95,14 @@ def assert_same_figures(one, two):
     assert_close(first[part], second[part], part)
 
 
-def test_the_folder_holds_scores_figures_and_protocol(on_eight_devices, run, portraits):
+def test_the_folder_holds_scores_metrics_and_protocol(on_eight_devices, run, portraits):
   found = telemetry.read_json(on_eight_devices / 'results.json')
   trained = telemetry.read_json(run / 'results.json')
   assert list(found)[:2] == ['format', 'warnings']
   assert found['run']['step'] == trained['best']['step'] == found['run']['best_step']
   assert found['run']['last_step'] == 4 and found['run']['trainable_parameters'] == 194
   assert found['run']['config']['train']['duration'] == '4 steps'
-  # The best checkpoint's figures are those that training reported.
+  # The best checkpoint's metrics are those that training reported.
   for name in ('val', *SETS):
     for level in scores.LEVELS:
       reported = trained['best']['sets'][name][level]
@@ -167,11 +167,11 @@ def test_one_device_killed_and_started_again_does_not_redo_what_is_done(
   assert all(path.stat().st_ino == before[path] for path in noted)
   assert 'scores/known.parquet: scored before' in again.stderr
   assert 'AUROC' in again.stdout and 'WARNING: ' in again.stdout
-  assert_same_figures(out, on_eight_devices)
+  assert_same_metrics(out, on_eight_devices)
   assert not list(out.rglob('*.partial'))
 
 
-def test_two_processes_give_the_figures_of_one(run, on_eight_devices, tmp_path):
+def test_two_processes_give_the_metrics_of_one(run, on_eight_devices, tmp_path):
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = str(probe.getsockname()[1])
@@ -181,8 +181,8 @@ def test_two_processes_give_the_figures_of_one(run, on_eight_devices, tmp_path):
     env=environment(PYTHON=sys.executable, PORT=port, MODULE='masm_jax.evaluate'),
   )  # fmt: skip
   assert two.returncode == 0, two.stderr
-  assert_same_figures(tmp_path / 'out', on_eight_devices)
-  assert two.stdout.count('Figures: ') == 1
+  assert_same_metrics(tmp_path / 'out', on_eight_devices)
+  assert two.stdout.count('Metrics: ') == 1
 
 
 def test_a_manifest_that_one_process_cannot_read_ends_both(run, tmp_path):
@@ -310,14 +310,14 @@ def test_copies_of_whole_videos_are_a_curve_beside_those_of_crops(run, portraits
 
 
 def report_shows_all(out, page, *, curves):
-  """The report of a real evaluation: its figures, its curves, its warnings, nothing else asked."""
+  """The report of a real evaluation: its metrics, its curves, its warnings, nothing else asked."""
   assert report.main([str(out), f'--out={page}', '--tsne-points=12']) == 0
   html, found = page.read_text(), telemetry.read_json(out / 'results.json')
   for sets in found['sets'].values():
     for level in scores.LEVELS:
       for part in (sets[level], sets[level].get('calibrated', {'metrics': {}})):
-        for figure in part['metrics'].values():
-          value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+        for metric in part['metrics'].values():
+          value, low, high = (float(metric[key]) for key in ('value', 'low', 'high'))
           if np.isfinite(low):
             assert f'{value:.3f}<small>{low:.3f}–{high:.3f}</small>' in html
   for curve in curves:

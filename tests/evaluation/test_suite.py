@@ -90,7 +90,7 @@ def test_scores_of_other_weights_rows_or_folders_are_made_again(tmp_path):
 
 
 @pytest.mark.parametrize('is_lead', [True, False])
-def test_the_watchdog_hears_of_every_batch_and_nothing_of_the_figures(
+def test_the_watchdog_hears_of_every_batch_and_nothing_of_the_metrics(
   tmp_path, monkeypatch, is_lead
 ):
   heard = []
@@ -104,12 +104,12 @@ def test_the_watchdog_hears_of_every_batch_and_nothing_of_the_figures(
 
   summarize = suite.summary.summarize
   monkeypatch.setattr(
-    suite.summary, 'summarize', lambda *a, **k: heard.append('figures') or summarize(*a, **k)
+    suite.summary, 'summarize', lambda *a, **k: heard.append('metrics') or summarize(*a, **k)
   )
   run = dataclasses.replace(make_run(tmp_path), watchdog=Watchdog(), is_lead=is_lead)
   made = run.run(VAL, TRAIN, {'a': make_manifest('a')})
   # 20 and 12 videos in batches of 4.
-  assert heard == ['batch'] * (5 + 3) + ['stop'] + ['figures'] * 2 * is_lead
+  assert heard == ['batch'] * (5 + 3) + ['stop'] + ['metrics'] * 2 * is_lead
   assert (made is None) == (not is_lead)
 
 

@@ -76,7 +76,7 @@ def test_no_preset_is_untested():
   assert tested | {'demo_vit'} == set(backbones.PRESETS)
 
 
-def test_the_figures_of_the_specification():
+def test_the_counts_of_the_specification():
   """ViT-L/14, head of 2,050 included."""
   assert {name: count('clip_l14', name) - 2_050 for name in METHODS} == {
     'linear': 0,

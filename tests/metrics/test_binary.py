@@ -1,4 +1,4 @@
-"""Every figure against a definition written out in loops, ties and missing classes included."""
+"""Every metric against a definition written out in loops, ties and missing classes included."""
 
 import itertools
 import math

@@ -117,10 +117,10 @@ def test_one_class_at_video_level_is_named(tmp_path, caplog):
   assert 'toy (videos): only real examples (1 real, 0 fake)' in caplog.text
 
 
-FIGURES = {'auroc': 0.98765, 'ap': 0.9, 'eer': 0.01234, 'num': 1234}
+METRICS = {'auroc': 0.98765, 'ap': 0.9, 'eer': 0.01234, 'num': 1234}
 RESULTS = {
-  'celebdf_v2': {'frame': FIGURES, 'video': {**FIGURES, 'num': 40, 'auroc': 1.0}},
-  'x': {'frame': {**FIGURES, 'auroc': math.nan}},
+  'celebdf_v2': {'frame': METRICS, 'video': {**METRICS, 'num': 40, 'auroc': 1.0}},
+  'x': {'frame': {**METRICS, 'auroc': math.nan}},
 }
 
 

@@ -117,7 +117,7 @@ def test_agrees_with_scipys_bootstrap_in_distribution():
 
 
 def test_clusters_widen_the_interval_of_copies():
-  """Ten copies of each frame say nothing new: the interval is that of the frames alone."""
+  """Ten copies of each frame say nothing new: the interval stays the same."""
   labels, scores, _ = random_set(2, size=40)
   copies = np.repeat(np.arange(40), 10)
   alone = uncertainty.bootstrap(labels, scores, np.arange(40), num_draws=200)

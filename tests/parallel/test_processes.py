@@ -104,8 +104,8 @@ def evaluate(run, manifest, state):
   )
   evaluator = Evaluator(step, run.mesh, 16, 16, 1)
   table = evaluator.scores(params, manifest)
-  figures = scores.summarize(table, name='noise')['frame']
-  return {name: float(value) for name, value in figures.items()}
+  metrics = scores.summarize(table, name='noise')['frame']
+  return {name: float(value) for name, value in metrics.items()}
 
 
 def work(tiny_run, folder, name):

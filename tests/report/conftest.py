@@ -16,7 +16,7 @@ from masm_jax.perturbations import catalogue as robustness
 
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{0}$ & \u202e\x07 名前'
 NOTE = (
-  'Synthetic portraits: these figures show that the program works; they prove nothing '
+  'Synthetic portraits: these metrics show that the program works; they prove nothing '
   'about real deepfakes.'
 )
 
@@ -47,7 +47,7 @@ def write_evaluation(
     folder: made.
     method: what the run was.
     seed: of everything.
-    skill: mean log-odds of a fake above that of a real face on the easiest set.
+    skill: mean log-odds of fakes less the mean of real faces on the easiest set.
     num_videos: of each set.
     frames_per_video: of each.
   """
@@ -64,8 +64,8 @@ def write_evaluation(
     tables[name] = table
     scores.write_scores(folder / 'scores' / f'{name}.parquet', table)
   threshold = {
-    'frame': _figures(tables['val'])['eer_threshold'],
-    'video': _figures(metrics.video_scores(tables['val']))['eer_threshold'],
+    'frame': _metrics(tables['val'])['eer_threshold'],
+    'video': _metrics(metrics.video_scores(tables['val']))['eer_threshold'],
   }
   for name, table in tables.items():
     document['sets'][name] = _both(table, threshold) | {'groups': _groups(table, threshold)}
@@ -157,8 +157,8 @@ def _worse(table, rng, level):
 def _both(table, threshold):
   videos = metrics.video_scores(table)
   return {
-    'frame': _figures(table, threshold['frame']),
-    'video': _figures(videos, threshold['video']),
+    'frame': _metrics(table, threshold['frame']),
+    'video': _metrics(videos, threshold['video']),
   }
 
 
@@ -170,7 +170,7 @@ def _groups(table, threshold):
   return {'method': {method: _both(rows, threshold) for method, rows in of.items()}}
 
 
-def _figures(table, threshold=None):
+def _metrics(table, threshold=None):
   labels, values = table['label'].to_numpy(), table['score'].to_numpy()
   found = metrics.binary_metrics(labels, values, threshold=threshold)
   counts = {key: found.pop(key) for key in ('num', 'num_real', 'num_fake')}
@@ -204,7 +204,7 @@ def _figures(table, threshold=None):
 
 
 def _calibrated():
-  """What a temperature makes of three figures."""
+  """What a temperature makes of three metrics."""
   metrics_ = {
     name: {'value': value, 'low': value - 0.01, 'high': value + 0.01}
     for name, value in (('log_loss', 0.413), ('brier', 0.127), ('ece', 0.031))

@@ -155,7 +155,7 @@ def test_the_first_lines_are_the_warnings(visit):
     lines = visit('one', width).evaluate('document.body.innerText.trim()').splitlines()
     assert lines[0].startswith('Leak. celebdf_v2 shares 3 identities with the training manifest')
     shown = ' '.join(lines[:6])
-    assert 'Synthetic data. Synthetic portraits: these figures show' in shown
+    assert 'Synthetic data. Synthetic portraits: these metrics show' in shown
     assert 'val has 36 videos: intervals are wide' in shown
 
 

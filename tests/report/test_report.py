@@ -52,15 +52,15 @@ def verdict_of(folder):
   return content._verdict(run, [name for name in run.sets if name != runs.VALIDATION])
 
 
-def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whole):
+def test_every_metric_of_the_results_stands_in_the_tables(evaluation, html, whole):
   results = json.loads((evaluation / 'results.json').read_text())
   for level, rows in whole['tables']:
     assert [row['set'] for row in rows] == ['ffpp', 'celebdf_v2', 'reals_only', 'val']
     for row in rows:
-      figures = results['sets'][row['set']][level]
-      assert row['count'] == f'{figures["num_real"]} + {figures["num_fake"]}'
-      entries = [figures['metrics'].get(key) for key, _, _ in words.HEADLINES]
-      entries.append(figures['calibrated']['metrics']['ece'])
+      measured = results['sets'][row['set']][level]
+      assert row['count'] == f'{measured["num_real"]} + {measured["num_fake"]}'
+      entries = [measured['metrics'].get(key) for key, _, _ in words.HEADLINES]
+      entries.append(measured['calibrated']['metrics']['ece'])
       for entry, cell in zip(entries, row['cells'], strict=True):
         entry = entry or {'value': 'nan', 'low': 'nan', 'high': 'nan'}
         if entry['value'] == 'nan':
@@ -70,7 +70,7 @@ def test_every_figure_of_the_results_stands_in_the_tables(evaluation, html, whol
           assert cell['interval'] == f'{entry["low"]:.3f}–{entry["high"]:.3f}'
           assert f'{cell["value"]}<small>{cell["interval"]}</small>' in html
   section = whole['sets'][0]
-  (every,) = section['figures']
+  (every,) = section['metrics']
   named = {name: (video['value'], frame['value']) for name, video, frame in every['rows']}
   of = results['sets']['ffpp']
   for key, name in (('brier', 'Brier score'), ('fpr@threshold', 'FPR at the threshold')):
@@ -556,10 +556,10 @@ def test_the_intervals_confidence_is_that_of_the_results(evaluation, html, tmp_p
   def change(results):
     results['protocol']['bootstrap']['confidence'] = 0.995
 
-  assert 'small figures are 95% intervals.' in html
+  assert 'small numbers are 95% intervals.' in html
   wide = edited(tmp_path / 'wide', evaluation, change)
   shown = built(wide)
-  assert 'small figures are 99.5% intervals.' in page.render(shown)
+  assert 'small numbers are 99.5% intervals.' in page.render(shown)
   assert dict(shown['protocol'][0]['facts'])['Intervals'].startswith('99.5% percentile bootstrap')
   text = 'intervals that differ between the runs (95% for A, 99.5% for B)'
   assert built(f'A={evaluation}', f'B={wide}')['intervals'] == text

@@ -97,7 +97,7 @@ def test_the_semantic_part_is_a_rank_or_a_share_of_the_energy(shape):
   np.testing.assert_allclose(span(shared['U_sem']), span(u[:, :rank]), atol=1e-5)
   np.testing.assert_allclose(span(shared['V_sem'].T), span(vt[:rank].T), atol=1e-5)
   assert not shared['U_sem'][:, rank:].any()
-  for found in (ranked, shared):  # The artifact part is that of two parts.
+  for found in (ranked, shared):  # As the artifact part of two parts.
     np.testing.assert_array_equal(found['S'], parts()['S'])
 
 

@@ -29,7 +29,7 @@ def test_mean_deviation_and_interval_by_hand():
   assert two['high'] - two['mean'] == pytest.approx(12.7062 * 0.0707107 / math.sqrt(2), rel=1e-5)
 
 
-def test_too_few_seeds_and_undefined_figures():
+def test_too_few_seeds_and_undefined_metrics():
   one = table.over_seeds([0.6])
   assert one['mean'] == 0.6 and math.isnan(one['sd']) and math.isnan(one['low'])
   assert math.isnan(table.over_seeds([])['mean'])
@@ -37,13 +37,13 @@ def test_too_few_seeds_and_undefined_figures():
   assert math.isnan(undefined['mean']) and math.isnan(undefined['sd'])
 
 
-def figures(value):
+def metrics(value):
   return {level: dict.fromkeys(('auroc', 'ap', 'eer'), value) for level in ('frame', 'video')}
 
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-  """Three of four runs finished, with made-up figures."""
+  """Three of four runs finished, with made-up metrics."""
   monkeypatch.chdir(REPOSITORY)
   sweeps = plan.load_sweeps('configs/ablations.py')
   sweep = plan.make_sweep(
@@ -52,7 +52,7 @@ def sweep(tmp_path, monkeypatch):
   names = ('val', 'known', 'checkerboard', 'regenerate')
   for index, run in enumerate(sweep.runs[:3]):
     value = 0.5 + 0.1 * index
-    results = {'sets': {name: figures(value) for name in names}}
+    results = {'sets': {name: metrics(value) for name in names}}
     telemetry.write_json(
       run.workdir / 'results.json',
       {
@@ -85,7 +85,7 @@ def test_runs_on_other_weights_or_data_make_no_table(sweep):
 
 
 def test_the_table_has_the_sets_that_all_runs_have(sweep):
-  change(sweep.runs[0], lambda document: document['best']['sets'].update(train=figures(1.0)))
+  change(sweep.runs[0], lambda document: document['best']['sets'].update(train=metrics(1.0)))
   made = table.make_table(sweep)
   assert set(made['rows'][0]['sets']) == {'val', 'known', 'checkerboard', 'regenerate'}
 
@@ -130,7 +130,7 @@ def test_wall_times_are_in_the_report_and_in_no_table(sweep):
   }
 
 
-def test_csv_holds_every_figure(sweep):
+def test_csv_holds_every_metric(sweep):
   table.write_tables(sweep)
   rows = pd.read_csv(sweep.workdir / 'table.csv')
   assert len(rows) == 2 * 4 * 2 * 3  # Rows, sets, levels, metrics.

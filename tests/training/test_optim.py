@@ -104,7 +104,7 @@ def test_decay_towards_the_start_is_a_float64_replay_of_l2_sp(name):
 
 
 def test_a_group_that_comes_back_goes_on_as_if_it_had_slept():
-  """Its path is that of an Adam that saw its own gradients alone; the clock stood still for it."""
+  """It moves as if Adam had seen its own gradients alone; for it the clock stood still."""
   settings = config(name='adam', clip_norm=0.0, weight_decay=0.0)
   optimizer = optim.make_optimizer(settings, optax.constant_schedule(1e-2), GROUPS)
   alone = optax.adam(1e-2)

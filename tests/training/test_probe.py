@@ -257,7 +257,7 @@ def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tm
   choose(params, tmp_path)
   DAMAGES[damage](file)
   before = file.read_bytes() if file.exists() else None
-  message = r'selection\.json, which says what layers .* is missing, damaged or that of another run'
+  message = r'selection\.json, which says what layers .* is missing, damaged or .* of another run'
   with pytest.raises(UserError, match=message):
     choose(params, tmp_path, batches=None, resuming=True)
   with pytest.raises(UserError, match=message):
@@ -267,9 +267,9 @@ def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tm
 
 def test_a_choice_is_that_of_one_config(params, tmp_path):
   choose(params, tmp_path)
-  with pytest.raises(UserError, match='that of another run'):
+  with pytest.raises(UserError, match='of another run'):
     stored(params, tmp_path, make_config(keep=0.25))
-  with pytest.raises(UserError, match='that of another run'):
+  with pytest.raises(UserError, match='of another run'):
     stored(params, tmp_path, hashes=HASHES | {'train_manifest': 'c'})
   # What may change in a run's life does not matter.
   config = make_config()

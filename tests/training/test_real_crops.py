@@ -102,8 +102,8 @@ def test_a_suite_on_real_crops_does_not_depend_on_the_devices(masm_run, tmp_path
   for name in ('val', 'celebdf_v2'):
     for level in ('frame', 'video'):
       first, second = (results['sets'][name][level]['metrics'] for results in found)
-      for metric, figure in first.items():
-        for key, value in figure.items():
+      for metric, entry in first.items():
+        for key, value in entry.items():
           np.testing.assert_allclose(
             float(value), float(second[metric][key]), rtol=0, atol=1e-6, err_msg=metric
           )

@@ -88,7 +88,7 @@ def test_factors_survive_training_by_the_default_recipe(tiny_run):
 
 
 def test_decoupled_penalties_move_beside_adam_and_only_what_is_on(tiny_run):
-  """An update is that of the task alone, less the learning rate times each kernel's own slope."""
+  """An update is the task's alone, less the learning rate times each kernel's own slope."""
   fields = {'regularizer.mode': 'decoupled', 'regularizer.spectral': 0.0, 'optim.name': 'adam',
             'optim.weight_decay': 0.0, 'subspace.semantic_rank': 8, 'mask.kind': 'random',
             'mask.refresh_steps': 1, 'optim.learning_rate': 1e-2}  # fmt: skip

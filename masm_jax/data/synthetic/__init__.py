@@ -1,6 +1,6 @@
 """The built-in data set: procedurally drawn portraits, and forgeries of them.
 
-A stand-in so that everything can be run without a download. Figures on it say nothing about real
+A stand-in so that everything can be run without a download. Metrics on it say nothing about real
 deepfakes.
 """
 
