@@ -17,13 +17,22 @@ from masm_jax.data import transforms
 from masm_jax.data.importers import names
 from masm_jax.preprocess.raw_video import is_picture
 
+# Of a frame: 8K, the largest that cameras and players know. Its decoder holds up to 17 frames.
+MAX_PIXELS = 8192 * 4352
+MAX_SIDE = 2**14
+_MAX_DECODED_BYTES = 2**27  # Of one frame, as it is decoded.
+_MAX_KEPT_BYTES = 2**25  # Of one that waits for its crops; a larger one is kept as RGB, reduced.
+
 # Containers only. FFmpeg also opens play lists and scripts, which name further files and addresses:
 # those must not be reached through a file that merely calls itself a video.
 _OPTIONS = {
   'protocol_whitelist': 'file',
   'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,'
   'ivf,h264,hevc,nut,mxf,gif',
+  'max_pixels': str(MAX_PIXELS),  # Of the decoders that look into streams as they are opened.
 }
+# A size may change within a stream: so its decoder is told, too.
+_DECODER = {'max_pixels': str(MAX_PIXELS)}
 
 
 class UnreadableError(Exception):
@@ -37,10 +46,12 @@ class Frame:
   Attributes:
     index: its number in the video, from 0; in a folder of frames, the number in its name.
     source: the decoder's own frame, or the path of an image.
+    turns: quarters against the clock that put it upright, 0 to 3.
   """
 
   index: int
   source: av.VideoFrame | str
+  turns: int = 0
 
   def rgb(self) -> np.ndarray:
     """The frame upright, as uint8 RGB [H, W, 3].
@@ -54,8 +65,7 @@ class Frame:
       except transforms.DecodeError as error:
         raise UnreadableError(str(error).removeprefix(f'{self.source}: ')) from error
     image = self.source.to_ndarray(format='rgb24')
-    # Phones store the turn that a player has to make, in degrees against the clock.
-    return np.ascontiguousarray(np.rot90(image, k=round(self.source.rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, k=self.turns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +152,58 @@ def image_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
 def open_video(path: str | os.PathLike) -> av.container.InputContainer:
   """Opens a video by FFmpeg: this one file, and nothing that it may name.
 
+  Its first video stream is ready to be decoded, by one thread: videos are done side by side.
+
   Raises:
     av.FFmpegError: it is no video.
+    UnreadableError: it has no video stream, or one whose frames take too much memory.
   """
   # The prefix keeps a colon in a name from being taken for a protocol.
-  return av.open(f'file:{os.fspath(path)}', options=_OPTIONS, metadata_errors='ignore')
+  container = av.open(f'file:{os.fspath(path)}', options=_OPTIONS, metadata_errors='ignore')
+  try:
+    if not container.streams.video:
+      raise UnreadableError('no video stream')
+    codec = container.streams.video[0].codec_context
+    if codec is None:
+      raise UnreadableError('nothing here decodes its video stream')
+    width, height = codec.width, codec.height
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+      raise UnreadableError(
+        f'{width} x {height} pixels; the limit is {MAX_PIXELS:,} in all, and {MAX_SIDE:,} of a side'
+      )
+    if (size := _frame_bytes(codec)) > _MAX_DECODED_BYTES:
+      raise UnreadableError(f'{size:,} bytes in a frame; the limit is {_MAX_DECODED_BYTES:,}')
+    codec.thread_count, codec.options = 1, _DECODER
+  except UnreadableError:
+    container.close()
+    raise
+  return container
+
+
+def turns_of(frame: av.VideoFrame) -> int:
+  """Quarters against the clock that put a frame upright: phones store what a player has to do."""
+  return round(frame.rotation / 90) % 4
+
+
+def _frame_bytes(frame: av.VideoFrame | av.VideoCodecContext) -> int:
+  """Memory of a frame in its own pixel format; 0 where that is not known yet."""
+  if frame.format is None:
+    return 0
+  bits = sum(
+    (8 if part.bits <= 8 else 16) * part.width * part.height for part in frame.format.components
+  )
+  return bits // 8
+
+
+def _kept(index: int, frame: av.VideoFrame) -> Frame:
+  """A frame to keep: a large one as RGB, at a half, a third, ... of its size if need be."""
+  turns, factor = turns_of(frame), 1
+  if _frame_bytes(frame) > _MAX_KEPT_BYTES:
+    while 3 * -(-frame.width // factor) * -(-frame.height // factor) > _MAX_KEPT_BYTES:
+      factor += 1
+    width, height = (-(-side // factor) for side in (frame.width, frame.height))
+    frame = frame.reformat(width, height, 'rgb24', interpolation='AREA')
+  return Frame(index, frame, turns)
 
 
 def _declared_frames(path: str | os.PathLike) -> int:
@@ -155,12 +212,7 @@ def _declared_frames(path: str | os.PathLike) -> int:
     if not os.stat(path).st_size:
       raise UnreadableError('empty file')
     with open_video(path) as container:
-      if not container.streams.video:
-        raise UnreadableError('no video stream')
       stream = container.streams.video[0]
-      width, height = stream.codec_context.width, stream.codec_context.height
-      if width * height > transforms.MAX_PIXELS:
-        raise UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
       return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
   except av.FFmpegError as error:
     raise UnreadableError(reason_of(error)) from error
@@ -176,11 +228,10 @@ def _decode(
   problems: list[str] = []
   targets = iter(indices)
   target = next(targets, None)
-  count, last = 0, None
+  count, last = 0, None  # The last sound frame, with its number.
   try:
     with open_video(path) as container:
       stream = container.streams.video[0]
-      stream.codec_context.thread_count = 1  # The processes share the cores already.
       packets = container.demux(stream)
       while target is not None and (packet := next(packets, None)) is not None:
         try:
@@ -192,17 +243,18 @@ def _decode(
           if frame.is_corrupt:
             count += 1
             continue
-          last = Frame(count, frame)
+          last = (count, frame)
           if target is not None and count >= target:
-            frames.append(last)
+            frames.append(_kept(*last))
             while target is not None and target <= count:
               target = next(targets, None)
           count += 1
   except av.FFmpegError as error:
     problems.append(reason_of(error))
   # Headers count frames that an edit list hides: one short at the end is the last frame there is.
-  if target is not None and next(targets, None) is None and last and last not in frames:
-    frames.append(last)
+  is_short_by_one = target is not None and next(targets, None) is None
+  if is_short_by_one and last and (not frames or frames[-1].index != last[0]):
+    frames.append(_kept(*last))
   return frames, count, tuple(dict.fromkeys(problems))
 
 
