@@ -17,7 +17,9 @@ from absl import flags
 from masm_jax import cli
 from masm_jax.errors import UserError
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The --workdir of a training run.')
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'The --workdir of a training run, or the folder of a detector file.'
+)
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')
 _SUITE = cli.define_config(
   'suite',
@@ -40,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
   suite = _SUITE.value
   if suite is None or not _CHECKPOINT.value or not _OUT.value:
     raise UserError(
-      'give --checkpoint (the workdir of a run), --suite (such as configs/cross_eval.py) and --out'
-      ' (a directory for the results)'
+      'give --checkpoint (the workdir of a run, or a detector file), --suite (such as'
+      ' configs/cross_eval.py) and --out (a directory for the results)'
     )
   cli.start_jax(deterministic=True)
   from masm_jax.evaluation.run import evaluate

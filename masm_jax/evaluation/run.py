@@ -18,7 +18,7 @@ from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import curves, results
 from masm_jax.evaluation import suite as suite_lib
-from masm_jax.inference import steps, trained
+from masm_jax.inference import detector_file, steps, trained, validation
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.metrics import catalogue, scores
 from masm_jax.parallel import peers, sharding
@@ -37,7 +37,7 @@ def evaluate(
   """Scores every set of a suite, and writes `out/results.json`.
 
   Args:
-    workdir: of a training run.
+    workdir: of a training run, or a detector file.
     suite: see `common.get_suite`.
     out: the evaluation's folder; one that was stopped is resumed.
     step: which checkpoint: best, last, or a number.
@@ -65,27 +65,43 @@ def _evaluate(
   is_lead = jax.process_index() == 0
   mesh = sharding.make_mesh(suite.fsdp, devices)
   sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')
-  run = trained.load_run(workdir, mesh, step=step, weights=weights, on_progress=watchdog.stage)
+  run = detector_file.load_detector(
+    workdir, mesh, step=step, weights=weights, on_progress=watchdog.stage
+  )
   watchdog.stage()
 
   # ---- Data ----------------------------------------------------------------------------------
-  specs = suite.sets or {
-    name: spec for name, spec in run.config.data.tests.items() if spec.manifest
-  }
+  # A detector file brings its thresholds, and names no set: the suite does.
+  own = None if run.file else run.config.data
+  specs = suite.sets or {name: spec for name, spec in _tests(own).items() if spec.manifest}
+  if own is None and not specs:
+    raise UserError(
+      f'{workdir} is a detector file, which names no test set: name those to score with'
+      ' --suite.sets.NAME.manifest=FILE'
+    )
   points = curves.points(suite.robustness, specs)
-  own = run.config.data
   # The built-in set is drawn as the run or the suite says: whichever names it.
-  load_own, load_suite = map(sets_lib.SetLoader, (own.synthetic, suite.synthetic))
+  load_suite = sets_lib.SetLoader(suite.synthetic)
+  load_own = sets_lib.SetLoader(own.synthetic) if own else load_suite
   load_tests = load_suite if suite.sets else load_own
-  load_val, val_spec = (load_suite, suite.val) if suite.val.manifest else (load_own, own.val)
-  load_train, train_spec = (
-    (load_suite, suite.train) if suite.train.manifest else (load_own, own.train)
-  )
-  val = load_val('val', val_spec)
-  sets_lib.refuse_test_rows('val', val)
-  sets_lib.refuse_unlabelled('val', val)
+  load_val, val_spec = load_own, own and own.val
+  if suite.val.manifest:
+    load_val, val_spec = load_suite, suite.val
+  load_train, train_spec = load_own, own and own.train
+  if suite.train.manifest:
+    load_train, train_spec = load_suite, suite.train
+  val = val_spec and load_val('val', val_spec)
+  if val:
+    sets_lib.refuse_test_rows('val', val)
+    sets_lib.refuse_unlabelled('val', val)
+  elif suite.video_score != validation.VIDEO_SCORE and run.validation:
+    raise UserError(
+      f'{workdir} is a detector file, whose thresholds are of videos scored by their'
+      f' {validation.VIDEO_SCORE}: leave out --suite.video_score, or give the validation set with'
+      ' --suite.val.manifest'
+    )
   train, warnings = _training_set(load_train, train_spec, run.facts['train_manifest'])
-  if val.sha256 != run.facts['val_manifest']:
+  if val and val.sha256 != run.facts['val_manifest']:
     text = (
       'the validation set is not the one that chose the checkpoint (hash'
       f' {val.sha256[:12]}, then {run.facts["val_manifest"][:12]}): thresholds are those of the'
@@ -93,7 +109,7 @@ def _evaluate(
     )
     warnings.append({'set': results.VAL, 'kind': 'manifest_changed', 'text': text})
   tests = {name: _test_set(load_tests, name, spec) for name, spec in specs.items()}
-  for name, manifest in {results.VAL: val, **tests}.items():
+  for name, manifest in (({results.VAL: val} if val else {}) | tests).items():
     if text := crop_settings.difference(run.crops, read_crop_settings(manifest)):
       warnings.append({'set': name, 'kind': 'crops_differ', 'text': f'{name}: {text}'})
   copies, unchecked = curves.load_copies(
@@ -123,18 +139,25 @@ def _evaluate(
   if is_lead:
     _claim(out, identity)
   made = suite_lib.SuiteRun(evaluator, run.params, suite, out, identity, is_lead, watchdog).run(
-    val, train, tests, points, copies
+    val or run.validation, train, tests, points, copies
   )
   if not is_lead:
     return
   made['warnings'] = sorted(
     warnings + made['warnings'], key=lambda warning: results.urgency(warning['kind'])
   )
-  for name, spec in {results.VAL: val_spec, **specs}.items():
+  for name, spec in {**({results.VAL: val_spec} if val else {}), **specs}.items():
     made['protocol']['sets'][name] |= {'manifest': spec.manifest, 'split': spec.split}
   document = _document(workdir, run, suite, made)
   telemetry.write_json(out / 'results.json', document)
   _print(document, out)
+
+
+def _tests(
+  data: ml_collections.ConfigDict | None,
+) -> Mapping[str, ml_collections.ConfigDict]:
+  """The tests of a run's own config."""
+  return {} if data is None else dict(data.tests.items())
 
 
 def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDict) -> Manifest:
@@ -153,9 +176,11 @@ def _of_copy(spec: ml_collections.ConfigDict, manifest: str) -> ml_collections.C
 
 
 def _training_set(
-  load: sets_lib.SetLoader, spec: ml_collections.ConfigDict, sha256: str
+  load: sets_lib.SetLoader, spec: ml_collections.ConfigDict | None, sha256: str
 ) -> tuple[Manifest | None, list[dict[str, str]]]:
   """The training set, None if it is not at hand, and what is to be said of it."""
+  if spec is None:
+    return None, []
   try:
     train = load('train', spec)
   except UserError as error:
@@ -219,13 +244,13 @@ def _document(
     'format': results.FORMAT,
     'warnings': made['warnings'],
     **({'note': sets_lib.SYNTHETIC_NOTE} if is_synthetic else {}),
-    'run': run.facts | {'config': run.config.to_dict()},
+    'run': run.facts | {'config': run.file.config if run.file else run.config.to_dict()},
     'suite': suite.to_dict(),
     'protocol': made['protocol'],
     'sets': made['sets'],
     'robustness': made['robustness'],
-    'masks': telemetry.read_lines(masks) if masks.is_file() else None,
-    'subspaces': telemetry.read_json(analysis) if analysis.is_file() else None,
+    'masks': telemetry.read_lines(masks) if masks.is_file() and not run.file else None,
+    'subspaces': telemetry.read_json(analysis) if analysis.is_file() and not run.file else None,
   }
 
 

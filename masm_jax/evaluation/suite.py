@@ -26,9 +26,10 @@ from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
 from masm_jax.evaluation import curves, exhibits, results
+from masm_jax.inference import validation
 from masm_jax.inference.scorer import Evaluator
-from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration, scores, summary
+from masm_jax.inference.validation import Validation
+from masm_jax.metrics import scores, summary
 from masm_jax.metrics.summary import Settings, Warning_
 from masm_jax.parallel import peers
 
@@ -62,7 +63,7 @@ class SuiteRun:
 
   def run(
     self,
-    val: Manifest,
+    val: Manifest | Validation | None,
     train: Manifest | None,
     tests: Mapping[str, Manifest],
     points: Sequence[curves.Point] = (),
@@ -71,7 +72,8 @@ class SuiteRun:
     """Scores all sets, and computes every metric.
 
     Args:
-      val: the validation set, which fixes thresholds and temperature.
+      val: the validation set, which fixes thresholds and temperature; or what it fixed, where a
+        detector file holds that; None for no threshold.
       train: the training set, to search for leaks; None where it is not at hand.
       tests: name -> what is measured.
       points: of the robustness curves.
@@ -81,10 +83,13 @@ class SuiteRun:
       `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead; else None.
     """
     shown = [self.suite.features_per_set, self.suite.mistakes_per_set]
-    self.score(results.VAL, val, self._exhibited(val, {}), kind=shown)
+    own = {results.VAL: val} if isinstance(val, Manifest) else {}
+    for name, manifest in own.items():
+      self.score(name, manifest, self._exhibited(manifest, {}), kind=shown)
     settings, origin, warnings = self._fix(val)
     for name, manifest in tests.items():
-      kind = [*shown, val.sha256]  # Which mistakes are the worst depends on the threshold.
+      # Which mistakes are the worst depends on the threshold.
+      kind = [*shown, val.sha256 if own else settings.thresholds]
       self.score(name, manifest, self._exhibited(manifest, settings.thresholds), kind=kind)
     self._score_points(points, tests, copies)
     self.watchdog.stop()
@@ -94,9 +99,9 @@ class SuiteRun:
       text = 'the training manifest is not at hand: test sets were not searched for its faces'
       warnings.append({'set': '', 'kind': 'leak_unchecked', 'text': text})
     measured, facts = {}, {}
-    for name, manifest in {results.VAL: val, **tests}.items():
+    for name, manifest in (own | dict(tests)).items():
       found = [] if train is None else leaks.find_leaks(train, manifest)
-      if name != results.VAL:
+      if own and name != results.VAL:
         found += leaks.find_leaks(val, manifest, 'validation')
       for leak in found:
         warnings.append({'set': name, 'kind': f'leak_{leak.kind}', 'text': f'{name} {leak.text}'})
@@ -243,20 +248,21 @@ class SuiteRun:
       )
     return made
 
-  def _fix(self, val: Manifest) -> tuple[Settings, dict[str, Any], list[Warning_]]:
+  def _fix(
+    self, val: Manifest | Validation | None
+  ) -> tuple[Settings, dict[str, Any], list[Warning_]]:
     """Thresholds and temperature from the validation scores; nan on hosts but the lead."""
-    fixed = np.full(3, math.nan)
-    if self.is_lead:
+    is_stored = not isinstance(val, Manifest)
+    found = val if isinstance(val, Validation) else None
+    if self.is_lead and not is_stored:
       table = scores.read_scores(results.scores_path(self.folder, results.VAL))
-      videos = metrics.video_scores(table, self.suite.video_score)
-      for i, rows in enumerate((table, videos)):
-        fixed[i] = metrics.equal_error_rate(rows['label'], rows['score'])[1]
-      if self.suite.temperature and table['label'].nunique() == 2:
-        fixed[2] = calibration.fit_temperature(table['label'], table['logit'])
+      found = validation.from_scores(table, self.suite.video_score)
+    fitted = found.calibration if found and self.suite.temperature else None
+    thresholds = found.thresholds if found else {}
     bootstrap = self.suite.bootstrap
     settings = Settings(
-      thresholds={'frame': float(fixed[0]), 'video': float(fixed[1])},
-      temperature=None if np.isnan(fixed[2]) else float(fixed[2]),
+      thresholds={level: thresholds.get(level, {}).get('eer', math.nan) for level in scores.LEVELS},
+      temperature=fitted.temperature if fitted else None,
       video_score=self.suite.video_score,
       draws=bootstrap.draws,
       confidence=bootstrap.confidence,
@@ -266,15 +272,17 @@ class SuiteRun:
       max_groups=self.suite.max_groups,
     )
     warnings = []
-    if self.is_lead and np.isnan(fixed[:2]).any():
+    if self.is_lead and np.isnan(list(settings.thresholds.values())).any():
       also = ', nor a temperature' if self.suite.temperature else ''
-      text = f'the validation scores lack a class: there is no threshold to carry over{also}'
+      why = 'the validation scores lack a class' if found else 'the detector file holds none'
+      text = f'{why}: there is no threshold to carry over{also}'
       warnings.append({'set': results.VAL, 'kind': 'one_class', 'text': text})
+    from_file = ', as the detector file holds it' if is_stored else ''
     origin = {
       'threshold': {
-        'origin': 'EER threshold of the validation set',
+        'origin': f'EER threshold of the validation set{from_file}',
         'set': results.VAL,
-        'manifest_sha256': val.sha256,
+        'manifest_sha256': '' if is_stored else val.sha256,
         **settings.thresholds,
       },
       'temperature': None,

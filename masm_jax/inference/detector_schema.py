@@ -22,6 +22,7 @@ FORMAT = 'masm_jax detector 1'
 
 _MAX_INT = 2**16  # Of an architecture's whole numbers: widths, depths, sizes.
 _MAX_IMAGE_PX = 2048
+_MIN_STD = 1e-6  # Pixels are divided by it.
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Rate = Annotated[float, Field(ge=0, le=1)]
 _Line = Annotated[str, Field(max_length=2000, pattern=r'^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$')]
@@ -228,17 +229,21 @@ def build(backbone: Backbone) -> Architecture:
   fields = backbone.architecture
   for name, value in fields.items():
     limit = _MAX_IMAGE_PX if name == 'image_size' else _MAX_INT
-    if type(value) is int and not 0 <= value <= limit:
-      raise UserError(f'backbone.architecture.{name} = {value}: at most {limit}')
+    numbers = value if isinstance(value, list) else [value]
+    if outside := [n for n in numbers if isinstance(n, int | float) and not 0 <= n <= limit]:
+      place = f'backbone.architecture.{name[:100]!a} holds {outside[0]:g}'
+      raise UserError(f'{place}: a number from 0 to {limit} is wanted')
   model = _architecture_model(backbone.family)
   try:
-    return model.model_validate_json(
-      backbone.model_dump_json(include={'architecture'})
-    ).architecture
+    found = model.model_validate_json(backbone.model_dump_json(include={'architecture'}))
+    architecture = found.architecture
   except pydantic.ValidationError as error:
     raise UserError(f'backbone.{_first(error)}') from error
   except (ArithmeticError, TypeError, ValueError) as error:
     raise UserError(f'backbone.architecture: {error}') from error
+  if not min(architecture.std) >= _MIN_STD:
+    raise UserError(f'backbone.architecture.std holds a number below {_MIN_STD:g}')
+  return architecture
 
 
 @functools.cache

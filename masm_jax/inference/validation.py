@@ -72,14 +72,15 @@ class Validation:
     return selective.abstention_band(found.labels, found.scores, fpr=fpr, fnr=fnr)
 
 
-def from_scores(frames: pd.DataFrame) -> Validation:
+def from_scores(frames: pd.DataFrame, video_score: str = VIDEO_SCORE) -> Validation:
   """What a validation set's score table fixes.
 
   Args:
     frames: see `scores.score_table`; every row with a label.
+    video_score: how a video's score comes from its frames': mean, median or max.
   """
   thresholds, kept = {}, {}
-  tables = (frames, binary.video_scores(frames, VIDEO_SCORE))
+  tables = (frames, binary.video_scores(frames, video_score))
   for level, table in zip(LEVELS, tables, strict=True):
     labels, values = table['label'].to_numpy(), table['score'].to_numpy(np.float64)
     found = {'eer': binary.equal_error_rate(labels, values)[1]}
