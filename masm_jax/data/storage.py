@@ -4,7 +4,6 @@ A path with `://` in it goes through fsspec, which needs the file system's own p
 `gs://`, `s3fs` for `s3://`); every other path is a local one.
 """
 
-import errno
 import hashlib
 import os
 import pathlib
@@ -62,24 +61,17 @@ def suffix(path: Path) -> str:
   return posixpath.splitext(os.fspath(path))[1]
 
 
-def read_bytes(path: Path, *, max_bytes: int | None = None) -> bytes:
+def read_bytes(path: Path) -> bytes:
   """The content of a file.
 
-  Args:
-    path: of the file.
-    max_bytes: of a file that is refused when it is larger, before it takes memory.
-
   Raises:
-    OSError: it cannot be read, or is too large.
+    OSError: it cannot be read.
     UserError: its file system is not known or not installed.
   """
   if not is_remote(path):
     with open(path, 'rb') as file:
-      _refuse_size(os.fstat(file.fileno()).st_size, max_bytes)
       return file.read()
   file_system, inner = _file_system(path)
-  if max_bytes is not None:
-    _refuse_size(file_system.size(inner) or 0, max_bytes)
   return file_system.cat_file(inner)
 
 
@@ -221,11 +213,6 @@ def _names(folder: Path, *, folders: bool) -> set[str]:
   kind = 'directory' if folders else 'file'
   names = {posixpath.basename(e['name'].rstrip('/')) for e in entries if e['type'] == kind}
   return names - {''}
-
-
-def _refuse_size(size: int, max_bytes: int | None) -> None:
-  if max_bytes is not None and size > max_bytes:
-    raise OSError(errno.EFBIG, f'a file of {size:,} bytes; the limit is {max_bytes:,}')
 
 
 def _version(entry: dict[str, Any]) -> str:

@@ -52,6 +52,16 @@ class Detector:
   _batch_size: int = dataclasses.field(repr=False)
 
   @property
+  def batch_size(self) -> int:
+    """Images that are scored at a time."""
+    return self._batch_size
+
+  @property
+  def num_devices(self) -> int:
+    """Devices that share a batch."""
+    return self._mesh.size
+
+  @property
   def thresholds(self) -> Mapping[str, Mapping[str, float]]:
     """By level (`frame`, `video`) and name (`eer`, `fpr=1%`, `fpr=5%`, `fnr=1%`), from validation.
 
@@ -117,6 +127,36 @@ class Detector:
 
   def _logits(self, images: Images, channels: Channels) -> np.ndarray:
     return self._run_step(self._eval_step, 'logit', images, channels).astype(np.float64)
+
+  def dispatch(self, crops: np.ndarray) -> Mapping[str, jax.Array]:
+    """Starts the scoring of a batch, and does not wait for it.
+
+    Args:
+      crops: uint8 [B, S, S, 3] of the detector's own size; each B is compiled once.
+
+    Returns:
+      `logit` [B], log-odds of fake, and `feature` [B, D] where `validation.features` needs it.
+    """
+    count = len(crops)
+    batch = {
+      'image': crops,
+      'record': np.arange(count, dtype=np.int32),
+      'mask': np.ones(count, bool),
+    }
+    found = self._both_steps(self._run.params, sharding.place_batch(batch, self._mesh))
+    return {name: found[name] for name in ('logit', 'feature') if name in found}
+
+  @functools.cached_property
+  def _both_steps(self) -> Callable:
+    score = steps.make_eval_step(self._run.detector)
+    describe = steps.make_feature_step(self._run.detector)
+    wants_features = self.validation is not None and self.validation.features is not None
+
+    def step(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+      # XLA computes once what both have in common.
+      return score(params, batch) | (describe(params, batch) if wants_features else {})
+
+    return steps.jit_eval_step(step, self._mesh, self._run.params)
 
   @functools.cached_property
   def _eval_step(self) -> Callable:

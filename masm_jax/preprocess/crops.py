@@ -236,38 +236,68 @@ class Cropper:
   ) -> tuple[str, bytes, dict[str, Any]]:
     """One crop: name of its file, the file, and its row."""
     settings = self._settings
-    face, score = choice.face, choice.face.score
-    detected = choice.detected
-    if not detected:
-      score = 0.0  # The other frame's says nothing of this one.
-      if found := crop_checks.closer_look(self._detector, image, face):
-        face, score, detected = found, found.score, True
-    how = {'template': settings.template, 'margin': settings.margin}
-    crop = align(image, face.landmarks, size_px=settings.size_px, **how)
-    face_px = round(float(np.sqrt(face.area)), 1)
-    flag = ''
-    if not detected:
-      flag = crop_flags.NO_FACE
-    elif crop_checks.padding_share(image.shape, face.landmarks, **how) > crop_checks.MAX_PADDING:
-      flag = crop_flags.PADDING
-    elif face_px < settings.min_face_px:
-      flag = crop_flags.TOO_SMALL
+    found = cut(self._detector, image, choice, settings)
     name = f'{index:06d}.{settings.image_format}'
     name = name if person == 1 else f'p{person}_{name}'
-    content = _encode_image(crop, settings.image_format)
+    content = _encode_image(found.crop, settings.image_format)
     return name, content, {
       'file': name,
       'person': person,
       'frame': index,
-      'width': crop.shape[1],
-      'height': crop.shape[0],
+      'width': found.crop.shape[1],
+      'height': found.crop.shape[0],
       'sha256': hashlib.sha256(content).hexdigest(),
-      'face_detected': detected,
-      'face_score': round(score, 4),
-      'face_px': face_px,
-      'face_box': [round(float(value), 1) for value in face.box],
-      'crop_flag': flag,
+      'face_detected': found.detected,
+      'face_score': round(found.score, 4),
+      'face_px': found.face_px,
+      'face_box': [round(float(value), 1) for value in found.face.box],
+      'crop_flag': found.flag,
     }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """A face cut out of a picture.
+
+  Attributes:
+    face: where it is, after a closer look.
+    detected: whether the detector saw it in this picture.
+    score: the detector's confidence; 0 where it saw nothing.
+    crop: uint8 RGB [S, S, 3].
+    face_px: square root of the area of its box, pixels.
+    flag: one of `data.crop_flags.FLAGS`, or ''.
+  """
+
+  face: Face
+  detected: bool
+  score: float
+  crop: np.ndarray
+  face_px: float
+  flag: str
+
+
+def cut(detector: Detector, image: np.ndarray, choice: tracks.Choice, settings: Settings) -> Cut:
+  """Cuts a face out of a picture, uint8 RGB [H, W, 3], and says whether it is fit.
+
+  Whether somebody is upside down shows only over several frames, see `crop_checks.turned_excess`.
+  """
+  face, score = choice.face, choice.face.score
+  detected = choice.detected
+  if not detected:
+    score = 0.0  # The other frame's says nothing of this one.
+    if found := crop_checks.closer_look(detector, image, face):
+      face, score, detected = found, found.score, True
+  how = {'template': settings.template, 'margin': settings.margin}
+  crop = align(image, face.landmarks, size_px=settings.size_px, **how)
+  face_px = round(float(np.sqrt(face.area)), 1)
+  flag = ''
+  if not detected:
+    flag = crop_flags.NO_FACE
+  elif crop_checks.padding_share(image.shape, face.landmarks, **how) > crop_checks.MAX_PADDING:
+    flag = crop_flags.PADDING
+  elif face_px < settings.min_face_px:
+    flag = crop_flags.TOO_SMALL
+  return Cut(face, detected, score, crop, face_px, flag)
 
 
 def _encode_image(image: np.ndarray, image_format: str) -> bytes:

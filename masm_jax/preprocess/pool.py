@@ -8,7 +8,6 @@ new process takes its place; when the parent dies, they end.
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -27,17 +26,10 @@ class Died(Exception):
 class _Worker:
   """One process and the pipe to it."""
 
-  def __init__(
-    self,
-    make: Callable[..., Callable[[Any], Any]],
-    args: tuple[Any, ...],
-    max_memory_bytes: int | None,
-  ):
+  def __init__(self, make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]):
     context = multiprocessing.get_context('spawn')
     self.pipe, far_end = context.Pipe()
-    self._process = context.Process(
-      target=_serve, args=(far_end, make, args, max_memory_bytes), daemon=True
-    )
+    self._process = context.Process(target=_serve, args=(far_end, make, args), daemon=True)
     self._process.start()
     far_end.close()
     self.task: tuple[Any, int] | None = None  # With the count of attempts before.
@@ -64,7 +56,6 @@ def run(
   args: tuple[Any, ...],
   *,
   num_processes: int,
-  max_memory_bytes: int | None = None,
 ) -> Iterator[tuple[Any, Any]]:
   """Does tasks in spawned processes; yields (task, result) as they are done, in any order.
 
@@ -75,8 +66,6 @@ def run(
     make: called with `args` in each process; gives the function that does a task.
     args: pickled.
     num_processes: 0 does all in this process, in order.
-    max_memory_bytes: what each spawned process may take, once it has made its function; what asks
-      for more meets a MemoryError, or ends the process. On Linux alone.
 
   Raises:
     UserError: what a task or `make` raised; other exceptions are raised likewise.
@@ -90,7 +79,7 @@ def run(
   workers: list[_Worker] = []
   try:
     for task in waiting:
-      workers.append(_Worker(make, args, max_memory_bytes))
+      workers.append(_Worker(make, args))
       workers[-1].give((task, 0))
       if len(workers) == num_processes:
         break
@@ -105,7 +94,7 @@ def run(
           death = worker.death()
           worker.stop()
           workers.remove(worker)
-          workers.append(_Worker(make, args, max_memory_bytes))
+          workers.append(_Worker(make, args))
           if attempts + 1 < _ATTEMPTS:
             workers[-1].give((task, attempts + 1))
             continue
@@ -128,18 +117,13 @@ _END = object()
 
 
 def _serve(
-  pipe: connection.Connection,
-  make: Callable[..., Callable[[Any], Any]],
-  args: tuple[Any, ...],
-  max_memory_bytes: int | None,
+  pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]
 ) -> None:
   """The life of a worker process."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   try:
     do = make(*args)
-    if max_memory_bytes is not None:
-      _limit_memory(max_memory_bytes)
     while True:
       pipe.send(do(pipe.recv()))
   except (EOFError, OSError):
@@ -148,19 +132,6 @@ def _serve(
     # Not every exception survives pickling: its text does.
     known = isinstance(error, UserError)
     pipe.send(error if known else RuntimeError(f'{type(error).__name__}: {error}'))
-
-
-def _limit_memory(more_bytes: int) -> None:
-  """Lets this process have so much memory beside what it has now."""
-  try:
-    with open('/proc/self/statm') as file:
-      taken = int(file.read().split()[5]) * resource.getpagesize()
-  except OSError:  # No Linux: elsewhere the limit is not held either.
-    return
-  _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-  wanted = taken + more_bytes
-  limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-  resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _end_with_parent() -> None:

@@ -8,20 +8,16 @@ converted.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from masm_jax.data import transforms
 from masm_jax.data.importers import names
 from masm_jax.preprocess.raw_video import is_picture
-
-# Of a frame: 8K, the largest that cameras and players know. Its decoder holds up to 17 frames.
-MAX_PIXELS = 8192 * 4352
-MAX_SIDE = 2**14
-_MAX_DECODED_BYTES = 2**27  # Of one frame, as it is decoded.
-_MAX_KEPT_BYTES = 2**25  # Of one that waits for its crops; a larger one is kept as RGB, reduced.
 
 # Containers only. FFmpeg also opens play lists and scripts, which name further files and addresses:
 # those must not be reached through a file that merely calls itself a video.
@@ -29,10 +25,13 @@ _OPTIONS = {
   'protocol_whitelist': 'file',
   'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,'
   'ivf,h264,hevc,nut,mxf,gif',
-  'max_pixels': str(MAX_PIXELS),  # Of the decoders that look into streams as they are opened.
 }
-# A size may change within a stream: so its decoder is told, too.
-_DECODER = {'max_pixels': str(MAX_PIXELS)}
+_STRANGERS_OPTIONS = {
+  'protocol_whitelist': 'none',
+  'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi',
+}
+
+Source = str | os.PathLike | BinaryIO
 
 
 class UnreadableError(Exception):
@@ -45,13 +44,13 @@ class Frame:
 
   Attributes:
     index: its number in the video, from 0; in a folder of frames, the number in its name.
-    source: the decoder's own frame, or the path of an image.
-    turns: quarters against the clock that put it upright, 0 to 3.
+    source: the decoder's own frame, or the path of an image; None where it was let go.
+    time_s: when it is shown, seconds; None where nothing tells.
   """
 
   index: int
-  source: av.VideoFrame | str
-  turns: int = 0
+  source: av.VideoFrame | str | None
+  time_s: float | None = None
 
   def rgb(self) -> np.ndarray:
     """The frame upright, as uint8 RGB [H, W, 3].
@@ -64,8 +63,10 @@ class Frame:
         return transforms.decode(self.source)
       except transforms.DecodeError as error:
         raise UnreadableError(str(error).removeprefix(f'{self.source}: ')) from error
+    assert self.source is not None, 'read it again with `frames_at`'
     image = self.source.to_ndarray(format='rgb24')
-    return np.ascontiguousarray(np.rot90(image, k=self.turns))
+    # Phones store the turn that a player has to make, in degrees against the clock.
+    return np.ascontiguousarray(np.rot90(image, k=round(self.source.rotation / 90) % 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +93,49 @@ def even_indices(num_available: int, num_frames: int) -> list[int]:
   return np.linspace(0, num_available - 1, count).astype(int).tolist()
 
 
-def read_video(path: str | os.PathLike, num_frames: int) -> Clip:
+class Checks:
+  """What a caller wants to look at while a video is read; each method may raise.
+
+  This one lets everything pass.
+  """
+
+  def container(self, container: av.container.InputContainer) -> None:
+    """Called once a file is open, before anything is decoded for its own sake."""
+
+  def packet(self, packet: av.Packet) -> None:
+    """Called with each packet of the video, before it is decoded."""
+
+  def frame(self, frame: av.VideoFrame) -> None:
+    """Called with each decoded frame, before it is converted."""
+
+
+def read_video(
+  source: Source, num_frames: int, *, hold: bool = True, checks: Checks | None = None
+) -> Clip:
   """Decodes `num_frames` evenly spaced frames of a video, or all if it has fewer.
 
   A frame that arrives damaged gives way to the next sound one. Where the file ends before the
   frames that its header declares, the frames are spread over what there is, in a second pass.
 
+  Args:
+    source: path of the file, or the file itself, opened to read bytes.
+    num_frames: at most so many.
+    hold: False lets the pictures go as they come: `frames_at` reads them again.
+    checks: see there.
+
   Raises:
     UnreadableError: no file, not a video, or no frame in it decodes.
   """
-  declared = _declared_frames(path)
-  frames, num_decoded, problems = _decode(path, even_indices(declared, num_frames))
-  if len(frames) < min(num_frames, declared) and num_decoded < declared:
-    problems = (f'{num_decoded} of {declared} frames decode', *problems)
-    frames, _, _ = _decode(path, even_indices(num_decoded, num_frames))
+  checks = checks or Checks()
+  declared = _declared_frames(source, checks)
+  first = _Pass(source, even_indices(declared, num_frames), checks)
+  frames, problems = first.read(hold), first.problems
+  if len(frames) < min(num_frames, declared) and first.count < declared:
+    problems = [f'{first.count} of {declared} frames decode', *problems]
+    frames = _Pass(source, even_indices(first.count, num_frames), checks).read(hold)
   if not frames:
-    raise UnreadableError('; '.join(problems) or 'no frame in it decodes')
-  return Clip(tuple(frames), num_decoded, tuple(problems))
+    raise UnreadableError('; '.join(dict.fromkeys(problems)) or 'no frame in it decodes')
+  return Clip(tuple(frames), first.count, tuple(dict.fromkeys(problems)))
 
 
 def read_video_at(path: str | os.PathLike, indices: Sequence[int]) -> list[Frame]:
@@ -117,8 +144,17 @@ def read_video_at(path: str | os.PathLike, indices: Sequence[int]) -> list[Frame
   Raises:
     UnreadableError: as `read_video`.
   """
-  _declared_frames(path)
-  return _decode(path, list(indices))[0]
+  _declared_frames(path, Checks())
+  return list(_Pass(path, indices, Checks()))
+
+
+def frames_at(source: Source, clip: Clip, *, checks: Checks | None = None) -> Iterator[Frame]:
+  """The frames of a clip of `read_video`, one after the other, in another pass.
+
+  Raises:
+    UnreadableError: as `read_video`.
+  """
+  yield from _Pass(source, [frame.index for frame in clip.frames], checks or Checks())
 
 
 def read_folder(folder: str | os.PathLike, num_frames: int) -> Clip:
@@ -149,113 +185,111 @@ def image_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
   return sorted(found, key=lambda path: (names.frame_number(path.stem), path.name))
 
 
-def open_video(path: str | os.PathLike) -> av.container.InputContainer:
+def open_video(source: Source) -> av.container.InputContainer:
   """Opens a video by FFmpeg: this one file, and nothing that it may name.
 
-  Its first video stream is ready to be decoded, by one thread: videos are done side by side.
+  Args:
+    source: path of the file, or the file itself, opened to read bytes.
 
   Raises:
     av.FFmpegError: it is no video.
-    UnreadableError: it has no video stream, or one whose frames take too much memory.
   """
-  # The prefix keeps a colon in a name from being taken for a protocol.
-  container = av.open(f'file:{os.fspath(path)}', options=_OPTIONS, metadata_errors='ignore')
-  try:
-    if not container.streams.video:
-      raise UnreadableError('no video stream')
-    codec = container.streams.video[0].codec_context
-    if codec is None:
-      raise UnreadableError('nothing here decodes its video stream')
-    width, height = codec.width, codec.height
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-      raise UnreadableError(
-        f'{width} x {height} pixels; the limit is {MAX_PIXELS:,} in all, and {MAX_SIDE:,} of a side'
-      )
-    if (size := _frame_bytes(codec)) > _MAX_DECODED_BYTES:
-      raise UnreadableError(f'{size:,} bytes in a frame; the limit is {_MAX_DECODED_BYTES:,}')
-    codec.thread_count, codec.options = 1, _DECODER
-  except UnreadableError:
-    container.close()
-    raise
-  return container
+  if isinstance(source, str | os.PathLike):
+    # The prefix keeps a colon in a name from being taken for a protocol.
+    return av.open(f'file:{os.fspath(source)}', options=_OPTIONS, metadata_errors='ignore')
+  source.seek(0)
+  # Bytes of strangers: fewer formats, and no protocol by which anything else could be opened.
+  return av.open(source, options=_STRANGERS_OPTIONS, metadata_errors='ignore')
 
 
-def turns_of(frame: av.VideoFrame) -> int:
-  """Quarters against the clock that put a frame upright: phones store what a player has to do."""
-  return round(frame.rotation / 90) % 4
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+  """The first video stream that is no cover picture of a song; None if there is none."""
+  streams = [
+    stream
+    for stream in container.streams.video
+    if not stream.disposition & Disposition.attached_pic
+  ]
+  return streams[0] if streams else None
 
 
-def _frame_bytes(frame: av.VideoFrame | av.VideoCodecContext) -> int:
-  """Memory of a frame in its own pixel format; 0 where that is not known yet."""
-  if frame.format is None:
-    return 0
-  bits = sum(
-    (8 if part.bits <= 8 else 16) * part.width * part.height for part in frame.format.components
-  )
-  return bits // 8
-
-
-def _kept(index: int, frame: av.VideoFrame) -> Frame:
-  """A frame to keep: a large one as RGB, at a half, a third, ... of its size if need be."""
-  turns, factor = turns_of(frame), 1
-  if _frame_bytes(frame) > _MAX_KEPT_BYTES:
-    while 3 * -(-frame.width // factor) * -(-frame.height // factor) > _MAX_KEPT_BYTES:
-      factor += 1
-    width, height = (-(-side // factor) for side in (frame.width, frame.height))
-    frame = frame.reformat(width, height, 'rgb24', interpolation='AREA')
-  return Frame(index, frame, turns)
-
-
-def _declared_frames(path: str | os.PathLike) -> int:
+def _declared_frames(source: Source, checks: Checks) -> int:
   """The number of frames as the header says, or else as the packets are counted."""
   try:
-    if not os.stat(path).st_size:
+    if isinstance(source, str | os.PathLike) and not os.stat(source).st_size:
       raise UnreadableError('empty file')
-    with open_video(path) as container:
-      stream = container.streams.video[0]
-      return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    with open_video(source) as container:
+      checks.container(container)
+      stream = video_stream(container)
+      if stream is None:
+        raise UnreadableError('no video stream')
+      width, height = stream.codec_context.width, stream.codec_context.height
+      if width * height > transforms.MAX_PIXELS:
+        raise UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
+      if stream.frames:
+        return stream.frames
+      count = 0
+      for packet in container.demux(stream):
+        checks.packet(packet)
+        count += packet.size > 0
+      return count
   except av.FFmpegError as error:
     raise UnreadableError(reason_of(error)) from error
   except OSError as error:
     raise UnreadableError(error.strerror or str(error)) from error
 
 
-def _decode(
-  path: str | os.PathLike, indices: list[int]
-) -> tuple[list[Frame], int, tuple[str, ...]]:
-  """Frames with these indices (or the next sound ones), the count decoded, and what went wrong."""
-  frames: list[Frame] = []
-  problems: list[str] = []
-  targets = iter(indices)
-  target = next(targets, None)
-  count, last = 0, None  # The last sound frame, with its number.
-  try:
-    with open_video(path) as container:
-      stream = container.streams.video[0]
-      packets = container.demux(stream)
-      while target is not None and (packet := next(packets, None)) is not None:
-        try:
-          decoded = packet.decode()
-        except av.FFmpegError as error:  # What follows a damaged packet may be sound again.
-          problems.append(reason_of(error))
-          continue
-        for frame in decoded:
-          if frame.is_corrupt:
-            count += 1
+class _Pass:
+  """One pass over a video: the frames with some indices (or the next sound ones).
+
+  Attributes:
+    count: frames decoded so far.
+    problems: what went wrong so far.
+  """
+
+  def __init__(self, source: Source, indices: Sequence[int], checks: Checks):
+    self._source, self._indices, self._checks = source, indices, checks
+    self.count = 0
+    self.problems: list[str] = []
+
+  def read(self, hold: bool) -> list[Frame]:
+    """All of its frames; without their pictures where they are not to be held."""
+    return [frame if hold else Frame(frame.index, None, frame.time_s) for frame in self]
+
+  def __iter__(self) -> Iterator[Frame]:
+    targets = iter(self._indices)
+    target = next(targets, None)
+    last: Frame | None = None
+    is_given = False
+    try:
+      with open_video(self._source) as container:
+        stream = video_stream(container)
+        assert stream is not None, '`_declared_frames` looked before'
+        stream.codec_context.thread_count = 1  # The processes share the cores already.
+        packets = container.demux(stream)
+        while target is not None and (packet := next(packets, None)) is not None:
+          self._checks.packet(packet)
+          try:
+            decoded = packet.decode()
+          except av.FFmpegError as error:  # What follows a damaged packet may be sound again.
+            self.problems.append(reason_of(error))
             continue
-          last = (count, frame)
-          if target is not None and count >= target:
-            frames.append(_kept(*last))
-            while target is not None and target <= count:
-              target = next(targets, None)
-          count += 1
-  except av.FFmpegError as error:
-    problems.append(reason_of(error))
-  # Headers count frames that an edit list hides: one short at the end is the last frame there is.
-  is_short_by_one = target is not None and next(targets, None) is None
-  if is_short_by_one and last and (not frames or frames[-1].index != last[0]):
-    frames.append(_kept(*last))
-  return frames, count, tuple(dict.fromkeys(problems))
+          for frame in decoded:
+            self._checks.frame(frame)
+            if frame.is_corrupt:
+              self.count += 1
+              continue
+            last, is_given = Frame(self.count, frame, frame.time), False
+            if target is not None and self.count >= target:
+              is_given = True
+              yield last
+              while target is not None and target <= self.count:
+                target = next(targets, None)
+            self.count += 1
+    except av.FFmpegError as error:
+      self.problems.append(reason_of(error))
+    # Headers count frames that an edit list hides: one short at the end is the last frame there is.
+    if target is not None and next(targets, None) is None and last and not is_given:
+      yield last
 
 
 def reason_of(error: av.FFmpegError) -> str:

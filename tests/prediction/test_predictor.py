@@ -1,28 +1,11 @@
 """The detector that Python users hold: the scores of `evaluate`, and no silent wrong input."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
-from masm_jax.data import transforms
-from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
-from masm_jax.metrics import binary, calibration, scores
+from masm_jax.metrics import binary, calibration
 from masm_jax.prediction import predictor
-
-
-@pytest.fixture(scope='module')
-def detector(trained_run):
-  return predictor.load(str(trained_run), batch_size=8)
-
-
-@pytest.fixture(scope='module')
-def val(trained_run, portraits):
-  """The validation set's score table, and its crops as they lie on the disk."""
-  table = scores.read_scores(trained_run / 'scores' / 'best' / 'val.parquet')
-  root = pathlib.Path(load_manifest(portraits).root)
-  return table, [transforms.decode(root / path) for path in table['path']]
 
 
 def test_scores_are_those_of_the_run(detector, val):

@@ -1,0 +1,138 @@
+"""The parent's side of a process that reads files: gives it one at a time, and outlives it."""
+
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import reduction
+from typing import Any
+
+import numpy as np
+
+from masm_jax.errors import UserError
+from masm_jax.prediction import child, messages
+from masm_jax.prediction.reading import Settings
+
+_START_SECONDS = 120.0  # For its imports, on a machine that is busy.
+_MAX_MESSAGE_BYTES = 2**22  # JSON of one chunk of faces, or of a reading.
+_GRACE_SECONDS = 5.0
+_NONE = np.zeros((0, 0, 0, 3), np.uint8)
+
+
+Told = tuple[messages.Message, np.ndarray]  # With uint8 RGB [N, S, S, 3], faces to be scored.
+
+
+class Worker:
+  """One child process; another one takes its place after it died.
+
+  Args:
+    settings: of the child.
+  """
+
+  def __init__(self, settings: Settings):
+    self._settings = settings
+    self._process: Any = None
+    self._pipe: Any = None
+    self.in_force: dict[str, str] = {}
+
+  def start(self) -> None:
+    """Starts the process, if none is there.
+
+    Raises:
+      UserError: it did not start; its own error is on stderr.
+    """
+    if self._process is not None and self._process.is_alive():
+      return
+    self.stop()
+    context = multiprocessing.get_context('spawn')
+    self._pipe, far_end = context.Pipe()
+    self._process = context.Process(target=child.main, args=(far_end, self._settings), daemon=True)
+    self._process.start()
+    far_end.close()
+    try:
+      message = self._receive(time.monotonic() + _START_SECONDS)
+      if not isinstance(message, messages.Ready):
+        raise ValueError('it says other things')
+      self.in_force = message.in_force
+    except (EOFError, OSError, TimeoutError, ValueError) as error:
+      death = self.stop()
+      raise UserError(f'the process that reads files did not start: {death}') from error
+
+  def read(self, descriptor: int, *, kind: str, num_frames: int) -> Iterator[Told]:
+    """What the child says of one file; last `Done` or `Refused`, whatever happens to the child.
+
+    Args:
+      descriptor: of the open file.
+      kind: `file` or `array`.
+      num_frames: of a video.
+
+    Raises:
+      UserError: no process can be started.
+    """
+    self.start()
+    deadline = time.monotonic() + self._settings.limits.wall_seconds
+    try:
+      job = {'kind': kind, 'num_frames': num_frames}
+      self._pipe.send_bytes(json.dumps(job).encode())
+      reduction.send_handle(self._pipe, descriptor, self._process.pid)
+      while True:
+        message = self._receive(deadline)
+        crops = self._crops(message, deadline) if isinstance(message, messages.Faces) else _NONE
+        paused = time.monotonic()
+        yield message, crops
+        deadline += time.monotonic() - paused  # What the caller takes is not the file's fault.
+        if isinstance(message, messages.Done | messages.Refused):
+          return
+    except TimeoutError:
+      seconds = self._settings.limits.wall_seconds
+      self.stop()
+      text = f'it took longer than {seconds:g} seconds'
+      yield messages.Refused(reason='limit_exceeded', text=text), _NONE
+    except (EOFError, OSError, ValueError):  # It died, or sent nonsense.
+      yield self._obituary(self.stop()), _NONE
+
+  def stop(self) -> str:
+    """Ends the process; returns how it ended."""
+    if self._process is None:
+      return 'it never ran'
+    self._process.join(0.2)
+    ended_itself = self._process.exitcode is not None
+    if not ended_itself:
+      self._process.kill()
+      self._process.join(_GRACE_SECONDS)
+    code = self._process.exitcode or 0
+    self._pipe.close()
+    self._process.close()
+    self._process = self._pipe = None
+    if not ended_itself:
+      return 'stopped'
+    return signal.Signals(-code).name if code < 0 else f'exit status {code}'
+
+  def _obituary(self, death: str) -> messages.Refused:
+    limits = self._settings.limits
+    if death == 'SIGXCPU':
+      text = f'it took more than {limits.cpu_seconds} seconds of computing time'
+      return messages.Refused(reason='limit_exceeded', text=text)
+    if death == 'SIGKILL':
+      text = 'the system ended the process that read it (memory)'
+      return messages.Refused(reason='limit_exceeded', text=text)
+    return messages.Refused(reason='unreadable', text=f'the process that read it ended ({death})')
+
+  def _crops(self, message: messages.Faces, deadline: float) -> np.ndarray:
+    """Pixels of the faces that were announced; their size is known before they are read."""
+    side = self._settings.image_size
+    count = sum(face.scored for face in message.faces)
+    if not count:
+      return _NONE
+    self._wait(deadline)
+    content = self._pipe.recv_bytes(count * side * side * 3)
+    return np.frombuffer(content, np.uint8).reshape(count, side, side, 3)
+
+  def _receive(self, deadline: float) -> messages.Message:
+    self._wait(deadline)
+    return messages.parse(self._pipe.recv_bytes(_MAX_MESSAGE_BYTES))
+
+  def _wait(self, deadline: float) -> None:
+    if not self._pipe.poll(max(deadline - time.monotonic(), 0)):
+      raise TimeoutError

@@ -1,0 +1,81 @@
+"""Answers of the engine: those of `evaluate` on the same crops, whatever else is being scored."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from masm_jax.data.manifest import load_manifest
+from masm_jax.metrics import binary
+from masm_jax.prediction import answers
+from masm_jax.prediction.media import Source
+from tests.prediction.answers_made import check
+from tests.prediction.clips import write_clip
+
+
+@pytest.fixture(scope='module')
+def clips(val, tmp_path_factory):
+  """A clip of each validation video: its crops as frames, without loss."""
+  table, crops = val
+  folder = tmp_path_factory.mktemp('clips')
+  return {
+    name: write_clip(folder / f'{i}.mkv', np.stack([crops[row] for row in rows]))
+    for i, (name, rows) in enumerate(table.groupby('video_id').indices.items())
+  }
+
+
+def test_scores_and_decisions_are_those_of_evaluate(whole_engine, val, portraits, clips):
+  table, _ = val
+  root = pathlib.Path(load_manifest(portraits).root)
+  paths = [root / path for path in table['path']]
+  found = list(whole_engine.predict(Source(path) for path in [*paths, *clips.values()]))
+  for answer in found:
+    check(answer)
+  pictures, videos = found[: len(paths)], found[len(paths) :]
+  np.testing.assert_allclose([a.score_raw for a in pictures], table['logit'], atol=1e-6)
+  assert {a.input.kind for a in pictures} == {'image'}
+  expected = binary.video_scores(table).set_index('video_id')['score'].loc[list(clips)]
+  scores = 1 / (1 + np.exp(-np.array([a.score_raw for a in videos])))
+  np.testing.assert_allclose(scores, expected, atol=1e-6)
+  rule = whole_engine.policy.rules['video']
+  called = [a.probability >= a.policy.threshold for a in videos]
+  np.testing.assert_array_equal(called, expected >= rule.threshold)
+  low, high = rule.abstain or (rule.threshold, rule.threshold)
+  wanted = np.select([expected < low, expected < high], ['real', 'undecided'], 'fake')
+  assert [a.verdict for a in videos] == wanted.tolist()
+  assert all('too_few_frames' in a.reasons and a.interval is None for a in videos)
+
+
+def test_neighbours_in_a_batch_leave_no_trace(whole_engine, val):
+  _, crops = val
+  sources = [Source(crop, name=f'{i}') for i, crop in enumerate(crops[:9])]
+  alone = [whole_engine.submit(source).result() for source in sources]
+  together = list(whole_engine.predict(reversed(sources)))[::-1]
+  for one, other in zip(alone, together, strict=True):
+    assert answers.without_timing(one).to_dict() == answers.without_timing(other).to_dict()
+  assert [a.input.kind for a in alone] == ['array'] * 9
+  assert whole_engine.scorer.num_rows >= 18
+
+
+def test_bytes_paths_and_progress(whole_engine, clips):
+  path = next(iter(clips.values()))
+  told = []
+  source = Source(path.read_bytes(), name='../../a\nb\0c.mkv')
+  answer = whole_engine.submit(source, lambda *step: told.append(step)).result()
+  assert answer.input.name == '../../a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c.mkv'
+  assert {stage for stage, _ in told} == {'read', 'decode', 'faces', 'score'}
+  assert all(0 <= share <= 1 for _, share in told) and told[-1] == ('score', 1.0)
+  same = whole_engine.submit(Source(path, name=source.name)).result()
+  assert answers.without_timing(same) == answers.without_timing(answer)
+  facts = answer.input
+  assert (facts.kind, facts.frames, facts.fps, facts.codec) == ('video', 2, 5.0, 'ffv1')
+  assert answer.timing_s['score'] > 0 and set(answer.timing_s) == {'decode', 'faces', 'score'}
+
+
+def test_what_cannot_be_opened_has_an_answer(whole_engine, tmp_path):
+  (tmp_path / 'empty').touch()
+  for source in (Source(tmp_path / 'none'), Source(tmp_path), Source(b''), Source('/dev/zero')):
+    answer = whole_engine.submit(source).result()
+    check(answer)
+    assert (answer.verdict, answer.reasons) == ('no_answer', ('unreadable',))
+    assert answer.warnings and not answer.tracks
