@@ -211,7 +211,7 @@ class _Service:
       'id': job.id,
       'status': job.state,
       'ahead': self.jobs.position(job.id),
-      'progress': self.jobs.progress(job.id),
+      'progress': None if job.is_over else self.jobs.progress(job.id),
       'error': job.error,
     }
 
@@ -334,5 +334,3 @@ async def _of_a_bug(request: Request, error: Exception) -> Response:
 
 def _iso(unix_time: float) -> str:
   return datetime.datetime.fromtimestamp(unix_time, datetime.UTC).isoformat(timespec='seconds')
-
-

@@ -25,14 +25,14 @@ _SWEEP_S = 60.0
 _CRASHED = 'The server ended {} times while it worked on this file, so it is not tried again.'
 _FAILED = 'An error of the server: no answer could be made. Its log says why.'
 
-Progress = Mapping[str, Any]
+Progress = dict[str, Any]  # `stage`, and the `share` of it that is done.
 
 
 class Scorer(Protocol):
   """What the jobs need of `prediction.engine`."""
 
   def submit(
-    self, path: pathlib.Path, name: str, on_progress: Callable[[Progress], None]
+    self, path: pathlib.Path, name: str, on_progress: Callable[[str, float], None]
   ) -> concurrent.futures.Future['Result']:
     """Begins a file; the callback may come from any thread."""
     ...
@@ -134,9 +134,7 @@ class Jobs:
     if self.is_stopping:
       raise Problem(503, 'The server is stopping; try again in a moment.', retry_after_s=5)
     if len(self._live) + self._arriving >= self.limit:
-      raise Problem(
-        429, 'The queue is full; try again in a moment.', retry_after_s=self._wait_s()
-      )
+      raise Problem(429, 'The queue is full; try again in a moment.', retry_after_s=self._wait_s())
     self._arriving += 1
     try:
       yield
@@ -245,9 +243,9 @@ class Jobs:
     live.tell()
     start = time.monotonic()
 
-    def told(progress: Progress) -> None:
+    def told(stage: str, share: float) -> None:
       def note() -> None:
-        live.progress = dict(progress)
+        live.progress = {'stage': stage, 'share': round(share, 3)}
         live.tell()
 
       with contextlib.suppress(RuntimeError):  # The loop is closed: the server has ended.
@@ -270,12 +268,10 @@ class Jobs:
     if await asyncio.to_thread(self.store.finish, job_id, result.answer, result.pictures):
       self._counters.ended.labels(str(result.answer['verdict'])).inc()
       self._counters.seconds.observe(time.time() - job.created)
-      await asyncio.to_thread(self.store.delete_upload, job_id)
 
   async def _fail(self, job: Job, error: str) -> None:
     if await asyncio.to_thread(self.store.fail, job.id, error):
       self._counters.ended.labels('failed').inc()
-      await asyncio.to_thread(self.store.delete_upload, job.id)
 
   async def _sweep(self) -> None:
     while True:

@@ -43,10 +43,10 @@ _STATE = {
     {
       'type': 'object',
       'properties': {
-        'stage': {'type': 'string'},
-        'done': {'type': 'integer', 'minimum': 0},
-        'total': {'type': ['integer', 'null']},
+        'stage': {'enum': ['decode', 'faces', 'score']},
+        'share': {'type': 'number', 'minimum': 0, 'maximum': 1},
       },
+      'required': ['stage', 'share'],
     }
   ),
   'error': _TEXT_OR_NULL | {'description': 'One sentence, where the status is `failed`.'},
@@ -103,7 +103,11 @@ def _operation(
     str(status): {'description': _PROBLEMS[status], 'content': content}
     for status in sorted({*problems, *common})
   }
-  return {'summary': summary, 'responses': responses, **({'security': []} if is_open else {})} | rest
+  return {
+    'summary': summary,
+    'responses': responses,
+    **({'security': []} if is_open else {}),
+  } | rest
 
 
 @functools.cache

@@ -138,12 +138,15 @@ class Store:
   def finish(
     self, job_id: str, answer: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None
   ) -> bool:
-    """Ends a job with its answer, once; False where it is gone or had its end before.
+    """Ends a job with its answer, once, and deletes its upload.
 
     Args:
       job_id: of the job.
       answer: the document.
       pictures: JPEG files by name; kept as long as the answer.
+
+    Returns:
+      False where the job is gone, or had its end before.
     """
     with self._lock, self._db:
       self._db.execute('BEGIN IMMEDIATE')
@@ -157,17 +160,18 @@ class Store:
           'INSERT INTO picture (job, name, jpeg) VALUES (?, ?, ?)',
           [(job_id, name, jpeg) for name, jpeg in (pictures or {}).items()],
         )
+    self.delete_upload(job_id)
     return bool(done)
 
   def fail(self, job_id: str, error: str) -> bool:
     """Ends a job without an answer, once; see `finish`."""
-    return bool(
-      self._write(
-        "UPDATE job SET state = 'failed', finished = ?, error = ?"
-        " WHERE id = ? AND state IN ('queued', 'running')",
-        (time.time(), error, job_id),
-      )
+    done = self._write(
+      "UPDATE job SET state = 'failed', finished = ?, error = ?"
+      " WHERE id = ? AND state IN ('queued', 'running')",
+      (time.time(), error, job_id),
     )
+    self.delete_upload(job_id)
+    return bool(done)
 
   def delete(self, job_id: str) -> bool:
     """Deletes a job with its upload, answer and pictures; False where there is none."""

@@ -13,7 +13,7 @@ import time
 import unicodedata
 from typing import BinaryIO
 
-import python_multipart
+import python_multipart.multipart as multipart
 from python_multipart.exceptions import MultipartParseError
 from starlette.requests import ClientDisconnect, Request
 
@@ -50,7 +50,7 @@ async def receive(
     Problem: 400, 408, 413, 415; or 503 where the disk is full.
     ClientDisconnect: the client left.
   """
-  kind, options = python_multipart.parse_options_header(request.headers.get('content-type', ''))
+  kind, options = multipart.parse_options_header(request.headers.get('content-type', ''))
   if kind != b'multipart/form-data' or not options.get(b'boundary'):
     raise Problem(415, _NO_FILE)
   declared = request.headers.get('content-length', '')
@@ -118,7 +118,7 @@ class _Form:
     self._header: list[bytes] = [b'', b'']
     self._headers: dict[bytes, bytes] = {}
     self._is_over = False
-    self._parser = python_multipart.MultipartParser(
+    self._parser = multipart.MultipartParser(
       boundary,
       {
         'on_part_begin': self._headers.clear,
@@ -158,7 +158,7 @@ class _Form:
 
   def _begin_part(self) -> None:
     value = self._headers.get(b'content-disposition', b'')
-    kind, options = python_multipart.parse_options_header(value)
+    kind, options = multipart.parse_options_header(value)
     is_file = kind == b'form-data' and options.get(b'name') == FIELD.encode()
     if not is_file or b'filename' not in options or self._name is not None:
       raise Problem(400, _NO_FILE)

@@ -1,0 +1,91 @@
+"""The socket, and uvicorn on it: started, told to stop, stopped without losing a job."""
+
+import asyncio
+import errno
+import ipaddress
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from masm_jax.errors import UserError
+
+_BACKLOG = 512
+_GRACE_S = 15  # For responses under way when the server is told to stop.
+
+
+def is_loopback(host: str) -> bool:
+  """Whether only this machine reaches an address.
+
+  >>> is_loopback('127.0.0.1'), is_loopback('localhost'), is_loopback('0.0.0.0')
+  (True, True, False)
+  """
+  try:
+    return host == 'localhost' or ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+  """A socket that listens.
+
+  Raises:
+    UserError: the address is taken, or none of this machine's.
+  """
+  try:
+    info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = info[0]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(address)
+    made.listen(_BACKLOG)
+  except (OSError, OverflowError) as error:
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    what = 'the port is in use' if taken else str(error)
+    raise UserError(f'cannot listen at {host}:{port}: {what}; give another --port') from error
+  return made
+
+
+def address_of(listening: socket.socket) -> str:
+  """The URL of a socket that listens."""
+  host, port = listening.getsockname()[:2]
+  return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+
+
+class Server(uvicorn.Server):
+  """uvicorn around an app of `app.build`; a signal ends waiting requests and event streams too."""
+
+  def __init__(self, app: Starlette):
+    """A server; `run([socket])` runs it."""
+    config = uvicorn.Config(
+      app,
+      loop='asyncio',
+      http='h11',
+      ws='none',
+      lifespan='on',
+      log_level='warning',
+      log_config=None,
+      access_log=False,  # Names and ids of files are nobody's business.
+      proxy_headers=False,
+      server_header=False,
+      backlog=_BACKLOG,
+      timeout_graceful_shutdown=_GRACE_S,
+    )
+    super().__init__(config)
+    self._jobs = app.state.jobs
+
+  async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+    """See uvicorn."""
+    self._loop = asyncio.get_running_loop()
+    await super().serve(sockets)
+
+  def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    """Of SIGTERM and SIGINT."""
+    super().handle_exit(sig, frame)
+    self._loop.call_soon_threadsafe(self._jobs.stop)
+
+  def stop(self) -> None:
+    """The same from another thread."""
+    self.handle_exit(signal.SIGTERM, None)

@@ -1,0 +1,129 @@
+"""What a data folder keeps: jobs over a restart, answers for their time, one server alone."""
+
+import json
+import os
+import sqlite3
+import time
+
+import pytest
+
+from masm_jax.errors import UserError
+from masm_jax.serving import jobs as jobs_lib
+from masm_jax.serving.lock import Lock
+from masm_jax.serving.store import Store
+from tests.serving import fakes
+from tests.serving.conftest import ended, serving, upload, wait_until
+
+
+def killed_with(folder, files):
+  """A data folder as a server leaves it that is killed: (bytes, state) of each job."""
+  folder.mkdir()
+  store = Store(folder)
+  ids = []
+  for i, (data, state) in enumerate(files):
+    job_id = f'{i:032x}'
+    store.upload(job_id).write_bytes(data)
+    store.add(job_id, f'{i}.mp4', len(data))
+    if state == 'running':
+      assert store.begin(job_id) == 1
+    ids.append(job_id)
+  (store.uploads / 'stray').write_bytes(b'of a client whose upload was not accepted yet')
+  store.close()
+  return ids
+
+
+def test_open_jobs_are_done_after_a_restart_in_order_and_once(tmp_path, scorer):
+  states = ['running', 'running', 'queued', 'queued', 'queued']
+  files = [(f'fake {i}'.encode(), state) for i, state in enumerate(states)]
+  ids = killed_with(tmp_path / 'data', files)
+  with serving(tmp_path / 'data', scorer, workers=1) as client:
+    documents = [ended(client, f'/v1/predictions/{job_id}') for job_id in ids]
+    assert [d['answer']['verdict'] for d in documents] == ['fake'] * 5
+    assert [data for _, data in scorer.seen] == [data for data, _ in files]
+    wait_until(lambda: not list(client.store.uploads.iterdir()))
+    attempts = client.store._read('SELECT attempts FROM job ORDER BY number')
+    assert attempts == [(2,), (2,), (1,), (1,), (1,)]
+  with serving(tmp_path / 'data', scorer) as client:
+    assert [client.get(f'/v1/predictions/{i}').json() for i in ids] == documents
+  assert len(scorer.seen) == 5
+
+
+def test_a_job_ends_once(tmp_path):
+  (job_id,) = killed_with(tmp_path / 'data', [(b'x', 'running')])
+  store = Store(tmp_path / 'data')
+  first, second = fakes.answer('fake'), fakes.answer('real')
+  assert store.finish(job_id, first, {'a.jpg': b'1'})
+  assert not store.finish(job_id, second, {'a.jpg': b'2'}) and not store.fail(job_id, 'no')
+  assert store.begin(job_id) == 0
+  assert store.get(job_id).answer == json.loads(json.dumps(first))
+  assert store.picture(job_id, 'a.jpg') == b'1' and store.get(job_id).error is None
+
+
+def test_a_file_that_ends_the_server_again_and_again_is_given_up(tmp_path, scorer):
+  (job_id,) = killed_with(tmp_path / 'data', [(b'fake 1', 'queued')])
+  for attempt in range(jobs_lib.MAX_ATTEMPTS):
+    store = Store(tmp_path / 'data')
+    assert store.begin(job_id) == attempt + 1
+    store.close()
+  with serving(tmp_path / 'data', scorer) as client:
+    document = ended(client, f'/v1/predictions/{job_id}')
+    assert document['status'] == 'failed' and '5 times' in document['error']
+    assert scorer.seen == []
+
+
+def test_answers_are_deleted_after_their_time(tmp_path, scorer):
+  with serving(tmp_path / 'data', scorer, keep_s=1.0) as client:
+    held = upload(client, b'hold 1').headers['location']
+    place = upload(client, b'fake 1').headers['location']
+    assert ended(client, place)['kept_until'] > '2020'
+    wait_until(lambda: client.get(place).status_code == 404)
+    assert client.store._read('SELECT count(*) FROM picture') == [(0,)]
+    assert client.get(held).json()['status'] == 'running'  # Time counts from the end.
+    scorer.gate.set()
+    ended(client, held)
+  time.sleep(1.0)
+  with serving(tmp_path / 'data', scorer, keep_s=1.0) as client:
+    wait_until(lambda: client.get(held).status_code == 404)
+
+
+def test_what_is_deleted_is_not_in_the_file_either(tmp_path):
+  (job_id,) = killed_with(tmp_path / 'data', [(b'x', 'running')])
+  store = Store(tmp_path / 'data')
+  store.finish(job_id, fakes.answer('fake', name='the secret name'), {'a.jpg': b'secret face' * 9})
+  assert store.delete(job_id)
+  store.close()
+  data = b''.join(path.read_bytes() for path in (tmp_path / 'data').rglob('*') if path.is_file())
+  assert b'secret' not in data
+
+
+def test_the_folder_is_for_its_owner_alone(tmp_path):
+  killed_with(tmp_path / 'data', [])
+  assert os.stat(tmp_path / 'data' / 'uploads').st_mode & 0o077 == 0
+
+
+def test_a_second_server_is_told_who_has_the_folder(tmp_path):
+  lock = Lock(tmp_path, 'http://127.0.0.1:8000')
+  with pytest.raises(UserError) as error:
+    Lock(tmp_path, 'http://127.0.0.1:8001')
+  message = str(error.value)
+  assert f'process {os.getpid()}' in message and 'http://127.0.0.1:8000' in message
+  assert '\n' not in message
+  lock.release()
+  Lock(tmp_path, 'http://127.0.0.1:8001').release()
+  (tmp_path / 'lock').write_text('of a server that was killed')  # A file alone locks nothing.
+  Lock(tmp_path, 'http://127.0.0.1:8001').release()
+
+
+@pytest.mark.parametrize('what', ['text', 'version', 'folder'])
+def test_a_folder_that_is_none_of_ours_is_one_line(tmp_path, what):
+  path = tmp_path / 'jobs.sqlite'
+  if what == 'text':
+    path.write_text('no database' * 100)
+  elif what == 'version':
+    with sqlite3.connect(path) as db:
+      db.execute('PRAGMA user_version=99')
+  else:
+    path.mkdir()
+  with pytest.raises(UserError) as error:
+    Store(tmp_path)
+  assert str(path) in str(error.value) and '\n' not in str(error.value)
