@@ -97,6 +97,8 @@ ALLOWED = {
   'perturb_videos': {'cli', 'perturbations'},
   'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
   'pretrain': {'backbones', 'cli', 'data', 'telemetry'},
+  'serving': {'prediction'},
+  'serve': {'cli', 'prediction', 'serving'},
   '__main__': {'cli'},
 }
 # What a package's own command may import beside.

@@ -12,22 +12,27 @@ class Counters:
   """Counters of one server; two in a process do not mix."""
 
   def __init__(self) -> None:
-    self._registry = prometheus_client.CollectorRegistry()
-    kinds = {'registry': self._registry, 'namespace': 'masm_jax'}
+    self._registry = own = prometheus_client.CollectorRegistry()
     self.requests = prometheus_client.Counter(
-      'http_requests', 'Requests by route, method and status.', ('route', 'method', 'status'),
-      **kinds,
-    )  # fmt: skip
-    self.accepted = prometheus_client.Counter('jobs_accepted', 'Uploads accepted.', **kinds)
+      'masm_jax_http_requests',
+      'Requests by route, method and status.',
+      ('route', 'method', 'status'),
+      registry=own,
+    )
+    self.accepted = prometheus_client.Counter(
+      'masm_jax_jobs_accepted', 'Uploads accepted.', registry=own
+    )
     self.ended = prometheus_client.Counter(
-      'jobs_ended', 'Jobs by their end: a verdict, or failed.', ('end',), **kinds
+      'masm_jax_jobs_ended', 'Jobs by their end: a verdict, or failed.', ('end',), registry=own
     )
-    self.received = prometheus_client.Counter('upload_bytes', 'Bytes of accepted uploads.', **kinds)
+    self.received = prometheus_client.Counter(
+      'masm_jax_upload_bytes', 'Bytes of accepted uploads.', registry=own
+    )
     self.seconds = prometheus_client.Histogram(
-      'job_seconds', 'From acceptance to the answer.', buckets=_SECONDS, **kinds
+      'masm_jax_job_seconds', 'From acceptance to the answer.', buckets=_SECONDS, registry=own
     )
-    self.waiting = prometheus_client.Gauge('jobs_queued', 'Jobs that wait.', **kinds)
-    self.running = prometheus_client.Gauge('jobs_running', 'Jobs under way.', **kinds)
+    self.waiting = prometheus_client.Gauge('masm_jax_jobs_queued', 'Jobs that wait.', registry=own)
+    self.running = prometheus_client.Gauge('masm_jax_jobs_running', 'Jobs under way.', registry=own)
 
   def text(self) -> bytes:
     """All of them, in Prometheus' text format."""

@@ -12,7 +12,7 @@ import logging
 import pathlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from masm_jax.serving.counters import Counters
@@ -125,7 +125,7 @@ class Jobs:
     self.stopped.set()
 
   @contextlib.contextmanager
-  def place(self):
+  def place(self) -> Iterator[None]:
     """A place in the queue while an upload arrives; afterwards the accepted job holds it.
 
     Raises:

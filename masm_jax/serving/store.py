@@ -204,7 +204,7 @@ class Store:
     return [row[0] for row in rows]
 
   def delete_expired(self, before: float) -> list[str]:
-    """Deletes the jobs that ended before a Unix time, with all that is theirs; returns their ids."""
+    """Deletes the jobs that ended before a Unix time, with all of theirs; returns their ids."""
     ids = [row[0] for row in self._read('SELECT id FROM job WHERE finished < ?', (before,))]
     for job_id in ids:
       self.delete(job_id)
@@ -227,5 +227,5 @@ class Store:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-  *head, answer, error = row
-  return Job(*head, json.loads(answer) if answer else None, error)
+  fields = dict(zip(_COLUMNS.split(', '), row, strict=True))
+  return Job(**fields | {'answer': json.loads(row[-2]) if row[-2] else None})

@@ -12,7 +12,7 @@ SIZE = (640, 360)
 
 
 def frame(t, people=1):
-  """uint8 [H, W, 3] BGR at t seconds: faces where `fakes.frame` says that there are some, halved."""
+  """uint8 [H, W, 3] BGR at t seconds: faces where `fakes.frame` says, at half the size."""
   rows = np.linspace(205, 150, SIZE[1])[:, None, None]
   image = np.broadcast_to(rows * [1.0, 0.96, 0.9], (SIZE[1], SIZE[0], 3)).astype(np.uint8).copy()
   for person in range(people):
