@@ -23,7 +23,6 @@ COMMANDS = {
   'report': 'turn evaluations into one HTML file',
   'analysis': 'measure what fine-tuning did to subspaces and features',
   'export': 'write a trained detector as one folder that needs nothing else',
-  'serve': 'answer over HTTP, with a page: uploads in, verdicts out',
   'sweep': 'run a table of ablations over seeds',
   'pretrain': "train the demo's backbone on synthetic portraits",
 }

@@ -98,7 +98,6 @@ ALLOWED = {
   'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
   'pretrain': {'backbones', 'cli', 'data', 'telemetry'},
   'serving': {'prediction'},
-  'serve': {'cli', 'prediction', 'serving'},
   '__main__': {'cli'},
 }
 # What a package's own command may import beside.
