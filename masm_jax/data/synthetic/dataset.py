@@ -32,7 +32,7 @@ _NO_MAIN_GUARD = (
   'synthetic set: a worker process died; call it under `if __name__ == "__main__":` in a '
   'script, or give num_processes=1'
 )
-_MARKER_NAME = 'synthetic.json'
+MARKER_NAME = 'synthetic.json'
 _FAKES_PER_VIDEO = 2
 _MIN_IDENTITIES_PER_SPLIT = 2
 
@@ -156,7 +156,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
   if not root.is_dir():
     raise UserError(f'{root} is not a folder; give the folder that the synthetic set goes to')
   try:
-    marker = json.loads((root / _MARKER_NAME).read_text())
+    marker = json.loads((root / MARKER_NAME).read_text())
     if not isinstance(marker, dict):
       raise ValueError(f'a marker is an object, not {marker!r}')
   except (OSError, ValueError):
@@ -197,7 +197,7 @@ def _write_set(
     'num_images': len(rows),
     'manifest_sha256': hashlib.sha256(manifest.read_bytes()).hexdigest(),
   }
-  (folder / _MARKER_NAME).write_text(json.dumps(marker, indent=2) + '\n')
+  (folder / MARKER_NAME).write_text(json.dumps(marker, indent=2) + '\n')
 
 
 def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:

@@ -4,7 +4,7 @@ Imports neither pandas nor JAX: worker processes start with this module.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -66,6 +66,30 @@ def render_video(
         image = _forged(method, donor, shot, scene, frame, (*key, word), index)
       image = camera.deliver(image, scene, stream_rng(Stream.DELIVERY, *key, word, index))
       yield image, _row(plan, method, donor, index, scene, frame, seed)
+
+
+def forged_areas(
+  plan: VideoPlan,
+  forgeries: Sequence[tuple[str, int]],
+  seed: int,
+  size_px: int,
+  num_frames: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Where some of a plan's forgeries differ from what the camera had captured.
+
+  Yields:
+    `(path as in the manifest, bool [size_px, size_px])` for each frame of each forgery.
+  """
+  key = (seed, plan.identity, plan.number)
+  rng = stream_rng(Stream.VIDEO, *key)
+  scene = draw_scene(rng)
+  for index, frame in enumerate(draw_frames(rng, num_frames)):
+    shot = shoot(plan.identity, scene, frame, size_px, key, index)
+    for method, donor in forgeries:
+      word = METHODS.index(method) + 1
+      forged = _forged(method, donor, shot, scene, frame, (*key, word), index)
+      row = _row(plan, method, donor, index, scene, frame, seed)
+      yield str(row['path']), (forged != shot.image).any(axis=-1)
 
 
 def shoot(

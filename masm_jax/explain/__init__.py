@@ -1,0 +1,1 @@
+"""Explanations of a detector: which learned change fired, where, and whether that is true."""
