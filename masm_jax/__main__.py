@@ -24,6 +24,7 @@ COMMANDS = {
   'analysis': 'measure what fine-tuning did to subspaces and features',
   'export': 'write a trained detector as one folder that needs nothing else',
   'sweep': 'run a table of ablations over seeds',
+  'explain': 'say which learned change fired, where, and whether that is true',
   'pretrain': "train the demo's backbone on synthetic portraits",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
 from masm_jax.data import transforms
 from masm_jax.data.columns import FAKE, REAL
@@ -105,7 +106,7 @@ def _scores(
   batch_size: int,
   on_progress: Callable[[int], None],
 ) -> list[np.ndarray]:
-  """Logits of the rows under each setting of the gates, float64 [N] each."""
+  """P(fake) of the rows under each setting of the gates, float64 [N] each."""
   size = explainer.config.backbone.image_size
   found: list[list[np.ndarray]] = [[] for _ in settings]
   for start in range(0, len(rows), batch_size):
@@ -119,7 +120,8 @@ def _scores(
       ]
     )
     padded = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
-    for logits, gates in zip(found, settings, strict=True):
-      logits.append(explainer.logits(padded, gates)[: len(images)])
+    for of_setting, gates in zip(found, settings, strict=True):
+      found_logits = explainer.logits(padded, gates)[: len(images)]
+      of_setting.append(scipy.special.expit(found_logits))
     on_progress(start + len(chosen))
-  return [np.concatenate(logits) for logits in found]
+  return [np.concatenate(of_setting) for of_setting in found]
