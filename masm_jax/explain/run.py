@@ -252,8 +252,8 @@ def format_benchmark(document: Mapping[str, Any]) -> str:
   return '\n\n'.join(parts)
 
 
-def _cell(figure: Mapping[str, float], sign: str = '') -> str:
-  value, low, high = (float(figure[key]) for key in ('value', 'low', 'high'))
+def _cell(metric: Mapping[str, float], sign: str = '') -> str:
+  value, low, high = (float(metric[key]) for key in ('value', 'low', 'high'))
   if math.isnan(low):  # Too few groups.
     return f'{value:{sign}.3f}'
   return f'{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
