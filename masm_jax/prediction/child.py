@@ -18,6 +18,7 @@ from PIL import Image
 from masm_jax.data import transforms
 from masm_jax.prediction import sandbox
 from masm_jax.prediction.decoding import Reading, Refused
+from masm_jax.prediction.media import View
 from masm_jax.prediction.messages import CHUNK
 from masm_jax.prediction.reading import CutFace, Settings, read
 from masm_jax.preprocess.faces import Detector, make_detector
@@ -76,7 +77,11 @@ def _answer(
       detector=detector,
       reading=reading,
       on_progress=on_progress,
+      num_views=job['num_views'],
     ):
+      if isinstance(face, View):
+        _send_view(pipe, face)
+        continue
       chunk.append(face)
       if len(chunk) == CHUNK:
         _send_faces(pipe, chunk, reading)
@@ -108,6 +113,13 @@ def _send_faces(pipe: connection.Connection, faces: list[CutFace], reading: Read
   _send(pipe, 'faces', faces=rows, is_single=reading.input['kind'] != 'video')
   if crops:
     pipe.send_bytes(np.stack(crops).tobytes())
+
+
+def _send_view(pipe: connection.Connection, view: View) -> None:
+  height, width = view.image.shape[:2]
+  size = {'width': width, 'height': height, 'scale': view.scale}
+  _send(pipe, 'view', index=view.index, time_s=view.time_s, **size)
+  pipe.send_bytes(np.ascontiguousarray(view.image).tobytes())
 
 
 def _send(pipe: connection.Connection, what: str, **fields: Any) -> None:

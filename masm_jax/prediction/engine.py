@@ -23,7 +23,7 @@ from masm_jax.prediction import messages, verdicts
 from masm_jax.prediction.answers import Answer, InputFacts
 from masm_jax.prediction.facts import crop_settings, model_facts
 from masm_jax.prediction.jobs import Job, descriptor_sha256, open_source
-from masm_jax.prediction.media import Limits, Source
+from masm_jax.prediction.media import Limits, Source, View
 from masm_jax.prediction.policy import Policy, from_detector
 from masm_jax.prediction.predictor import Detector
 from masm_jax.prediction.reading import Settings
@@ -33,6 +33,8 @@ from masm_jax.prediction.worker import Worker
 from masm_jax.preprocess import model_file
 
 Faces = Literal['yunet', 'haar', 'whole']
+NUM_VIEWS = 6
+
 OnProgress = Callable[[str, float], None] | None
 
 
@@ -102,7 +104,11 @@ class Engine:
     return len(self._workers)
 
   def submit(
-    self, source: Source, on_progress: OnProgress = None
+    self,
+    source: Source,
+    on_progress: OnProgress = None,
+    *,
+    on_view: Callable[[View], None] | None = None,
   ) -> concurrent.futures.Future[Answer]:
     """Takes an input; its answer comes later.
 
@@ -113,10 +119,11 @@ class Engine:
       source: see there. A path is opened when its turn comes.
       on_progress: called from other threads with `read`, `decode`, `faces` or `score` and a share
         of it.
+      on_view: called from another thread with up to `NUM_VIEWS` frames, before the answer is there.
     """
     if self._is_closed:
       raise RuntimeError('the engine is closed')
-    job = Job(source, on_progress or (lambda stage, share: None))
+    job = Job(source, on_progress or (lambda stage, share: None), on_view)
     self._jobs.put(job)
     return job.future
 
@@ -185,7 +192,12 @@ class Engine:
       if problem or descriptor is None:
         job.refuse(*(problem or ('unreadable', 'it cannot be opened')))
       else:
-        said = worker.read(descriptor, kind=kind, num_frames=self.policy.num_frames)
+        said = worker.read(
+          descriptor,
+          kind=kind,
+          num_frames=self.policy.num_frames,
+          num_views=NUM_VIEWS if job.on_view else 0,
+        )
         try:
           for message, crops in said:
             self._hear(job, message, crops)
@@ -210,6 +222,9 @@ class Engine:
           job.is_cutting = True
           self.scorer.more_will_come(1)
         job.tickets.append(self.scorer.submit(crops, single=message.is_single))
+    elif isinstance(message, messages.View):
+      if job.on_view:
+        job.on_view(View(message.index, message.time_s, crops[0], message.scale))
     elif isinstance(message, messages.Reading):
       job.reading = message
       if isinstance(message, messages.Refused):

@@ -12,7 +12,7 @@ import numpy as np
 
 from masm_jax.prediction import messages
 from masm_jax.prediction.answers import Answer, Reason
-from masm_jax.prediction.media import Limits, Source
+from masm_jax.prediction.media import Limits, Source, View
 from masm_jax.prediction.predictor import as_images
 from masm_jax.prediction.scorer import Scored
 
@@ -25,6 +25,7 @@ class Job:
 
   source: Source
   on_progress: Callable[[str, float], None]
+  on_view: Callable[[View], None] | None = None
   future: concurrent.futures.Future[Answer] = dataclasses.field(
     default_factory=concurrent.futures.Future
   )

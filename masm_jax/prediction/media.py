@@ -7,6 +7,8 @@ import numpy as np
 
 from masm_jax.errors import UserError
 
+VIEW_PX = 720  # Longest side of a view.
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -38,6 +40,23 @@ class Limits:
     for field in dataclasses.fields(self):
       if not getattr(self, field.name) > 0:
         raise UserError(f'limit {field.name} = {getattr(self, field.name)}: give more than 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """A frame as people look at it, made smaller.
+
+  Attributes:
+    index: number of the frame.
+    time_s: from the start, seconds.
+    image: uint8 RGB [H, W, 3], no side longer than `VIEW_PX`.
+    scale: its size over the frame's own: boxes times this lie upon it.
+  """
+
+  index: int
+  time_s: float
+  image: np.ndarray
+  scale: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pydantic
 from pydantic import Field
 
 from masm_jax.prediction.answers import Reason
+from masm_jax.prediction.media import VIEW_PX
 
 CHUNK = 16  # Faces in one message.
 
@@ -76,6 +77,17 @@ class Faces(_Strict):
   faces: Annotated[tuple[Face, ...], Field(min_length=1, max_length=CHUNK)]
 
 
+class View(_Strict):
+  """A frame made smaller, see `media.View`; its pixels follow the message."""
+
+  what: Literal['view']
+  index: Annotated[int, Field(ge=0, le=10**9)]
+  time_s: _Seconds
+  width: Annotated[int, Field(ge=1, le=VIEW_PX)]
+  height: Annotated[int, Field(ge=1, le=VIEW_PX)]
+  scale: Annotated[float, Field(gt=0, le=1)]
+
+
 class Reading(_Strict):
   """All else that is known of a file, see `decoding.Reading`; the last message about it."""
 
@@ -100,7 +112,7 @@ class Refused(Reading):
   text: _Text
 
 
-Message = Ready | Progress | Faces | Done | Refused
+Message = Ready | Progress | Faces | View | Done | Refused
 _ADAPTER: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(
   Annotated[Message, Field(discriminator='what')]
 )

@@ -6,15 +6,16 @@ second run over the frames, and handed out one by one.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
+import cv2
 import numpy as np
 
 from masm_jax.data import transforms
 from masm_jax.prediction import quality
 from masm_jax.prediction.decoding import Opened, Reading, open_file
-from masm_jax.prediction.media import Limits
+from masm_jax.prediction.media import VIEW_PX, Limits, View
 from masm_jax.preprocess import crop_checks, crops, looks, tracks, video
 from masm_jax.preprocess.faces import Detector, Face
 
@@ -53,6 +54,20 @@ class CutFace:
   crop: np.ndarray | None
 
 
+def view_of(frame: video.Frame, image: np.ndarray, time_s: float) -> View:
+  """A frame, uint8 RGB [H, W, 3], made small enough to be shown."""
+  scale = min(1.0, VIEW_PX / max(image.shape[:2]))
+  size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
+  small = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+  return View(frame.index, time_s, small, scale)
+
+
+def _shown(frames: Sequence[int], num_views: int) -> set[int]:
+  """Which of these frames are shown: evenly spaced."""
+  places = video.even_indices(len(frames), num_views) if frames and num_views else []
+  return {frames[place] for place in places}
+
+
 def read(
   file: BinaryIO,
   *,
@@ -61,8 +76,9 @@ def read(
   detector: Detector | None,
   reading: Reading,
   on_progress: Progress,
-) -> Iterator[CutFace]:
-  """Reads a file; yields each face once it is cut.
+  num_views: int = 0,
+) -> Iterator[CutFace | View]:
+  """Reads a file; yields each face once it is cut, and some frames before the faces in them.
 
   Args:
     file: opened to read bytes.
@@ -71,6 +87,7 @@ def read(
     detector: finds faces; None where every picture is one crop.
     reading: filled as things become known; complete at the end.
     on_progress: told of a stage and the share of it that is done.
+    num_views: frames that are yielded too, spread over those in which somebody is seen.
 
   Raises:
     Refused: no answer can be given.
@@ -82,17 +99,20 @@ def read(
   reading.timing_s['decode'] += time.monotonic() - started
   on_progress('decode', 1.0)
   if settings.whole or detector is None:
-    yield from _whole(opened, settings, reading, on_progress)
+    yield from _whole(opened, settings, reading, on_progress, num_views)
   else:
-    yield from _faces(opened, settings, detector, reading, on_progress)
+    yield from _faces(opened, settings, detector, reading, on_progress, num_views)
 
 
 def _whole(
-  opened: Opened, settings: Settings, reading: Reading, on_progress: Progress
-) -> Iterator[CutFace]:
+  opened: Opened, settings: Settings, reading: Reading, on_progress: Progress, num_views: int
+) -> Iterator[CutFace | View]:
   reading.num_people = 1
+  shown = _shown(range(opened.num), num_views)
   for t, frame in enumerate(opened.frames):
     image = frame.rgb()
+    if t in shown:
+      yield view_of(frame, image, _seconds(frame, reading))
     height, width = image.shape[:2]
     measured = {'face_px': round((width * height) ** 0.5, 1), 'yaw_deg': 0.0}
     fields = _fields(frame, reading, (0, 0, width, height), np.zeros((0, 2)))
@@ -107,7 +127,8 @@ def _faces(
   detector: Detector,
   reading: Reading,
   on_progress: Progress,
-) -> Iterator[CutFace]:
+  num_views: int,
+) -> Iterator[CutFace | View]:
   started = time.monotonic()
   detections: list[list[Face]] = []
   views: list[looks.View | None] = []
@@ -130,10 +151,14 @@ def _faces(
     for one in choices
   ]
   turned = [0.0] * len(people)
+  seen = [t for t in range(opened.num) if any(one[t] for one in choices)]
+  shown = _shown(seen or range(opened.num), num_views)
   for t, frame in enumerate(opened.again):
-    if not any(one[t] for one in choices):
+    if t not in shown and not any(one[t] for one in choices):
       continue
     image = frame.rgb()
+    if t in shown:
+      yield view_of(frame, image, _seconds(frame, reading))
     for person, one in enumerate(choices):
       if choice := one[t]:
         if t in samples[person]:
@@ -164,11 +189,15 @@ def _cut(
 def _fields(
   frame: video.Frame, reading: Reading, box: Iterable[float], landmarks: np.ndarray
 ) -> dict[str, Any]:
-  rate = reading.input.get('fps')
-  seconds = frame.time_s if frame.time_s is not None else frame.index / rate if rate else 0.0
   return {
     'index': frame.index,
-    'time_s': max(float(seconds), 0.0),
+    'time_s': _seconds(frame, reading),
     'box': [float(value) for value in box],
     'landmarks': landmarks.tolist(),
   }
+
+
+def _seconds(frame: video.Frame, reading: Reading) -> float:
+  rate = reading.input.get('fps')
+  seconds = frame.time_s if frame.time_s is not None else frame.index / rate if rate else 0.0
+  return max(float(seconds), 0.0)

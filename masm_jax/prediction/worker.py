@@ -20,7 +20,7 @@ _GRACE_SECONDS = 5.0
 _NONE = np.zeros((0, 0, 0, 3), np.uint8)
 
 
-Told = tuple[messages.Message, np.ndarray]  # With uint8 RGB [N, S, S, 3], faces to be scored.
+Told = tuple[messages.Message, np.ndarray]  # With pixels: uint8 RGB [N, H, W, 3].
 
 
 class Worker:
@@ -59,13 +59,16 @@ class Worker:
       death = self.stop()
       raise UserError(f'the process that reads files did not start: {death}') from error
 
-  def read(self, descriptor: int, *, kind: str, num_frames: int) -> Iterator[Told]:
+  def read(
+    self, descriptor: int, *, kind: str, num_frames: int, num_views: int = 0
+  ) -> Iterator[Told]:
     """What the child says of one file; last `Done` or `Refused`, whatever happens to the child.
 
     Args:
       descriptor: of the open file.
       kind: `file` or `array`.
       num_frames: of a video.
+      num_views: frames that it sends to be shown.
 
     Raises:
       UserError: no process can be started.
@@ -73,14 +76,14 @@ class Worker:
     self.start()
     deadline = time.monotonic() + self._settings.limits.wall_seconds
     try:
-      job = {'kind': kind, 'num_frames': num_frames}
+      job = {'kind': kind, 'num_frames': num_frames, 'num_views': num_views}
       self._pipe.send_bytes(json.dumps(job).encode())
       reduction.send_handle(self._pipe, descriptor, self._process.pid)
       while True:
         message = self._receive(deadline)
-        crops = self._crops(message, deadline) if isinstance(message, messages.Faces) else _NONE
+        pixels = self._pixels(message, deadline)
         paused = time.monotonic()
-        yield message, crops
+        yield message, pixels
         deadline += time.monotonic() - paused  # What the caller takes is not the file's fault.
         if isinstance(message, messages.Done | messages.Refused):
           return
@@ -119,15 +122,20 @@ class Worker:
       return messages.Refused(reason='limit_exceeded', text=text)
     return messages.Refused(reason='unreadable', text=f'the process that read it ended ({death})')
 
-  def _crops(self, message: messages.Faces, deadline: float) -> np.ndarray:
-    """Pixels of the faces that were announced; their size is known before they are read."""
+  def _pixels(self, message: messages.Message, deadline: float) -> np.ndarray:
+    """Pixels that were announced; their size is known before they are read."""
     side = self._settings.image_size
-    count = sum(face.scored for face in message.faces)
-    if not count:
+    if isinstance(message, messages.View):
+      shape = (1, message.height, message.width, 3)
+    elif isinstance(message, messages.Faces):
+      shape = (sum(face.scored for face in message.faces), side, side, 3)
+    else:
+      return _NONE
+    if not shape[0]:
       return _NONE
     self._wait(deadline)
-    content = self._pipe.recv_bytes(count * side * side * 3)
-    return np.frombuffer(content, np.uint8).reshape(count, side, side, 3)
+    content = self._pipe.recv_bytes(int(np.prod(shape)))
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
   def _receive(self, deadline: float) -> messages.Message:
     self._wait(deadline)

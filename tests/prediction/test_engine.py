@@ -79,3 +79,14 @@ def test_what_cannot_be_opened_has_an_answer(whole_engine, tmp_path):
     check(answer)
     assert (answer.verdict, answer.reasons) == ('no_answer', ('unreadable',))
     assert answer.warnings and not answer.tracks
+
+
+def test_views_are_frames_made_smaller(whole_engine, tmp_path):
+  images = np.zeros((9, 32, 1440, 3), np.uint8) + np.arange(9, dtype=np.uint8)[:, None, None, None]
+  seen = []
+  path = write_clip(tmp_path / 'wide.mkv', images * 20)
+  answer = whole_engine.submit(Source(path), on_view=seen.append).result()
+  assert [view.index for view in seen] == [0, 1, 3, 4, 6, 8]
+  assert {view.image.shape for view in seen} == {(16, 720, 3)} and seen[0].scale == 0.5
+  assert [int(view.image[0, 0, 0]) for view in seen] == [0, 20, 60, 80, 120, 160]
+  assert [f.index for f in answer.tracks[0].frames] == list(range(9))
