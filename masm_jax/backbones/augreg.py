@@ -3,34 +3,9 @@
 The demo's backbone has the same form and names at a size of its own.
 """
 
-from masm_jax.backbones import backbone, positions, vit
+from masm_jax.backbones import backbone, positions, timm_names, vit
 
-_BLOCK = 'blocks.{}.'
-
-KEYS = backbone.KeyTable(
-  rules={
-    'cls_token': (('cls_token',), backbone.IDENTITY),
-    'pos_embed': (('pos_embed',), backbone.IDENTITY),
-    'patch_embed.proj.weight': (('patch_embed/kernel',), backbone.CONV),
-    'patch_embed.proj.bias': (('patch_embed/bias',), backbone.IDENTITY),
-    **backbone.norm_rules(_BLOCK + 'norm1', 'block_{}/ln_1'),
-    _BLOCK + 'attn.qkv.weight': (
-      tuple(f'block_{{}}/attn/{part}/kernel' for part in 'qkv'),
-      backbone.FUSED_LINEAR,
-    ),
-    _BLOCK + 'attn.qkv.bias': (
-      tuple(f'block_{{}}/attn/{part}/bias' for part in 'qkv'),
-      backbone.FUSED_BIAS,
-    ),
-    **backbone.linear_rules(_BLOCK + 'attn.proj', 'block_{}/attn/out'),
-    **backbone.norm_rules(_BLOCK + 'norm2', 'block_{}/ln_2'),
-    **backbone.linear_rules(_BLOCK + 'mlp.fc1', 'block_{}/mlp/fc1'),
-    **backbone.linear_rules(_BLOCK + 'mlp.fc2', 'block_{}/mlp/fc2'),
-    **backbone.norm_rules('norm', 'ln_post'),
-  },
-  # The classifier, and the extra layer before it in some ImageNet-21k files.
-  ignored=(r'head\.(weight|bias)', r'pre_logits\.fc\.(weight|bias)'),
-)
+KEYS = backbone.KeyTable(rules=timm_names.rules(), ignored=timm_names.IGNORED)
 
 
 def _preset(

@@ -1,6 +1,9 @@
-"""CLIP's vision towers (arXiv 2103.00020), in the names of Hugging Face's `CLIPVisionModel`."""
+"""CLIP's vision towers (arXiv 2103.00020).
 
-from masm_jax.backbones import backbone, positions, vit
+In the names of Hugging Face's `CLIPVisionModel`; those of OpenAI, OpenCLIP and timm are read, too.
+"""
+
+from masm_jax.backbones import backbone, positions, timm_names, vit
 
 _BLOCK = 'encoder.layers.{}.'
 
@@ -27,6 +30,41 @@ KEYS = backbone.KeyTable(
     r'logit_scale',
     r'embeddings\.position_ids',  # A buffer that older transformers saved.
   ),
+)
+
+_RESBLOCK = 'visual.transformer.resblocks.{}.'
+
+
+def openai_rules(*, class_token: bool = True) -> backbone.Rules:
+  """The vision tower in OpenAI's names, which OpenCLIP and Perception Encoder have, too."""
+  rules = {
+    'visual.conv1.weight': (('patch_embed/kernel',), backbone.CONV),
+    'visual.positional_embedding': (('pos_embed',), backbone.EMBEDDING),
+    **backbone.norm_rules('visual.ln_pre', 'ln_pre'),
+    **backbone.norm_rules(_RESBLOCK + 'ln_1', 'block_{}/ln_1'),
+    **backbone.fused_rules(
+      (_RESBLOCK + 'attn.in_proj_weight', _RESBLOCK + 'attn.in_proj_bias'), 'block_{}/attn'
+    ),
+    **backbone.linear_rules(_RESBLOCK + 'attn.out_proj', 'block_{}/attn/out'),
+    **backbone.norm_rules(_RESBLOCK + 'ln_2', 'block_{}/ln_2'),
+    **backbone.linear_rules(_RESBLOCK + 'mlp.c_fc', 'block_{}/mlp/fc1'),
+    **backbone.linear_rules(_RESBLOCK + 'mlp.c_proj', 'block_{}/mlp/fc2'),
+    **backbone.norm_rules('visual.ln_post', 'ln_post'),
+  }
+  if class_token:
+    rules['visual.class_embedding'] = (('cls_token',), backbone.VECTOR_TOKEN)
+  return rules
+
+
+# The text tower, and what the vision tower is projected by.
+OPENAI_IGNORED = (
+  r'(transformer|token_embedding|ln_final|text)\..+',
+  r'positional_embedding|text_projection|logit_scale|logit_bias|attn_mask|visual\.proj',
+  r'input_resolution|context_length|vocab_size',
+)
+_OPENAI = backbone.KeyTable(rules=openai_rules(), ignored=OPENAI_IGNORED)
+_TIMM = backbone.KeyTable(
+  rules=timm_names.rules(patch_bias=False, pre_norm=True), ignored=timm_names.IGNORED
 )
 
 
@@ -56,6 +94,7 @@ def _preset(
       ".save_pretrained('FOLDER') writes one)"
     ),
     resamples={'pos_embed': positions.WITH_CLASS_TOKEN},
+    other_keys=(_OPENAI, _TIMM),
   )
 
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from masm_jax.backbones import attention
+from masm_jax.backbones import attention, rotary
 
 # The gradients written out below keep a layer's input and compute the rest again. A barrier around
 # what is kept holds XLA from merging that with the forward pass, whose results it would then keep.
 
-# Builds a dense layer from `features`, `dtype` and `name`; a method passes its own.
+# Builds a dense layer from `features`, `dtype`, `name` and `use_bias`; a method passes its own.
 DenseCls = Callable[..., nn.Module]
 
 
@@ -63,9 +63,15 @@ def _exact_gelu_bwd(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 exact_gelu.defvjp(lambda x: (exact_gelu(x), x), _exact_gelu_bwd)
 
 
+def tanh_gelu(x: jax.Array) -> jax.Array:
+  """GELU by its tanh approximation, in float32: what SigLIP was trained with."""
+  return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'quick_gelu': quick_gelu,
   'gelu': exact_gelu,
+  'tanh_gelu': tanh_gelu,
 }
 
 
@@ -75,10 +81,12 @@ class Dense(nn.Module):
   Attributes:
     features: d_out.
     dtype: the dtype of the product and of the output; the parameters are float32.
+    use_bias: whether there is a bias.
   """
 
   features: int
   dtype: DTypeLike = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,8 +94,10 @@ class Dense(nn.Module):
     kernel = self.param(
       'kernel', nn.initializers.xavier_uniform(), (x.shape[-1], self.features), jnp.float32
     )
-    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))
 
 
@@ -206,38 +216,56 @@ class Attention(nn.Module):
     cls_query: attend from the first token alone; the keys and values are still those of all tokens.
     dense_cls: builds the four layers.
     dtype: compute dtype.
+    key_bias: whether k has a bias.
+    rotary_pairs: the pairs that rotary positions turn, if there are any; the first token stays.
   """
 
   num_heads: int
   cls_query: bool
   dense_cls: DenseCls
   dtype: DTypeLike
+  key_bias: bool = True
+  rotary_pairs: rotary.Pairs | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, batch_size: int) -> jax.Array:
-    """Maps tokens of B images, `x [B * T, D]`, to `[B * T, D]`; to `[B, D]` with `cls_query`."""
+  def __call__(
+    self, x: jax.Array, batch_size: int, angles: rotary.Angles | None = None
+  ) -> jax.Array:
+    """Maps tokens of B images, `x [B * T, D]`, to `[B * T, D]`; to `[B, D]` with `cls_query`.
+
+    `angles` are those of `rotary.angles`, where there are rotary positions.
+    """
     width = x.shape[-1]
     first = x.reshape(batch_size, -1, width)[:, 0]
 
-    def project(tokens: jax.Array, name: str) -> jax.Array:
-      return self.dense_cls(features=width, dtype=self.dtype, name=name)(tokens)
+    def project(tokens: jax.Array, name: str, **kwargs: bool) -> jax.Array:
+      return self.dense_cls(features=width, dtype=self.dtype, name=name, **kwargs)(tokens)
 
     def heads(tokens: jax.Array) -> jax.Array:
       return tokens.reshape(batch_size, -1, self.num_heads, width // self.num_heads)
 
     query = project(first if self.cls_query else x, 'q')
-    key, value = project(x, 'k'), project(x, 'v')
-    y = attention.attend(heads(query), heads(key), heads(value))
+    query = heads(query)
+    # Without a word about the bias where there is one: a method's layers need not know of it.
+    key = heads(project(x, 'k') if self.key_bias else project(x, 'k', use_bias=False))
+    value = heads(project(x, 'v'))
+    if self.rotary_pairs is not None:
+      key = rotary.rotate(key, angles, self.rotary_pairs)
+      if not self.cls_query:
+        query = rotary.rotate(query, angles, self.rotary_pairs)
+    y = attention.attend(query, key, value)
     return project(y.reshape(-1, width), 'out')
 
 
 class Mlp(nn.Module):
-  """Two dense layers with an activation between them.
+  """Two dense layers with an activation between them; three with a gate.
+
+  `fc2(act(fc1(x)))`, or `fc2(silu(gate(x)) * fc1(x))` (SwiGLU, arXiv 2002.05202).
 
   Attributes:
     hidden_dim: width of the hidden layer.
-    activation: a key of `ACTIVATIONS`.
-    dense_cls: builds the two layers.
+    activation: a key of `ACTIVATIONS`, or `swiglu`.
+    dense_cls: builds the layers.
     dtype: compute dtype.
   """
 
@@ -250,5 +278,8 @@ class Mlp(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `x [..., D]` to `[..., D]`."""
     y = self.dense_cls(features=self.hidden_dim, dtype=self.dtype, name='fc1')(x)
-    y = ACTIVATIONS[self.activation](y)
+    if self.activation == 'swiglu':
+      y *= nn.silu(self.dense_cls(features=self.hidden_dim, dtype=self.dtype, name='gate')(x))
+    else:
+      y = ACTIVATIONS[self.activation](y)
     return self.dense_cls(features=x.shape[-1], dtype=self.dtype, name='fc2')(y)

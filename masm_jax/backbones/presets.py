@@ -1,10 +1,17 @@
 """Every backbone by its name in the config."""
 
-from masm_jax.backbones import augreg, clip
+from masm_jax.backbones import augreg, clip, dinov2, dinov3, perception, siglip
 from masm_jax.backbones.backbone import Backbone
 from masm_jax.errors import UserError
 
-PRESETS: dict[str, Backbone] = {**clip.PRESETS, **augreg.PRESETS}
+PRESETS: dict[str, Backbone] = {
+  **clip.PRESETS,
+  **dinov2.PRESETS,
+  **dinov3.PRESETS,
+  **perception.PRESETS,
+  **siglip.PRESETS,
+  **augreg.PRESETS,
+}
 
 
 def get_preset(name: str) -> Backbone:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from masm_jax.backbones import layers
+from masm_jax.backbones import layers, pooling, rotary
 from masm_jax.errors import UserError
 
 
@@ -23,12 +23,23 @@ class ViTConfig:
     depth: number of blocks.
     num_heads: attention heads; they divide `width`.
     mlp_dim: hidden width of the MLPs.
-    activation: `gelu` is the exact one.
+    activation: of the MLPs: `gelu` is the exact one, `swiglu` a gate by SiLU.
     pre_norm: a LayerNorm between the embeddings and the first block (CLIP's `pre_layrnorm`).
     patch_bias: whether the patch embedding has a bias.
     norm_eps: epsilon of every LayerNorm.
     mean: per-channel mean to take from RGB values in [0, 1].
     std: per-channel standard deviation to divide by afterwards.
+    class_token: whether a class token stands before the patches.
+    num_registers: register tokens between class token and patches (arXiv 2309.16588).
+    positions: what learned position embeddings are added to: the class token and the patches, the
+      patches alone, or nothing.
+    rotary_pairs: the pairs that rotary positions turn in every block (`rotary.angles`), if any.
+    rotary_grid: the grid that the rotary positions of `neighbours` were trained with.
+    key_bias: whether the keys have a bias.
+    layer_scale: a trained factor for each channel of what a block adds (arXiv 2103.17239).
+    pooling: where the feature comes from: the class token, or attention of a learned query to all
+      tokens (`pooling.AttentionPool`).
+    pool_heads: heads of that attention; `num_heads` by default.
   """
 
   image_size: int
@@ -37,12 +48,21 @@ class ViTConfig:
   depth: int
   num_heads: int
   mlp_dim: int
-  activation: Literal['quick_gelu', 'gelu']
+  activation: Literal['quick_gelu', 'gelu', 'tanh_gelu', 'swiglu']
   pre_norm: bool
   patch_bias: bool
   norm_eps: float
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
+  class_token: bool = True
+  num_registers: int = 0
+  positions: Literal['tokens', 'patches', 'none'] = 'tokens'
+  rotary_pairs: rotary.Pairs | None = None
+  rotary_grid: int = 0
+  key_bias: bool = True
+  layer_scale: bool = False
+  pooling: Literal['class_token', 'attention'] = 'class_token'
+  pool_heads: int = 0
 
   def __post_init__(self):
     if self.width % self.num_heads:
@@ -58,6 +78,11 @@ class ViTConfig:
   def grid(self) -> int:
     """Patches along one side of the image."""
     return self.image_size // self.patch_size
+
+  @property
+  def prefix(self) -> int:
+    """Tokens before the patches."""
+    return self.class_token + self.num_registers
 
   def build(
     self,
@@ -87,8 +112,11 @@ class Block(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `x [B, T, D]` to `[B, T, D]`, or to `[B, 1, D]` with `cls_only`."""
+  def __call__(self, x: jax.Array, angles: rotary.Angles | None = None) -> jax.Array:
+    """Maps `x [B, T, D]` to `[B, T, D]`, or to `[B, 1, D]` with `cls_only`.
+
+    `angles` are those of all tokens, where there are rotary positions.
+    """
     config = self.config
     batch_size, _, width = x.shape
     # Tokens as rows of one matrix: elementwise work then has the shape of the products around it.
@@ -102,9 +130,11 @@ class Block(nn.Module):
       cls_query=self.cls_only,
       dense_cls=self.dense_cls,
       dtype=self.dtype,
+      key_bias=config.key_bias,
+      rotary_pairs=config.rotary_pairs,
       name='attn',
-    )(y, batch_size)
-    x = (first if self.cls_only else x) + y
+    )(y, batch_size, angles)
+    x = (first if self.cls_only else x) + self._scaled(y, 'ls_1')
     y = layers.LayerNorm(config.norm_eps, name='ln_2')(x).astype(self.dtype)
     y = layers.Mlp(
       hidden_dim=config.mlp_dim,
@@ -113,17 +143,26 @@ class Block(nn.Module):
       dtype=self.dtype,
       name='mlp',
     )(y)
-    return (x + y).reshape(batch_size, -1, width)
+    return (x + self._scaled(y, 'ls_2')).reshape(batch_size, -1, width)
+
+  def _scaled(self, y: jax.Array, name: str) -> jax.Array:
+    """`y [R, D]` times LayerScale's factors, where there are any."""
+    if not self.config.layer_scale:
+      return y
+    scale = self.param(name, nn.initializers.constant(1e-5), (y.shape[-1],), jnp.float32)
+    return (y.astype(jnp.float32) * scale[None]).astype(y.dtype)
 
 
 class HiddenStates(NamedTuple):
   """What a forward pass goes through.
 
   Attributes:
-    embeddings: `[B, 1+N, D]`, the input of the first block (after CLIP's `ln_pre`).
-    blocks: the output of each block, `[B, 1+N, D]`; `[B, 1, D]` for a last block that computed the
+    embeddings: `[B, T, D]`, the input of the first block (after CLIP's `ln_pre`): class token,
+      registers, patches.
+    blocks: the output of each block, `[B, T, D]`; `[B, 1, D]` for a last block that computed the
       class token alone.
-    features: `[B, D]`, float32: the class token after the last LayerNorm.
+    features: `[B, D]`, float32: the class token after the last LayerNorm, or what attention pools
+      from all tokens after it.
   """
 
   embeddings: jax.Array
@@ -132,12 +171,14 @@ class HiddenStates(NamedTuple):
 
 
 class ViT(nn.Module):
-  """Vision transformer with a class token: `[B, S, S, 3] -> [B, D]`.
+  """Vision transformer: `[B, S, S, 3] -> [B, D]`.
 
   The parameters are `patch_embed/{kernel [p,p,3,D], bias}`, `cls_token [1,1,D]`,
-  `pos_embed [1,1+N,D]`, `ln_pre/{scale,bias}`, then for each block `block_00/{ln_1,ln_2}/{scale,
-  bias}`, `block_00/attn/{q,k,v,out}/{kernel,bias}`, `block_00/mlp/{fc1,fc2}/{kernel,bias}`, and
-  `ln_post/{scale,bias}`: float32, kernels `[d_in, d_out]`.
+  `pos_embed [1,1+N,D]` (or `[1,N,D]`), `registers [1,R,D]`, `ln_pre/{scale,bias}`, then for each
+  block `block_00/{ln_1,ln_2}/{scale,bias}`, `block_00/attn/{q,k,v,out}/{kernel,bias}`,
+  `block_00/mlp/{fc1,fc2}/{kernel,bias}`, with SwiGLU `block_00/mlp/gate`, with LayerScale
+  `block_00/{ls_1,ls_2} [D]`, then `ln_post/{scale,bias}`, and with attention pooling those of
+  `pooling.AttentionPool` below `pool/`: float32, kernels `[d_in, d_out]`.
 
   Attributes:
     config: shape of the transformer.
@@ -152,7 +193,7 @@ class ViT(nn.Module):
   remat: bool = False
 
   def __call__(self, images: jax.Array) -> jax.Array:
-    """Features of the class token.
+    """The pooled feature.
 
     Args:
       images: `[B, S, S, 3]`, RGB, normalised with the config's mean and std; `S = image_size`.
@@ -184,27 +225,66 @@ class ViT(nn.Module):
       dtype=self.dtype,
       name='patch_embed',
     )(images)
-    normal = nn.initializers.normal(0.02)
-    cls_token = self.param('cls_token', normal, (1, 1, config.width), jnp.float32)
-    positions = self.param('pos_embed', normal, (1, 1 + config.grid**2, config.width), jnp.float32)
     # The sum stays in float32: positions are small beside the patches, and it is done only once.
-    cls_tokens = jnp.broadcast_to(cls_token, (x.shape[0], 1, config.width))
-    x = jnp.concatenate([cls_tokens, x.astype(jnp.float32)], axis=1)
-    x = x + jnp.broadcast_to(positions, x.shape)
+    x = self._with_prefix(x.astype(jnp.float32))
     if config.pre_norm:
       x = layers.LayerNorm(config.norm_eps, name='ln_pre')(x)
     embeddings = x = x.astype(self.dtype)
 
+    inputs: tuple[rotary.Angles, ...] = ()
+    if config.rotary_pairs is not None:
+      inputs = (
+        rotary.angles(
+          config.rotary_pairs,
+          grid=config.grid,
+          prefix=config.prefix,
+          head_dim=config.width // config.num_heads,
+          reference_grid=config.rotary_grid,
+        ),
+      )
+    reads_class_token = config.pooling == 'class_token'
     block_cls = nn.remat(Block) if self.remat else Block
     blocks = []
     for i in range(config.depth):
       x = block_cls(
         config=config,
-        cls_only=last_block == 'cls' and i == config.depth - 1,
+        cls_only=reads_class_token and last_block == 'cls' and i == config.depth - 1,
         dense_cls=self.dense_cls,
         dtype=self.dtype,
         name=f'block_{i:02d}',
-      )(x)
+      )(x, *inputs)
       blocks.append(x)
-    features = layers.LayerNorm(config.norm_eps, name='ln_post')(x[:, 0])
+    norm = layers.LayerNorm(config.norm_eps, name='ln_post')
+    if reads_class_token:
+      features = norm(x[:, 0])
+    else:
+      features = pooling.AttentionPool(
+        num_heads=config.pool_heads or config.num_heads,
+        mlp_dim=config.mlp_dim,
+        activation=config.activation,
+        norm_eps=config.norm_eps,
+        dtype=self.dtype,
+        name='pool',
+      )(norm(x))
     return HiddenStates(embeddings=embeddings, blocks=tuple(blocks), features=features)
+
+  def _with_prefix(self, x: jax.Array) -> jax.Array:
+    """Patches `[B, N, D]` with their positions, behind class token and registers; float32."""
+    config = self.config
+
+    def parameter(name: str, num_tokens: int) -> jax.Array:
+      shape = (1, num_tokens, config.width)
+      value = self.param(name, nn.initializers.normal(0.02), shape, jnp.float32)
+      return jnp.broadcast_to(value, (x.shape[0], *shape[1:]))
+
+    if config.positions == 'patches':
+      x = x + parameter('pos_embed', config.grid**2)
+    if config.class_token:
+      x = jnp.concatenate([parameter('cls_token', 1), x], axis=1)
+    if config.positions == 'tokens':
+      x = x + parameter('pos_embed', config.class_token + config.grid**2)
+    if config.num_registers:
+      registers = parameter('registers', config.num_registers)
+      before = int(config.class_token)
+      x = jnp.concatenate([x[:, :before], registers, x[:, before:]], axis=1)
+    return x

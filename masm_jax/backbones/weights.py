@@ -17,7 +17,7 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
-from masm_jax.backbones.backbone import Backbone, Shape, param_shapes
+from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, param_shapes
 from masm_jax.backbones.presets import PRESETS
 from masm_jax.errors import UserError
 
@@ -49,34 +49,25 @@ def load_weights(
   if image_size is not None:
     backbone = backbone.with_image_size(image_size)
   targets = param_shapes(backbone.config)
-  flat: dict[str, np.ndarray] = {}
   not_finite = []
   try:
     with safetensors.safe_open(file_path, framework='numpy') as file:
-      found = {}
-      problems = []
-      for name in file.keys():  # noqa: SIM118 (a safetensors handle cannot be iterated)
-        view = file.get_slice(name)
-        found[name] = tuple(view.get_shape())
-        if view.get_dtype() not in _FLOATS and not _is_ignored(name, backbone):
-          problems.append((name, f'is of type {view.get_dtype()}, not a float of 16 bits or more'))
-      problems += _check(found, backbone)
-      if problems:
-        raise UserError(_explain(problems, found, file_path, backbone))
-      names = {_without_prefix(name, backbone): name for name in found}
-      for source, (paths, transform) in backbone.keys.expand(backbone.config.depth).items():
+      views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+      found = {name: tuple(view.get_shape()) for name, view in views.items()}
+      types = {name: view.get_dtype() for name, view in views.items()}
+      keys = _matching_keys(found, types, file_path, backbone)
+      flat = {path: np.zeros(targets[path], np.float32) for path in _zeros(keys, targets)}
+      names = {_without_prefix(name, keys): name for name in found}
+      for source, (paths, transform) in keys.expand(backbone.config.depth).items():
         array = file.get_tensor(names[source]).astype(np.float32, copy=False)
         if not np.isfinite(array).all():
           not_finite.append((names[source], 'holds values that are not finite'))
         for target, value in zip(paths, transform.load(array), strict=True):
           if target in backbone.resamples and value.shape != targets[target]:
+            before = value.shape[-2]
             value = backbone.resamples[target].apply(value, targets[target])
             logging.info(
-              '%s: %s resampled from %s to %s tokens',
-              file_path,
-              target,
-              array.shape[-2],
-              value.shape[-2],
+              '%s: %s resampled from %s to %s tokens', file_path, target, before, value.shape[-2]
             )
           flat[target] = _contiguous(value)
   except safetensors.SafetensorError as error:
@@ -156,39 +147,70 @@ def _damaged(path: pathlib.Path, backbone: Backbone, error: Exception) -> str:
   return f'{path} {why}: to get the weights of {backbone.name}, {backbone.source}'
 
 
-def _without_prefix(name: str, backbone: Backbone) -> str:
-  return name.removeprefix(backbone.keys.prefix)
+def _matching_keys(
+  found: Mapping[str, Shape], types: Mapping[str, str], path: pathlib.Path, backbone: Backbone
+) -> KeyTable:
+  """The names that a file is written in.
+
+  Raises:
+    UserError: it fits none of them; the problems are those with the names that come closest.
+  """
+  problems_of = []
+  for keys in (backbone.keys, *backbone.other_keys):
+    problems = [
+      (name, f'is of type {kind}, not a float of 16 bits or more')
+      for name, kind in types.items()
+      if kind not in _FLOATS and not _is_ignored(name, keys)
+    ]
+    problems += _check(found, keys, backbone)
+    if not problems:
+      return keys
+    problems_of.append(problems)
+  raise UserError(_explain(min(problems_of, key=len), found, path, backbone))
 
 
-def _is_ignored(name: str, backbone: Backbone) -> bool:
-  short = _without_prefix(name, backbone)
-  return any(re.fullmatch(pattern, short) for pattern in backbone.keys.ignored)
+def _zeros(keys: KeyTable, targets: Iterable[str]) -> list[str]:
+  """The parameters that the format leaves out because they are 0."""
+  return [path for path in targets if any(re.fullmatch(zero, path) for zero in keys.zeros)]
 
 
-def _source_shapes(backbone: Backbone) -> dict[str, Shape]:
+def _without_prefix(name: str, keys: KeyTable) -> str:
+  return name.removeprefix(keys.prefix)
+
+
+def _is_ignored(name: str, keys: KeyTable) -> bool:
+  short = _without_prefix(name, keys)
+  return any(re.fullmatch(pattern, short) for pattern in keys.ignored)
+
+
+def _source_shapes(keys: KeyTable, backbone: Backbone) -> dict[str, Shape]:
   """The shape of every published array, from the shapes of the model's parameters."""
   targets = param_shapes(backbone.config)
   shapes = {}
-  for source, (paths, transform) in backbone.keys.expand(backbone.config.depth).items():
+  for source, (paths, transform) in keys.expand(backbone.config.depth).items():
     # Arrays of one byte per element that nobody reads: only their layout is asked for.
     shapes[source] = transform.export(*(np.empty(targets[path], bool) for path in paths)).shape
   return shapes
 
 
-def _check(found: Mapping[str, Shape], backbone: Backbone) -> list[tuple[str, str]]:
+def _check(found: Mapping[str, Shape], keys: KeyTable, backbone: Backbone) -> list[tuple[str, str]]:
   """All the ways in which the arrays of a file do not fit, as (name, what is wrong with it)."""
-  expected = _source_shapes(backbone)
+  expected = _source_shapes(keys, backbone)
   problems = []
   shapes: dict[str, Shape] = {}
   for name, shape in found.items():
-    short = _without_prefix(name, backbone)
+    short = _without_prefix(name, keys)
     if short in shapes:
       problems.append((name, 'is there twice, with and without its prefix'))
-    elif short in expected or not _is_ignored(name, backbone):
+    elif short in expected or not _is_ignored(name, keys):
       shapes[short] = shape
-  for name, (paths, _) in backbone.keys.rules.items():
+  targets = param_shapes(backbone.config)
+  for name, (paths, transform) in keys.rules.items():
     resample = backbone.resamples.get(paths[0])
-    if resample and name in shapes and resample.fits(shapes[name], expected[name]):
+    if not resample or name not in shapes or len(shapes[name]) != len(expected[name]):
+      continue
+    (loaded,) = transform.load(np.empty(shapes[name], bool))
+    if resample.fits(loaded.shape, targets[paths[0]]):
       expected[name] = shapes[name]
   return problems + _compare(shapes, expected)
 
@@ -215,6 +237,8 @@ def _explain(
       f'{path} does not fit the backbone {backbone.name}: it is a file of {" or ".join(fits)}; set '
       'config.backbone.name to that, or give the other file'
     )
+  if other := backbone.refuses(found):
+    return f'{path} does not fit the backbone {backbone.name}: it is a file of {other}'
   return (
     f'{path} does not fit the backbone {backbone.name} (to get its weights, {backbone.source}): '
     f'{_listing(problems)}'
@@ -223,9 +247,23 @@ def _explain(
 
 def _fits(found: Mapping[str, Shape], preset: Backbone) -> bool:
   """Whether a file is one of `preset`, down to the grid of its position embeddings."""
-  shapes = {_without_prefix(name, preset): shape for name, shape in found.items()}
-  return not _check(found, preset) and all(
-    shapes[name] == shape for name, shape in _source_shapes(preset).items()
+  if preset.published_size is not None:
+    preset = preset.with_image_size(preset.published_size)
+  return any(
+    _has_names(found, keys, preset)
+    and not _check(found, keys, preset)
+    and all(
+      found.get(name, found.get(keys.prefix + name)) == shape
+      for name, shape in _source_shapes(keys, preset).items()
+    )
+    for keys in (preset.keys, *preset.other_keys)
+  )
+
+
+def _has_names(found: Mapping[str, Shape], keys: KeyTable, preset: Backbone) -> bool:
+  """Whether a file has all names of a format, which is soon known."""
+  return all(
+    name in found or keys.prefix + name in found for name in keys.expand(preset.config.depth)
   )
 
 

@@ -46,7 +46,7 @@ class LoraDense(layers.Dense):
     if not self.has_variable('params', 'lora_a'):
       return super().__call__(x)
     leaf = lambda name: self.get_variable('params', name)
-    lora_a, lora_b, bias = leaf('lora_a'), leaf('lora_b'), leaf('bias').astype(jnp.float32)
+    lora_a, lora_b = leaf('lora_a'), leaf('lora_b')
     x = x.astype(self.dtype)
     seen = x
     if self.dropout and self.has_rng('dropout'):
@@ -57,7 +57,9 @@ class LoraDense(layers.Dense):
     y = subspace.matmul_f32(x, leaf('kernel').astype(self.dtype)) + subspace.matmul_f32(
       inner.astype(self.dtype), lora_b.astype(self.dtype)
     )
-    return (y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))).astype(self.dtype)
+    if self.has_variable('params', 'bias'):
+      y += jnp.expand_dims(leaf('bias').astype(jnp.float32), tuple(range(y.ndim - 1)))
+    return y.astype(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

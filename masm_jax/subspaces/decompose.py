@@ -33,8 +33,8 @@ Split = Literal['interleaved', 'contiguous']
 # Presets of `subspace.targets`: patterns over the kernels' owners, `backbone/block_00/attn/q`.
 TARGETS = {
   'attention': (r'backbone/block_\d+/attn/(q|k|v|out)',),
-  'mlp': (r'backbone/block_\d+/mlp/(fc1|fc2)',),
-  'all': (r'backbone/block_\d+/(attn/(q|k|v|out)|mlp/(fc1|fc2))',),
+  'mlp': (r'backbone/block_\d+/mlp/(gate|fc1|fc2)',),
+  'all': (r'backbone/block_\d+/(attn/(q|k|v|out)|mlp/(gate|fc1|fc2))',),
 }
 
 

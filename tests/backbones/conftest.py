@@ -1,5 +1,11 @@
 """Reference models in PyTorch with every parameter away from its initial value."""
 
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -35,3 +41,46 @@ def assert_parity():
     assert error < tolerance, f'{stage}: relative error {error:.1e}'
 
   return check
+
+
+class _NoTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """An empty package in the place of torchvision, of which timm's transformers use nothing."""
+
+  def find_spec(self, name, path=None, target=None):
+    if name.partition('.')[0] == 'torchvision':
+      return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    return None
+
+  def create_module(self, spec):
+    return _Empty(spec.name)
+
+  def exec_module(self, module):
+    pass
+
+
+class _Names(type):
+  def __getattr__(cls, name):
+    return name
+
+
+class _Empty(types.ModuleType):
+  def __getattr__(self, name):
+    if name.startswith('__'):
+      raise AttributeError(name)
+    return _Names(name, (), {})
+
+
+@pytest.fixture(scope='session')
+def timm():
+  """The timm library; without torchvision, which has no build for this torch, nothing is lost."""
+  pytest.importorskip('transformers')  # First: it asks for torchvision, and must not find ours.
+  finder = _NoTorchvision()
+  if importlib.util.find_spec('torchvision') is None:
+    sys.meta_path.append(finder)
+  try:
+    return pytest.importorskip('timm')
+  finally:
+    if finder in sys.meta_path:
+      sys.meta_path.remove(finder)
+      for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
+        del sys.modules[name]

@@ -11,6 +11,9 @@ PUBLISHED = {
   'EMBEDDING': (7, 4),
   'FUSED_LINEAR': (12, 4),
   'FUSED_BIAS': (12,),
+  'PAIRED_LINEAR': (8, 4),
+  'PAIRED_BIAS': (8,),
+  'WITHOUT_CLASS_ROW': (1, 9, 4),
 }
 
 

@@ -3,7 +3,8 @@ import pytest
 from masm_jax import backbones
 from masm_jax.errors import UserError
 
-# CLIP: Hugging Face's CLIPVisionModel. AugReg: timm's model less its 1000-class head.
+# CLIP: Hugging Face's CLIPVisionModel. AugReg: timm's model less its 1000-class head. The others:
+# timm's models without a head (DINOv3 with biases of q and v), at 224 px, 256 px for siglip_l16.
 NUM_PARAMS = {
   'clip_b32': 87_456_000,
   'clip_b16': 85_799_424,
@@ -14,6 +15,24 @@ NUM_PARAMS = {
   'augreg_b16': 86_567_656 - 769_000,
   'augreg_l16': 304_326_632 - 1_025_000,
   'demo_vit': 696_096,
+  'dinov2_s14': 21_628_800,
+  'dinov2_b14': 85_724_928,
+  'dinov2_l14': 303_227_904,
+  'dinov2_g14': 1_134_769_664,
+  'dinov2_reg_s14': 21_630_336,
+  'dinov2_reg_b14': 85_728_000,
+  'dinov2_reg_l14': 303_232_000,
+  'dinov2_reg_g14': 1_134_775_808,
+  'dinov3_s16': 21_596_160,
+  'dinov3_splus16': 28_692_480,
+  'dinov3_b16': 85_659_648,
+  'dinov3_l16': 303_128_576,
+  'dinov3_hplus16': 840_591_360,
+  'pe_core_b16': 92_886_528,
+  'pe_core_l14': 315_774_976,
+  'siglip_b16': 92_884_224,
+  'siglip_l16': 315_956_224,
+  'siglip_so14': 427_680_704,
 }
 
 
@@ -77,9 +96,17 @@ def test_published_numerics(name):
     assert (config.pre_norm, config.patch_bias) == (True, False)
     assert config.mean == (0.48145466, 0.4578275, 0.40821073)
     assert config.std == (0.26862954, 0.26130258, 0.27577711)
+    return
+  eps = 1e-5 if name.startswith(('dinov3', 'pe_')) else 1e-6
+  activation = 'tanh_gelu' if name.startswith('siglip') else 'gelu'
+  if name.startswith(('dinov2_g', 'dinov2_reg_g')) or 'plus' in name:
+    activation = 'swiglu'
+  assert (config.activation, config.norm_eps) == (activation, eps)
+  is_pe = name.startswith('pe_')
+  assert (config.pre_norm, config.patch_bias) == (is_pe, not is_pe)
+  if name.startswith('dino'):
+    assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
   else:
-    assert (config.activation, config.norm_eps) == ('gelu', 1e-6)
-    assert (config.pre_norm, config.patch_bias) == (False, True)
     assert config.mean == config.std == (0.5, 0.5, 0.5)
 
 

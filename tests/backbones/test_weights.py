@@ -100,18 +100,27 @@ def test_loaded_parameters_run(tmp_path, clip):
   assert np.isfinite(features).all()
 
 
-@pytest.mark.parametrize(('side', 'grid'), [(14, 16), (24, 16), (16, 24), (7, 7), (3, 8), (1, 4)])
-def test_positions_are_resampled_as_torch_does(side, grid):
+@pytest.mark.parametrize('antialias', [False, True])
+@pytest.mark.parametrize(('side', 'grid'), [(14, 16), (37, 16), (16, 24), (7, 7), (3, 8), (1, 4)])
+def test_positions_are_resampled_as_torch_does(side, grid, antialias):
   positions = np.random.default_rng(0).normal(size=(1, 1 + side * side, 6)).astype(np.float32)
   table = torch.from_numpy(positions[0, 1:].reshape(1, side, side, 6)).permute(0, 3, 1, 2)
   expected = torch.nn.functional.interpolate(
-    table, size=(grid, grid), mode='bicubic', align_corners=False
+    table, size=(grid, grid), mode='bicubic', align_corners=False, antialias=antialias
   )
-  ours = positions_lib.resample_positions(positions, grid)
+  ours = positions_lib.resample_positions(positions, grid, antialias=antialias)
   assert ours.dtype == np.float32
   np.testing.assert_array_equal(ours[:, 0], positions[:, 0])
   expected = expected.permute(0, 2, 3, 1).reshape(1, grid * grid, 6).numpy()
   np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
+
+
+def test_positions_without_a_class_token():
+  positions = np.random.default_rng(0).normal(size=(1, 17, 6)).astype(np.float32)
+  np.testing.assert_array_equal(
+    positions_lib.resample_positions(positions[:, 1:], 3, prefix=0),
+    positions_lib.resample_positions(positions, 3)[:, 1:],
+  )
 
 
 @pytest.mark.parametrize('name', ['clip', 'demo'])
