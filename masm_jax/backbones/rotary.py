@@ -46,7 +46,7 @@ def angles(pairs: Pairs, *, grid: int, prefix: int, head_dim: int, reference_gri
   """The angles of all tokens of an image.
 
   `halves` is DINOv3's (arXiv 2508.10104): centres of patches from -1 to 1, rows first, wavelengths
-  from 1 to 100. `neighbours` is that of Perception Encoder (arXiv 2504.13181): columns first,
+  from 1 to 100. `neighbours` is what Perception Encoder has (arXiv 2504.13181): columns first,
   counted from 1 on the grid that it was trained with, wavelengths to 10,000.
 
   Args:
