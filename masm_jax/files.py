@@ -1,17 +1,22 @@
-"""Files written whole, and strict JSON: documents, and files of lines that survive a kill.
+"""Files written whole, and documents of strict JSON.
+
+What cannot be made again is sealed: it holds a digest of its content, which reading verifies, and
+has a spare copy beside it where nothing else could replace it.
 
 JSON has no nan and no infinity. Both are written as the strings 'nan', 'inf' and '-inf', in every
 file of a run: `null` could not tell a diverged loss from a metric that is undefined, and `float()`
-takes the strings in Python as `Number()` does (as NaN) in a browser. `read_lines` turns them back.
+takes the strings in Python as `Number()` does (as NaN) in a browser. `telemetry.read_lines`
+turns them back.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -19,7 +24,7 @@ from absl import logging
 from masm_jax.errors import UserError
 
 _UNFINISHED = '.partial'  # How files end that are being written.
-_NON_FINITE = ('nan', 'inf', '-inf')
+_DIGEST = 'digest'  # The key of a sealed document that holds the digest of all others.
 
 
 @contextlib.contextmanager
@@ -125,118 +130,120 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   write_bytes(path, (text + '\n').encode())
 
 
-def read_json(path: str | os.PathLike) -> Any:
-  """Reads a document of `write_json`; non-finite numbers stay strings, `float()` reads them.
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+  """A document as JSON types, with the digest of all of it under `digest`.
+
+  >>> unseal(seal({'step': 3})) == {'step': 3}
+  True
 
   Raises:
-    UserError: if the file is missing or is not JSON.
+    TypeError: see `to_json`.
   """
-  path = pathlib.Path(path)
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}') from error
-  except ValueError as error:
-    raise UserError(f'{path} is not JSON: {error}') from error
+  content = to_json({key: value for key, value in document.items() if key != _DIGEST})
+  return content | {_DIGEST: _digest(content)}
 
 
-def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Records of a file of `JsonLines`, non-finite numbers restored at any depth.
-
-  A last line without its line break was being written when the process died, and is left out.
+def unseal(document: Any) -> Any:
+  """What was sealed; anything without a digest, as earlier versions wrote it, is given as it is.
 
   Raises:
-    UserError: if the file is missing, or a complete line is not a JSON object.
+    ValueError: the content is not what was sealed.
   """
-  path = pathlib.Path(path)
-  try:
-    data = path.read_bytes()
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}') from error
-  records = []
-  for number, line in enumerate(_whole_lines(data), start=1):
-    record = _parse(line)
-    if record is None:
-      raise UserError(f'{path}, line {number} is not a JSON object: the file is damaged')
-    records.append(_restored(record))
-  return records
+  if not isinstance(document, dict) or _DIGEST not in document:
+    return document
+  content = {key: value for key, value in document.items() if key != _DIGEST}
+  if document[_DIGEST] != _digest(content):
+    raise ValueError('its content does not match its digest: it is damaged')
+  return content
 
 
-class JsonLines:
-  """An append-only file of one JSON object per line, each with an integer `step`.
+def _digest(content: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-  Every line is handed to the operating system at once, so a killed process loses at most the line
-  that it was writing. What is left of that line is cut off when the file is opened again.
+
+def write_sealed(
+  path: str | os.PathLike, document: Mapping[str, Any], *, spare: bool = False
+) -> None:
+  """Writes a document as `write_json` does, sealed.
 
   Args:
-    path: the file; it and its folder are made if need be.
+    path: the file.
+    document: JSON types.
+    spare: whether a hidden copy is written beside it, for what nothing could make again.
 
   Raises:
-    UserError: if it cannot be written.
+    TypeError: see `to_json`.
   """
-
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    try:
-      self.path.parent.mkdir(parents=True, exist_ok=True)
-      if self.path.exists():
-        self._rewrite(lambda step: True)
-      self._file = self.path.open('ab')
-    except OSError as error:
-      raise UserError(
-        f'cannot write {self.path}: {error.strerror}; give a folder that can be written'
-      ) from error
-
-  def append(self, record: Mapping[str, Any]) -> None:
-    """Adds one line."""
-    text = json.dumps(to_json(record), allow_nan=False)
-    self._file.write(text.encode() + b'\n')
-    self._file.flush()
-
-  def truncate(self, step: int) -> None:
-    """Drops every line of a later step, and every line that is not a record; atomic."""
-    self._file.close()
-    self._rewrite(lambda line_step: line_step <= step)
-    self._file = self.path.open('ab')
-
-  def sync(self) -> None:
-    """Waits until every line is on the disk: they then survive a crash of the machine too."""
-    os.fsync(self._file.fileno())
-
-  def close(self) -> None:
-    """Closes the file; a second call does nothing."""
-    self._file.close()
-
-  def _rewrite(self, wanted: Callable[[int], bool]) -> None:
-    data = self.path.read_bytes()
-    kept, damaged = [], 0
-    for line in _whole_lines(data):
-      record = _parse(line)
-      if record is None or type(record.get('step')) is not int:
-        damaged += 1
-      elif wanted(record['step']):
-        kept.append(line + b'\n')
-    if damaged:
-      logging.warning('%s: dropped %d damaged lines', self.path, damaged)
-    if (rewritten := b''.join(kept)) != data:
-      write_bytes(self.path, rewritten)
+  write_json(path, seal(document))
+  if spare:
+    write_bytes(spare_of(path), pathlib.Path(path).read_bytes())
 
 
-def _restored(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _restored(item) for key, item in value.items()}
-  if isinstance(value, list):
-    return [_restored(item) for item in value]
-  return float(value) if value in _NON_FINITE else value
+def mend(path: str | os.PathLike) -> None:
+  """Replaces a damaged document, or its spare, by the other one.
+
+  The damaged one is kept as `NAME.damaged`. Where there is no spare, one is made.
+  """
+  path, spare = pathlib.Path(path), spare_of(path)
+  good = spare if _problem(path) else path
+  if _problem(good):
+    return
+  for other in (path, spare):
+    if other != good and _problem(other):
+      set_aside(other)
+      write_bytes(other, good.read_bytes())
 
 
-def _whole_lines(data: bytes) -> list[bytes]:
-  return data.split(b'\n')[:-1]  # Behind the last line break: nothing, or an unfinished line.
+def set_aside(path: str | os.PathLike) -> None:
+  """Renames a damaged file to `NAME.damaged`, if it is there, and says so in one line."""
+  path = pathlib.Path(path)
+  target = path.with_name(f'{path.name}.damaged')
+  with contextlib.suppress(FileNotFoundError):
+    os.replace(path, target)
+    logging.warning('%s is damaged: it is %s now', path, target.name)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def spare_of(path: str | os.PathLike) -> pathlib.Path:
+  """Where the spare copy of a file lies: hidden, beside it."""
+  path = pathlib.Path(path)
+  return path.with_name(f'.{path.name}.spare')
+
+
+def _problem(path: pathlib.Path) -> str:
+  """Why a document cannot be used; '' if it can."""
   try:
-    record = json.loads(line)
-  except ValueError:  # Covers bad UTF-8 too.
+    unseal(json.loads(path.read_text('utf-8')))
+  except OSError as error:
+    return f'cannot read {path}: {error.strerror}'
+  except RecursionError:
+    return f'{path} is nested too deeply: it is damaged'
+  except ValueError as error:
+    is_json = 'digest' in str(error)
+    return f'{path}: {error}' if is_json else f'{path} is not JSON: {error}'
+  return ''
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a document of `write_json` or `write_sealed`; if it is damaged, its spare.
+
+  Non-finite numbers stay strings, `float()` reads them.
+
+  Raises:
+    UserError: if the file is missing or damaged or is not JSON.
+  """
+  path = pathlib.Path(path)
+  if problem := _problem(path):
+    if _problem(spare_of(path)):
+      raise UserError(problem)
+    logging.warning('%s; its spare copy is read', problem)
+    path = spare_of(path)
+  return unseal(json.loads(path.read_text('utf-8')))
+
+
+def read_or_set_aside(path: str | os.PathLike) -> Any:
+  """As `read_json`, for what can be made again: None if it is missing, or damaged and set aside."""
+  try:
+    return read_json(path)
+  except UserError:
+    set_aside(path)
     return None
-  return record if isinstance(record, dict) else None

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +10,7 @@ import pytest
 
 from masm_jax import files as json_files
 from masm_jax.errors import UserError
-from masm_jax.files import JsonLines, read_json, read_lines, write_json
+from masm_jax.files import read_json, write_json
 
 
 def strict_loads(text):
@@ -59,93 +55,6 @@ def test_document_round_trip_is_strict_and_leaves_no_partial_file(tmp_path):
   assert read_json(path)['a'] == 1 / 3  # The old document is untouched.
 
 
-def test_unreadable_documents_are_one_line(tmp_path):
-  with pytest.raises(UserError, match=r'cannot read .*none\.json: No such file'):
-    read_json(tmp_path / 'none.json')
-  broken = tmp_path / 'broken.json'
-  broken.write_text('{"a": ')
-  with pytest.raises(UserError, match='is not JSON'):
-    read_json(broken)
-  with pytest.raises(
-    UserError, match=r'cannot write .*metrics\.jsonl: .*give a folder that can be'
-  ):
-    JsonLines(broken / 'metrics.jsonl')
-
-
-def test_lines_round_trip_in_full_precision(tmp_path):
-  lines = JsonLines(tmp_path / 'm.jsonl')
-  lines.append({'step': 1, 'loss': 1 / 3, 'n': 2})
-  lines.append({'step': 2, 'loss': math.inf, 'n': np.array([[-0.0, -math.inf]])})
-  lines.close()
-  assert [strict_loads(line) for line in lines.path.read_text().splitlines()] == [
-    {'step': 1, 'loss': 1 / 3, 'n': 2},
-    {'step': 2, 'loss': 'inf', 'n': [[-0.0, '-inf']]},
-  ]
-  assert read_lines(lines.path)[1] == {'step': 2, 'loss': math.inf, 'n': [[0.0, -math.inf]]}
-
-
-@pytest.mark.parametrize('cut', range(1, 22))
-def test_a_half_written_line_is_dropped_wherever_it_was_cut(tmp_path, cut):
-  path = tmp_path / 'm.jsonl'
-  whole, torn = b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "x": "\xc3\xa9"}\n'
-  path.write_bytes(whole + torn[:cut])
-  assert [record['step'] for record in read_lines(path)] == [1]
-  lines = JsonLines(path)  # Opening again must not glue the next line to the torn one.
-  lines.append({'step': 2})
-  lines.close()
-  assert path.read_bytes() == whole + b'{"step": 2}\n'
-
-
-def test_truncate_keeps_up_to_the_step_and_drops_damage(tmp_path, caplog):
-  caplog.set_level('WARNING', logger='absl')
-  lines = JsonLines(tmp_path / 'm.jsonl')
-  for step in (1, 2, 2, 3, 10):
-    lines.append({'step': step})
-  with lines.path.open('ab') as file:
-    file.write(b'\x00\x00\xff\n[1]\n{"loss": 2}\n{"step": 2, "late": 1}\n{"step": 1')
-  lines.truncate(2)
-  lines.append({'step': 3})
-  lines.close()
-  assert read_lines(lines.path) == [
-    {'step': 1},
-    {'step': 2},
-    {'step': 2},
-    {'step': 2, 'late': 1},
-    {'step': 3},
-  ]
-  assert 'dropped 3 damaged lines' in caplog.text
-  assert [path.name for path in tmp_path.iterdir()] == ['m.jsonl']
-
-
-def test_damage_in_the_middle_is_an_error_when_reading(tmp_path):
-  path = tmp_path / 'm.jsonl'
-  path.write_text('{"step": 1}\noops\n{"step": 2}\n')
-  with pytest.raises(UserError, match='line 2 is not a JSON object'):
-    read_lines(path)
-
-
-def test_every_line_survives_sigkill(tmp_path):
-  code = (
-    'import sys; from masm_jax.files import JsonLines\n'
-    'lines = JsonLines(sys.argv[1])\n'
-    'for step in range(100): lines.append({"step": step})\n'
-    'print("written", flush=True)\n'
-    'sys.stdin.read()'
-  )
-  path = tmp_path / 'm.jsonl'
-  root = pathlib.Path(json_files.__file__).parents[1]
-  with subprocess.Popen(
-    [sys.executable, '-c', code, str(path)],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    env={**os.environ, 'PYTHONPATH': str(root)},
-  ) as process:
-    assert process.stdout.readline() == b'written\n'
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-  assert [record['step'] for record in read_lines(path)] == list(range(100))
-
-
 def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path):
   path = tmp_path / 'a.txt'
   json_files.write_text(path, 'old')
@@ -174,3 +83,60 @@ def test_what_a_kill_leaves_is_removed(tmp_path):
   (tmp_path / '.a.txt.0011223344556677.partial').write_text('ha')
   json_files.remove_unfinished(tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['kept.partial']
+
+
+def test_unreadable_documents_are_one_line(tmp_path):
+  with pytest.raises(UserError, match=r'cannot read .*none\.json: No such file'):
+    read_json(tmp_path / 'none.json')
+  broken = tmp_path / 'broken.json'
+  for text, told in (('{"a": ', 'is not JSON'), ('[' * 100_000, 'nested too deeply')):
+    broken.write_text(text)
+    with pytest.raises(UserError, match=told):
+      read_json(broken)
+
+
+def flips(data):
+  """The bytes with one bit turned, at every place."""
+  for i in range(8 * len(data)):
+    damaged = bytearray(data)
+    damaged[i // 8] ^= 1 << i % 8
+    yield bytes(damaged)
+
+
+def test_every_bit_that_flips_in_a_sealed_document_is_found_or_changes_nothing(tmp_path):
+  path, content = tmp_path / 'a.json', {'auroc': 0.75, 'bad': math.nan, 'names': ['é', 1]}
+  json_files.write_sealed(path, content)
+  read = {'auroc': 0.75, 'bad': 'nan', 'names': ['é', 1]}
+  assert read_json(path) == read
+  found = 0
+  for damaged in flips(path.read_bytes()):
+    path.write_bytes(damaged)
+    try:
+      document = read_json(path)
+    except UserError as error:
+      assert '\n' not in str(error)
+      found += 1
+    else:  # White space, the case of a digit's escape, or the name of the digest itself.
+      assert {key: document[key] for key in read} == read
+  assert found > 0.7 * 8 * len(damaged)
+
+
+def test_a_spare_copy_takes_the_place_of_a_damaged_document(tmp_path, caplog):
+  path = tmp_path / 'a.json'
+  json_files.write_sealed(path, {'a': 1}, spare=True)
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b'1', b'7', 1))
+  assert read_json(path) == {'a': 1} and path.read_bytes() != whole  # Reading changes nothing.
+  assert 'its spare copy is read' in caplog.text
+  json_files.mend(path)
+  assert path.read_bytes() == whole
+  json_files.spare_of(path).write_bytes(b'')
+  json_files.mend(path)
+  names = {'a.json', '.a.json.spare', 'a.json.damaged', '.a.json.spare.damaged'}
+  assert {found.name for found in tmp_path.iterdir()} == names
+  assert path.read_bytes() == json_files.spare_of(path).read_bytes() == whole
+
+
+def test_a_document_without_a_digest_is_read_as_it_is(tmp_path):
+  write_json(tmp_path / 'old.json', {'a': 1})
+  assert read_json(tmp_path / 'old.json') == {'a': 1}

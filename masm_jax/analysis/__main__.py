@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
   if not workdirs:
     raise UserError('give --workdir, the directory of a run, or of several with commas between')
   cli.start_jax(deterministic=True)
-  from masm_jax import telemetry
+  from masm_jax import files
   from masm_jax.analysis import report
   from masm_jax.plots import analysis as analysis_plots
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
       workdir, step=_STEP.value, weights=_WEIGHTS.value, manifest=_MANIFEST.value
     )
     try:
-      telemetry.write_json(workdir / report.FILE, document)
+      files.write_sealed(workdir / report.FILE, document, spare=True)
     except OSError as error:
       raise UserError(f'cannot write to {workdir}: {error.strerror}') from error
     analysis_plots.analysis_figure(document, workdir / report.PICTURE)

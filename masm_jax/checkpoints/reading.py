@@ -1,12 +1,16 @@
 """Reads the checkpoints of a run without changing them, for evaluation and analysis."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
+from masm_jax import files, tree
 from masm_jax.errors import UserError
 from masm_jax.parallel import agreement
 
@@ -14,6 +18,51 @@ T = TypeVar('T')
 
 # Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
 _READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+  """What was stored beside the state of a checkpoint.
+
+  Raises:
+    ValueError: it is damaged; and what else Orbax raises of files that it cannot read.
+  """
+  found = ocp.JsonCheckpointHandler().restore(folder / 'meta')
+  if not isinstance(found, dict):
+    raise ValueError('its metadata are no JSON object')
+  return files.unseal(found)
+
+
+def verify(state: Any, meta: dict[str, Any]) -> None:
+  """Holds what was read of a state to what was saved.
+
+  The digests are of values, types and shapes, so that it does not matter how many devices or
+  processes have written or read them.
+
+  Args:
+    state: a tree of arrays, or some of its parts: each part has its own digest.
+    meta: what stands beside the state.
+
+  Raises:
+    ValueError: a part is not what was saved, or a trained leaf or moment is not finite.
+  """
+  if 'digests' not in meta:
+    _say_unverified()
+  for name, digest in tree.digests(state).items() if 'digests' in meta else ():
+    if meta['digests'].get(name) != digest:
+      raise ValueError(f'{name}: its content does not match its digest')
+  leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+  for path, leaf in leaves:
+    text = jax.tree_util.keystr(path, simple=True, separator='/')
+    if text.split('/')[0] in ('trainable', 'opt_state') and not tree.is_finite(leaf):
+      raise ValueError(f'{text} holds values that are not finite')
+
+
+@functools.cache
+def _say_unverified() -> None:
+  logging.warning(
+    'the checkpoints are of an earlier version, which stored no digests: damage of their arrays '
+    'goes unnoticed'
+  )
 
 
 class SavedRun:
@@ -48,8 +97,7 @@ class SavedRun:
     Raises:
       UserError: it cannot be read, by this process or another one.
     """
-    path = self._folder(step) / 'meta'
-    return self._read(step, lambda: ocp.JsonCheckpointHandler().restore(path))
+    return self._read(step, lambda: read_meta(self._folder(step)))
 
   def find_step(self, which: str) -> int:
     """The step that `best` (by validation), `last` or a number names.
@@ -89,7 +137,9 @@ class SavedRun:
 
     def read() -> Any:
       with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return handler.restore(self._folder(step) / 'state', args=args)['trainable']
+        found = handler.restore(self._folder(step) / 'state', args=args)['trainable']
+      verify({'trainable': found}, read_meta(self._folder(step)))
+      return found
 
     return self._read(step, read)
 

@@ -2,12 +2,12 @@
 
 Only what training changes is stored: trainable leaves, moments, mask, statistics, running metrics.
 Frozen leaves are rebuilt from the base weights and, for decomposed kernels, the cached factors.
+Beside each state stands a digest of its content, which reading verifies: see `reading.verify`.
 """
 
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 import zlib
@@ -23,6 +23,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from masm_jax import config as config_lib
+from masm_jax import files, tree
+from masm_jax.checkpoints import positions, reading
 from masm_jax.errors import UserError, first_line
 from masm_jax.parallel import agreement, peers
 
@@ -117,14 +119,15 @@ class Checkpoints:
       **self._identity,
       'best_step': best.step,
       'best_value': str(best.value),
+      'digests': tree.digests(state),
     }
     with self._storage_errors():
       self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=grain.checkpoint.CheckpointSave(iterator),
-          meta=ocp.args.JsonSave(meta),
+          data=grain.checkpoint.CheckpointSave(positions.Sealed(iterator)),
+          meta=ocp.args.JsonSave(files.seal(meta)),
         ),
       )
 
@@ -147,7 +150,9 @@ class Checkpoints:
   ) -> tuple[State, grain.DatasetIterator, Best]:
     """Restores the newest checkpoint that can be read; newer ones are moved out of the way.
 
-    It may be of another number of devices or processes. Without any, all stays as it is.
+    It may be of another number of devices or processes. Without any, all stays as it is. Where the
+    one that validation chose is damaged, the run resumes before it and makes it again: the results
+    would be others without it.
 
     Args:
       state: a state of the right shapes, placed as the restored one shall be.
@@ -160,12 +165,25 @@ class Checkpoints:
     if not steps:
       return state, iterator, Best()
     damaged: dict[int, str] = {}
+    found = None
     for step in steps:
-      found, problem = agreement.together(functools.partial(self._read, step, state))
-      if found:
+      if step in damaged:
+        continue
+      found, damaged[step] = agreement.together(functools.partial(self._read, step, state))
+      if not found:
+        continue
+      best_step = found[0]['best_step']
+      problem = self._problem_of_best(best_step, step, state)
+      if not problem:
+        del damaged[step]
         break
-      damaged[step] = problem
-    else:
+      found = None
+      after = f'it follows the one of step {best_step}, which validation chose'
+      damaged |= {other: after for other in steps if other > best_step} | {best_step: problem}
+    if not found and any(problem.startswith('it follows') for problem in damaged.values()):
+      self._set_aside(damaged)
+      return state, iterator, Best()
+    if not found:
       if all(_OTHER_PARTS in problem for problem in damaged.values()):
         raise UserError(
           f'{self._manager.directory} holds a run of another version of this program, whose state '
@@ -173,9 +191,9 @@ class Checkpoints:
         )
       listing = '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
       raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
-    meta, positions, restored = found
+    meta, position, restored = found
     self._set_aside(damaged)
-    iterator.set_state(positions)
+    iterator.set_state(position)
     iterator.start_prefetch()
     logging.info('resuming from step %d', step)
     best = Best(meta['best_step'], float(meta['best_value']))
@@ -192,31 +210,25 @@ class Checkpoints:
 
   def _read(self, step: int, state: State) -> tuple[dict[str, Any], dict[str, Any], State]:
     """What was stored beside the state, the iterator's state, and the state, placed as `state`."""
-    return self._meta(step), self._iterator_state(step), self._state(step, state)
+    meta = self._meta(step)
+    return meta, positions.read(self._folder(step) / 'data'), self._state(step, state, meta)
+
+  def _problem_of_best(self, best: int, step: int, state: State) -> str:
+    """Why the checkpoint that validation chose before `step` cannot be used; '' if it can."""
+    if best == step or best not in self._manager.all_steps():
+      return ''
+    return agreement.together(lambda: self._state(best, state, self._meta(best)))[1]
 
   def _meta(self, step: int) -> dict[str, Any]:
-    return ocp.JsonCheckpointHandler().restore(self._folder(step) / 'meta')
+    return reading.read_meta(self._folder(step))
 
-  def _state(self, step: int, state: State) -> State:
+  def _state(self, step: int, state: State, meta: dict[str, Any]) -> State:
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-      return handler.restore(
+      found = handler.restore(
         self._folder(step) / 'state', args=ocp.args.StandardRestore(_like(state))
       )
-
-  def _iterator_state(self, step: int) -> dict[str, Any]:
-    """Where this process's data iterator resumes.
-
-    Every process has written its own. With as many processes as then, each takes its own again;
-    else the position, which is the same in all, and the undecodable records that any has met.
-    """
-    folder = self._folder(step) / 'data'
-    own = folder / f'process_{jax.process_index()}-of-{jax.process_count()}.json'
-    if own.exists():
-      return json.loads(own.read_text())
-    states = [json.loads(file.read_text()) for file in sorted(folder.glob('process_*.json'))]
-    (next_step,) = {state['next_step'] for state in states}
-    met = dict.fromkeys(record for state in states for record in state['undecodable'])
-    return {'next_step': next_step, 'undecodable': list(met)}
+    reading.verify(found, meta)
+    return found
 
   def _folder(self, step: int) -> pathlib.Path:
     return pathlib.Path(self._manager.directory) / f'{step:08d}'
@@ -275,7 +287,7 @@ class Checkpoints:
 
   def restore_trainable(self, state: State, step: int) -> Any:
     """The trainable leaves alone of one checkpoint, placed like those of `state`."""
-    found, problem = agreement.together(functools.partial(self._state, step, state))
+    found, problem = agreement.together(lambda: self._state(step, state, self._meta(step)))
     if found is None:
       raise UserError(
         f'the checkpoint of step {step} in {self._manager.directory}, which validation chose, '

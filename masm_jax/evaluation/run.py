@@ -10,7 +10,7 @@ import ml_collections
 from absl import logging
 
 from masm_jax import config as config_lib
-from masm_jax import telemetry
+from masm_jax import files, telemetry
 from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
@@ -149,7 +149,7 @@ def _evaluate(
   for name, spec in {**({results.VAL: val_spec} if val else {}), **specs}.items():
     made['protocol']['sets'][name] |= {'manifest': spec.manifest, 'split': spec.split}
   document = _document(workdir, run, suite, made)
-  telemetry.write_json(out / 'results.json', document)
+  files.write_sealed(out / 'results.json', document)
   _print(document, out)
 
 
@@ -199,6 +199,7 @@ def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
   """Marks a folder as one checkpoint's; refuses another checkpoint's folder."""
   path = out / results.CLAIM_FILE
   if path.is_file():
+    files.mend(path)
     if (found := results.read_claim(out)) != identity:
       raise UserError(_taken(out, found, identity))
     # Unfinished from here on, until it is written anew.
@@ -206,7 +207,9 @@ def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
     return
   try:
     started = datetime.datetime.now(datetime.UTC).date().isoformat()
-    telemetry.write_json(path, {'format': results.CLAIM_FORMAT, 'started': started, **identity})
+    files.write_sealed(
+      path, {'format': results.CLAIM_FORMAT, 'started': started, **identity}, spare=True
+    )
   except OSError as error:
     raise UserError(f'cannot write to --out={out}: {error.strerror}') from error
 

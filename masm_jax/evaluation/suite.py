@@ -25,6 +25,7 @@ from masm_jax import files as json_files
 from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
+from masm_jax.errors import UserError
 from masm_jax.evaluation import curves, exhibits, results
 from masm_jax.inference import validation
 from masm_jax.inference.scorer import Evaluator
@@ -156,7 +157,7 @@ class SuiteRun:
     # Where images are not known by their content, the folder that they lie in has to name them.
     root = '' if (manifest.table['sha256'] != '').all() else str(manifest.root)
     print_ = _fingerprint(self.identity, manifest.sha256, root, kind)
-    if self._agreed(self._note(path).get('scores') == print_ and path.is_file()):
+    if self._agreed(self._note(path).get('scores') == print_ and _is_whole(path)):
       logging.info('%s: scored before', path.relative_to(self.folder))
       return
     table = self._table(name, manifest, perturb)
@@ -166,7 +167,7 @@ class SuiteRun:
       # First: killed between the next two, the old note would pass for one of the new table.
       self._note_path(path).unlink(missing_ok=True)
       scores.write_scores(path, table)
-      telemetry.write_json(self._note_path(path), {'scores': print_})
+      json_files.write_sealed(self._note_path(path), {'scores': print_})
       logging.info('%s: %d frames scored', path.relative_to(self.folder), len(table))
 
   def _table(self, name: str, manifest: Manifest, perturb: pipeline.Perturb | None) -> pd.DataFrame:
@@ -304,7 +305,7 @@ class SuiteRun:
         scores.read_scores(path), settings, name=name, with_groups=with_groups
       )
       made = {'metrics': measured, 'facts': facts, 'warnings': warnings}
-      telemetry.write_json(self._note_path(path), note | {'summary': print_, 'made': made})
+      json_files.write_sealed(self._note_path(path), note | {'summary': print_, 'made': made})
     # Read back even when just made: what is JSON once is JSON always.
     return self._note(path)['made']
 
@@ -312,8 +313,7 @@ class SuiteRun:
     return self.folder / 'progress' / path.relative_to(self.folder).with_suffix('.json')
 
   def _note(self, path: pathlib.Path) -> dict[str, Any]:
-    note = self._note_path(path)
-    return telemetry.read_json(note) if note.is_file() else {}
+    return json_files.read_or_set_aside(self._note_path(path)) or {}
 
   def _agreed(self, done: bool) -> bool:
     """What the lead found; other hosts may not see its files."""
@@ -337,6 +337,18 @@ def _facts(manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
     'frames_per_video': counts,
     'methods': {name: int(n) for name, n in sorted(table['method'].value_counts().items())},
   }
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+  """Whether there is a score table that can be read; a damaged one is set aside."""
+  if not path.is_file():
+    return False
+  try:
+    scores.read_scores(path)
+  except UserError:
+    json_files.set_aside(path)
+    return False
+  return True
 
 
 def _fingerprint(*values: Any) -> str:

@@ -1,5 +1,6 @@
 """Score tables: one row per evaluated frame, kept as Parquet, and the tables printed from them."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from absl import logging
 from numpy.typing import ArrayLike
 
@@ -28,6 +31,7 @@ COLUMNS = (
   'split',
 )
 LEVELS = ('frame', 'video')
+_DIGEST = b'masm_jax digest'  # In the metadata of a score file.
 SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
 
@@ -104,7 +108,7 @@ def score_table(
 def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
   """Writes a score table as Parquet; the file appears whole or not at all.
 
-  Equal tables give equal bytes.
+  Equal tables give equal bytes. The file holds a digest of the table, which `read_scores` verifies.
 
   Args:
     path: the file; its folder is made.
@@ -114,8 +118,10 @@ def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
     UserError: if the file cannot be written.
   """
   try:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = (arrow.schema.metadata or {}) | {_DIGEST: _digest(table).encode()}
     with files.replacing(path) as fresh:
-      table.to_parquet(fresh, index=False)
+      pq.write_table(arrow.replace_schema_metadata(metadata), fresh)
   except OSError as error:
     raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
 
@@ -127,13 +133,17 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
     Columns `COLUMNS`, then the manifest's further ones.
 
   Raises:
-    UserError: if the file is missing, is not Parquet, or lacks a column.
+    UserError: if the file is missing or damaged, is not Parquet, or lacks a column.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
-    table = pd.read_parquet(path)
+    arrow = pq.ParquetFile(path).read()
+    stored = (arrow.schema.metadata or {}).get(_DIGEST)  # Earlier versions stored none.
+    table = arrow.to_pandas()
+    if stored and stored.decode('ascii', 'replace') != _digest(table):
+      raise ValueError('its content does not match its digest: it is damaged')
   except Exception as error:  # Whatever pandas makes of a damaged file's own notes.
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f'{path} is not a readable Parquet file: {first_line}') from error
@@ -148,6 +158,27 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
     if not good:
       raise UserError(f'{path}: column {column} holds other values than scores do: it is damaged')
   return table
+
+
+def _digest(table: pd.DataFrame) -> str:
+  """SHA-256 of a table's columns: their names and values, as a Parquet file gives them back."""
+  digest = hashlib.sha256()
+  for name in table:
+    values = table[name].to_numpy()
+    if values.dtype.kind in 'iufb':
+      content = f'{values.dtype}'.encode() + np.ascontiguousarray(values).tobytes()
+    else:
+      content = b'\0'.join(map(_bytes_of, values))
+    digest.update(f'{name} {len(content)}\n'.encode() + content)
+  return digest.hexdigest()
+
+
+def _bytes_of(value: Any) -> bytes:
+  if isinstance(value, str):
+    return value.encode(errors='surrogatepass')
+  if isinstance(value, bytes):
+    return value
+  return repr(np.asarray(value).tolist()).encode()
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,8 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from masm_jax import files, tree
+
 Factors = dict[str, np.ndarray]
 
 
@@ -49,31 +51,57 @@ class FactorCache:
     self._shapes = shapes
 
   def read(self) -> dict[str, Factors] | None:
-    """The factors, mapped into memory and not read yet; None if there are none, or not all whole.
+    """The factors, mapped into memory; None if there are none.
 
-    A file that is whole is never replaced, so that what is mapped stays as it is.
+    They are held to the digest that the file holds, and are finite. A damaged file is set aside, or
+    left where it is in a `ReadOnly` folder. One that is whole is never replaced, so that what is
+    mapped stays as it is.
     """
+    if not self._path.is_file():  # Opening a pipe would wait for ever.
+      return None
     try:
-      if not self._path.is_file():  # Opening a pipe would wait for ever.
-        return None
-      with self._path.open('rb') as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-      # The layout of safetensors: the length of a JSON header, the header, the tensors.
-      begin = 8 + int.from_bytes(mapped[:8], 'little')
-      header = json.loads(mapped[8:begin])
-      factors: dict[str, Factors] = {}
-      for name, entry in header.items():
-        owner, _, leaf = name.rpartition('/')
-        flat = np.frombuffer(
-          mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
-        )
-        factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
-      for path, shapes in self._shapes.items():
-        if any(factors[path][name].shape != shape for name, shape in shapes.items()):
-          return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-      return None  # Not there, cut short or damaged: decompose again and replace it.
-    return factors if factors.keys() == self._shapes.keys() else None
+      factors, digest = self._map()
+      is_whole = _is_whole(factors, digest)
+    except (OSError, OverflowError, RecursionError, ValueError, KeyError, TypeError,
+            AttributeError, safetensors.SafetensorError):  # fmt: skip
+      is_whole = False
+    if is_whole:
+      return factors
+    if self._is_read_only:
+      logging.warning('%s is damaged: the kernels are decomposed anew', self._path)
+    else:
+      files.set_aside(self._path)
+    return None
+
+  def _map(self) -> tuple[dict[str, Factors], str]:
+    """The factors of a file whose header makes sense, and their digest, '' if it has none.
+
+    Raises:
+      Many types of errors, if it does not.
+    """
+    with safetensors.safe_open(self._path, 'np') as file:  # Checks all sizes, offsets and types.
+      digest = (file.metadata() or {}).get('digest', '')
+    with self._path.open('rb') as file:
+      mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # The layout of safetensors: the length of a JSON header, the header, the tensors.
+    begin = 8 + int.from_bytes(mapped[:8], 'little')
+    factors: dict[str, Factors] = {}
+    for name, entry in json.loads(mapped[8:begin]).items():
+      if name == '__metadata__':
+        continue
+      if entry['dtype'] != 'F32':
+        raise ValueError(f'{name} is {entry["dtype"]}')
+      owner, _, leaf = name.rpartition('/')
+      flat = np.frombuffer(
+        mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
+      )
+      factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
+    for path, shapes in self._shapes.items():
+      if any(factors[path][name].shape != shape for name, shape in shapes.items()):
+        raise ValueError(f'{path} has factors of other shapes')
+    if factors.keys() != self._shapes.keys():
+      raise ValueError('it holds other kernels')
+    return factors, digest
 
   def write(self, factors: Mapping[str, Factors]) -> None:
     """Keeps the factors, if that can be: without them a run is only slower to start."""
@@ -90,13 +118,25 @@ class FactorCache:
       # Whole or not at all, also among several processes and on a disk that fills up.
       with tempfile.TemporaryDirectory(dir=folder, prefix='.writing-') as temporary_folder:
         temporary = pathlib.Path(temporary_folder) / self._path.name
-        safetensors.numpy.save_file(flat, temporary)
+        safetensors.numpy.save_file(flat, temporary, {'digest': _digest(factors)})
         with temporary.open('rb') as file:
           os.fsync(file.fileno())
         if self.read() is None:  # What another process wrote meanwhile may be mapped already.
           os.replace(temporary, self._path)
     except (OSError, safetensors.SafetensorError) as error:
       logging.warning('the decomposition cannot be kept in %s: %s', folder, error)
+
+
+def _is_whole(factors: Mapping[str, Factors], digest: str) -> bool:
+  """Whether factors are what was written; of a file without a digest, whether they are finite."""
+  if digest:
+    return digest == _digest(factors)
+  return all(tree.is_finite(leaf) for leaves in factors.values() for leaf in leaves.values())
+
+
+def _digest(factors: Mapping[str, Factors]) -> str:
+  """Of the names, shapes and values of all factors."""
+  return tree.digests({'factors': factors})['factors']
 
 
 def each_kernel(work: Callable[..., Any], *operands: Iterable[Any]) -> Iterable[Any]:

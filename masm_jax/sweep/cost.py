@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from masm_jax import config as config_lib
-from masm_jax import telemetry
+from masm_jax import files
 from masm_jax.sweep import local
 from masm_jax.sweep.plan import Sweep
 
@@ -25,7 +25,7 @@ def read_cost(sweep: Sweep, row: str) -> dict[str, Any] | None:
   `ratio` to the plain forward pass; `peak_temp_mb`.
   """
   path = _path(sweep, row)
-  document = telemetry.read_json(path) if path.is_file() else {}
+  document = files.read_or_set_aside(path) or {}
   if document.get('config_sha256') != _fingerprint(sweep.runs_of(row)[0].config):
     return None
   return document
@@ -78,7 +78,7 @@ def _count(
       continue
     found = {name: report[name] for name in ('train_step_gflop', 'ratio', 'peak_temp_mb')}
     document = {'config_sha256': _fingerprint(config)} | found
-    telemetry.write_json(paths[row], document)
+    files.write_sealed(paths[row], document)
   if failed:
     sys.exit(1)
 

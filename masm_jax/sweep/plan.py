@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from masm_jax import cli, shipped, telemetry
+from masm_jax import cli, files, shipped
 from masm_jax import config as config_lib
 from masm_jax.errors import UserError
 
@@ -67,10 +67,9 @@ class Run:
     """
     found = Progress.NEW
     for name in ('run.json', 'results.json'):
-      path = self.workdir / name
-      if not path.is_file():
+      document = files.read_or_set_aside(self.workdir / name)
+      if document is None:
         continue
-      document = telemetry.read_json(path)
       if document.get('config_sha256') != config_lib.fingerprint(self.config):
         raise UserError(
           f'{self.workdir} holds a run of another config (see its run.json): give a new --workdir, '

@@ -1,6 +1,7 @@
 """Records of a run: metrics files, progress, parameter overview, environment."""
 
-from masm_jax.files import read_json, read_lines, write_json
+from masm_jax.files import read_json, write_json
+from masm_jax.telemetry.lines import JsonLines, read_lines
 from masm_jax.telemetry.overview import count_parameters, parameter_overview
 from masm_jax.telemetry.profile import Profiler, parse_steps
 from masm_jax.telemetry.progress import Progress
@@ -8,6 +9,7 @@ from masm_jax.telemetry.record import git_state, run_record
 from masm_jax.telemetry.writer import MetricWriter
 
 __all__ = [
+  'JsonLines',
   'MetricWriter',
   'Profiler',
   'Progress',

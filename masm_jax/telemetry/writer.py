@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from masm_jax.files import JsonLines
+from masm_jax.telemetry.lines import JsonLines
 
 METRICS_FILE = 'metrics.jsonl'
 PERF_FILE = 'perf.jsonl'
@@ -26,7 +26,7 @@ class MetricWriter:
   one config give the same bytes, and so does a run that was killed and resumed. Times and
   throughput go to `perf.jsonl` through `write_perf`. Each call adds one line, `{"step": 10,
   "loss": 0.69, ...}` with names in alphabetical order and numbers in full precision; nan and
-  infinity are the strings 'nan', 'inf' and '-inf' (see `json_files`).
+  infinity are the strings 'nan', 'inf' and '-inf' (see `masm_jax.files`).
 
   To be complete after a resume from the checkpoint of step S, all lines of S must be written before
   that checkpoint is saved; call `truncate(S)` on resuming.
@@ -44,7 +44,7 @@ class MetricWriter:
     if not enabled:
       return
     workdir = pathlib.Path(workdir)
-    self._metrics = JsonLines(workdir / METRICS_FILE)
+    self._metrics = JsonLines(workdir / METRICS_FILE, spare=True)
     self._perf = JsonLines(workdir / PERF_FILE)
     self._events = _EventFile(workdir / TENSORBOARD_DIR)
 

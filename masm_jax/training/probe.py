@@ -93,12 +93,16 @@ def choose_layers(
   selection = Selection(
     groups.names, np.asarray(scores), np.asarray(chosen).astype(bool), float(agreed)
   )
+  if jax.process_index() == 0 and stored is not None:
+    files.mend(path)
   if jax.process_index() == 0 and stored is None:
     floor = grad_stats.noise_floor(config.mask.score, decay=None, count=config.mask.probe_batches)
     record = {'identity': identity, 'probe_batches': config.mask.probe_batches}
     record |= {'score': config.mask.score, 'names': groups.names, 'scores': selection.scores}
     record |= {'agreement': selection.agreement, 'noise_floor': floor}
-    files.write_json(path, record | {'chosen': selection.chosen.astype(int)})
+    files.write_sealed(
+      path, record | {'chosen': selection.chosen.astype(int)}, spare=True
+    )  # Nothing could make it again once the run is trained.
     _judge(selection, mask_config)
   logging.info(
     '%d of %d layers are trained: %s',

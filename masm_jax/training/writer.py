@@ -14,15 +14,15 @@ import pandas as pd
 from absl import logging
 
 from masm_jax import config as config_lib
-from masm_jax import telemetry, tree
+from masm_jax import files, telemetry, tree
 from masm_jax.data import sets
 from masm_jax.data.crop_settings import CropSettings
-from masm_jax.files import JsonLines
 from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import SIGNAL, LayerMask, MaskConfig
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
+from masm_jax.telemetry.lines import JsonLines
 
 FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
 
@@ -84,7 +84,7 @@ class RunReport:
     self._workdir, self._enabled, self._groups = workdir, enabled, groups
     self._selected = selected
     self._writer = telemetry.MetricWriter(workdir, enabled=enabled)
-    self._masks = JsonLines(workdir / 'masks.jsonl') if enabled and groups else None
+    self._masks = JsonLines(workdir / 'masks.jsonl', spare=True) if enabled and groups else None
     self._pending_masks: list[tuple[int, LayerMask]] = []
 
   def __enter__(self) -> Self:
@@ -122,7 +122,7 @@ class RunReport:
       'config_sha256': config_lib.fingerprint(config),
       'crops': [way.to_json() for way in crops],
     }
-    telemetry.write_json(self._workdir / 'run.json', record)
+    files.write_sealed(self._workdir / 'run.json', record, spare=True)
     self._hashes = dict(hashes)
     self._writer.truncate(step)
     if self._masks:
@@ -247,7 +247,7 @@ class RunReport:
     self._draw_masks(results['last']['step'])
     self._judge_masks()
     # Last: a run with this file is finished.
-    telemetry.write_json(self._workdir / 'results.json', document | dict(results))
+    files.write_sealed(self._workdir / 'results.json', document | dict(results))
 
   def _judge_masks(self) -> None:
     """Says so where the masks were drawn from noise."""

@@ -173,6 +173,7 @@ def test_a_command_with_another_config_changes_nothing(undisturbed, config, tmp_
 def test_checkpoints_without_their_choice_are_refused(undisturbed, config, tmp_path):
   workdir = killed(undisturbed, tmp_path / 'run')
   (workdir / 'selection.json').unlink()
+  (workdir / '.selection.json.spare').unlink()
   before = contents(workdir)
   with pytest.raises(UserError, match=r'selection\.json, which says what layers'):
     train(config, workdir)
