@@ -25,7 +25,6 @@ from masm_jax import files as json_files
 from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError
 from masm_jax.evaluation import curves, exhibits, results
 from masm_jax.inference import validation
 from masm_jax.inference.scorer import Evaluator
@@ -157,7 +156,7 @@ class SuiteRun:
     # Where images are not known by their content, the folder that they lie in has to name them.
     root = '' if (manifest.table['sha256'] != '').all() else str(manifest.root)
     print_ = _fingerprint(self.identity, manifest.sha256, root, kind)
-    if self._agreed(self._note(path).get('scores') == print_ and _is_whole(path)):
+    if self._agreed(self._note(path).get('scores') == print_ and scores.is_whole(path)):
       logging.info('%s: scored before', path.relative_to(self.folder))
       return
     table = self._table(name, manifest, perturb)
@@ -337,18 +336,6 @@ def _facts(manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
     'frames_per_video': counts,
     'methods': {name: int(n) for name, n in sorted(table['method'].value_counts().items())},
   }
-
-
-def _is_whole(path: pathlib.Path) -> bool:
-  """Whether there is a score table that can be read; a damaged one is set aside."""
-  if not path.is_file():
-    return False
-  try:
-    scores.read_scores(path)
-  except UserError:
-    json_files.set_aside(path)
-    return False
-  return True
 
 
 def _fingerprint(*values: Any) -> str:

@@ -160,6 +160,16 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   return table
 
 
+def is_whole(path: pathlib.Path) -> bool:
+  """Whether there is a score table that can be read; a damaged one is set aside."""
+  try:
+    read_scores(path)
+  except UserError:
+    files.set_aside(path)
+    return False
+  return True
+
+
 def _digest(table: pd.DataFrame) -> str:
   """SHA-256 of a table's columns: their names and values, as a Parquet file gives them back."""
   digest = hashlib.sha256()
