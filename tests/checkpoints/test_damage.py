@@ -3,6 +3,7 @@
 `python -m tests.fuzz_bits --count 300` does so to all files of a run, and resumes it each time.
 """
 
+import gc
 import logging
 import shutil
 
@@ -21,14 +22,28 @@ from masm_jax.subspaces.factor_cache import FactorCache, ReadOnly
 from tests.bits import flip, places
 from tests.positions import Positions
 
-pytestmark = pytest.mark.usefixtures('standard_promotion')
+pytestmark = [
+  pytest.mark.usefixtures('standard_promotion'),
+  # Of the tasks that Orbax leaves behind, too: their event loop is closed.
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 HASHES = {'base_hash': 'a', 'manifest_hash': 'b', 'val_hash': 'c'}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quiet():
+  """Orbax leaves a task behind for each array that it could not read; asyncio tells of them all."""
+  logger = logging.getLogger('asyncio')
+  logger.disabled = True
+  yield
+  gc.collect()
+  logger.disabled = False
 
 
 @pytest.fixture(scope='module')
 def run(tiny_run):
   with jax.numpy_dtype_promotion('standard'):
-    return tiny_run('masm')
+    return tiny_run('linear')
 
 
 def state_of(run, step):
@@ -78,7 +93,7 @@ def test_every_bit_that_flips_in_a_checkpoint_is_found_or_changes_nothing(
 ):
   newest = saved / 'checkpoints' / '00000020'
   found = 0
-  for path, bit in places(newest, 48, seed=0):
+  for path, bit in places(newest, 60, seed=0):
     workdir = tmp_path / 'run'
     shutil.copytree(saved, workdir)
     flip(workdir / 'checkpoints' / '00000020' / path, bit)
@@ -103,16 +118,16 @@ def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
   )
   reader = reading.SavedRun(workdir)
   assert same(reader.trainable(20, target), state_of(run, 20).trainable)
-  largest = max((workdir / 'checkpoints/00000020/state').rglob('*'), key=lambda p: p.stat().st_size)
   refused = 0
-  for eighth in range(1, 8):
-    flip(largest, eighth * largest.stat().st_size)
+  for path, bit in places(workdir / 'checkpoints/00000020/state', 40, seed=1):
+    file = workdir / 'checkpoints/00000020/state' / path
+    flip(file, bit)
     try:
       assert same(reader.trainable(20, target), state_of(run, 20).trainable)  # Of a moment, say.
     except UserError as error:
       assert '\n' not in str(error) and 'the checkpoint of step 20' in str(error)
       refused += 1
-    flip(largest, eighth * largest.stat().st_size)
+    flip(file, bit)
   assert refused
   reader.close()
 
