@@ -67,16 +67,16 @@ def saved(run, tmp_path_factory):
   return workdir
 
 
-def save(run, workdir, bests):
-  checkpoints = Checkpoints(workdir, config=run.config, **HASHES)
+def save(run, workdir, bests, config=None):
+  checkpoints = Checkpoints(workdir, config=config or run.config, **HASHES)
   for step, best in bests.items():
     position = Positions({'next_step': step, 'undecodable': [7, 11]})
     checkpoints.save(state_of(run, step), position, best)
   checkpoints.close()
 
 
-def restore(run, workdir):
-  checkpoints = Checkpoints(workdir, config=run.config, **HASHES)
+def restore(run, workdir, config=None):
+  checkpoints = Checkpoints(workdir, config=config or run.config, **HASHES)
   try:
     return checkpoints.restore(run.state, Positions())
   finally:
@@ -132,16 +132,20 @@ def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
   reader.close()
 
 
-def test_without_the_chosen_one_the_run_resumes_before_it(run, tmp_path, caplog):
+@pytest.mark.parametrize('keep', [2, 3])
+def test_without_the_chosen_one_the_run_resumes_before_it(run, tmp_path, caplog, keep):
   workdir = tmp_path / 'run'
-  save(run, workdir, {10: Best(10, 0.5), 20: Best(20, 0.75), 30: Best(20, 0.75)})
+  config = run.make_config('linear', **{'checkpoint.keep': keep})
+  save(run, workdir, {10: Best(10, 0.5), 20: Best(20, 0.75), 30: Best(20, 0.75)}, config)
   shutil.rmtree(workdir / 'checkpoints/00000020/state')
-  state, position, best = restore(run, workdir)
-  assert position.state['next_step'] == 10 and best == Best(10, 0.5)
-  assert same(state, state_of(run, 10))
-  assert sorted(p.name for p in (workdir / 'damaged_checkpoints').iterdir()) == [
-    '00000020', '00000030',
-  ]  # fmt: skip
+  state, position, best = restore(run, workdir, config)
+  if keep == 3:
+    assert position.state['next_step'] == 10 and best == Best(10, 0.5)
+    assert same(state, state_of(run, 10))
+  else:  # Nothing is left before it: from the start.
+    assert position.state['next_step'] == 0 and best == Best() and state is run.state
+  there = sorted(path.name for path in (workdir / 'damaged_checkpoints').iterdir())
+  assert there == ['00000020', '00000030']
   assert 'step 30 cannot be read (it follows the one of step 20' in caplog.text
 
 
