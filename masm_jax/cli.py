@@ -21,7 +21,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from masm_jax import shipped
-from masm_jax.errors import NO_FIELD, UserError, flag_text, unknown_field
+from masm_jax.errors import NO_FIELD, UserError, flag_text, terminal_line, unknown_field
 from masm_jax.parallel import peers
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -313,7 +313,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
 
 def _line(error: UserError) -> str:
   """One line, whatever the names in it hold."""
-  return f'error: {" ".join(in_typed_words(str(error)).splitlines())}'
+  return f'error: {terminal_line(in_typed_words(str(error)))}'
 
 
 @contextlib.contextmanager

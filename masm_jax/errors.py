@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+_MAX_LENGTH = 4000  # Of a line: more is a value from a damaged file.
+
 NO_FIELD = 'no such config field: '
 # How ml_collections begins to say that a config file raised an error; a traceback follows.
 _REFUSED_BY_FILE = re.compile(r'flag (--.+): Error whilst parsing config file')
@@ -15,6 +17,19 @@ class UserError(Exception):
   Entry points print it as `error: <message>` and exit with status 2; anything else that is raised
   is a bug and keeps its traceback.
   """
+
+
+def terminal_line(text: str) -> str:
+  """A text on one line that no terminal obeys, whatever names from elsewhere stand in it.
+
+  >>> terminal_line('no file\\n  a\\x1b[2J')
+  'no file a\\\\x1b[2J'
+  """
+  line = ''.join(
+    letter if letter.isprintable() else letter.encode('unicode_escape').decode()
+    for letter in ' '.join(part.strip() for part in text.splitlines())
+  )
+  return line if len(line) <= _MAX_LENGTH else f'{line[: _MAX_LENGTH - 200]} ... {line[-190:]}'
 
 
 def first_line(error: Exception) -> str:

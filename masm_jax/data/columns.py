@@ -106,10 +106,14 @@ def canonical_table(
   own = is_real & (table['source_video_id'] == '')
   table['source_video_id'] = np.where(own, table['video_id'], table['source_video_id'])
 
-  order = sorted(range(size), key=table['path'].__getitem__)
   extras = sorted(column for column in raw.columns if column not in COLUMNS)
   columns = {column: table[column] for column in COLUMNS}
   columns |= {column: _extra(raw[column]).to_numpy() for column in extras}
+  for column in (*_TEXT, *extras):
+    if columns[column].dtype == object and not _is_utf8(''.join(columns[column])):
+      refuse(np.array([not _is_utf8(v) for v in columns[column]]), f'{column} is not UTF-8', column)
+
+  order = sorted(range(size), key=table['path'].__getitem__)
   return pd.DataFrame({column: values[order] for column, values in columns.items()})
 
 
@@ -161,16 +165,21 @@ def _extra(values: pd.Series) -> pd.Series:
       return pd.Series(fractions)
   except ValueError:
     pass
-  return pd.Series(text)
+  return pd.Series(text, dtype=object)
 
 
 def _is_plain(path: str) -> bool:
   """Whether a path can stand in a manifest: UTF-8 text on one line, and not empty."""
+  return bool(path) and _is_utf8(path) and not any(character in path for character in '\0\n\r')
+
+
+def _is_utf8(text: str) -> bool:
+  """Whether a text can be written as UTF-8: JSON can hold half a surrogate pair."""
   try:
-    path.encode()
+    text.encode()
   except UnicodeEncodeError:
     return False
-  return bool(path) and not any(character in path for character in '\0\n\r')
+  return True
 
 
 def _absent(root: storage.Path, paths: Sequence[str]) -> np.ndarray:

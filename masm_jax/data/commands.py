@@ -18,7 +18,7 @@ from masm_jax.data.importers.folder import import_folder, is_undivided
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
 from masm_jax.data.linking import linked_groups
 from masm_jax.data.manifest import Manifest, load_manifest, no_manifest, write_manifest
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, terminal_line
 
 FORMATS = ('deepfakebench', 'df40', 'gend', 'dfdc', 'folder')
 
@@ -99,14 +99,14 @@ def check(args: argparse.Namespace) -> int:
   try:
     manifest = load_manifest(args.manifest, args.root)
   except UserError as error:  # What `load_manifest` refuses is just what this command looks for.
-    print(f'problem: {error}')
+    print(f'problem: {terminal_line(str(error))}')
     return 1
   print(f'{args.manifest}: {_summary(manifest)}')
   print(_text(stats(manifest)))
   progress = _progress_lines(len(manifest))
   problems = find_problems(manifest, num_threads=args.threads, on_progress=progress)
   for problem in problems:
-    print(f'problem: {problem}')
+    print(f'problem: {terminal_line(problem)}')
   if not problems:
     print('no problems found')
     return 0

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from masm_jax.data import raster, storage
+from masm_jax.data import parquet, raster, storage
 from masm_jax.data.columns import FAKE, SPLITS, canonical_table
 from masm_jax.data.images import Files, Images
 from masm_jax.data.shards import INFO_NAME, Shards, find_shards, own_file
@@ -297,13 +297,11 @@ def _read_csv(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
 
 
 def _read_parquet(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
+  table, notes = parquet.read(content, str(path))
   try:
-    table = pa.parquet.read_table(io.BytesIO(content))
-    root = (table.schema.metadata or {}).get(_ROOT, b'').decode()
-    return table.to_pandas(), root
-  except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-    first_line = str(error).partition('\n')[0]
-    raise UserError(f'{path}: not a Parquet file that can be read: {first_line}') from error
+    return table, notes.get(_ROOT, b'').decode()
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: the root that it names is not UTF-8: give --root') from error
 
 
 _READERS = {'.csv': _read_csv, '.parquet': _read_parquet}

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from masm_jax.data import raster
 from masm_jax.data.columns import FAKE, REAL, SPLITS
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, first_line
 from masm_jax.preprocess.raw_video import RawVideo, is_picture, readable
 
 VIDEO_SUFFIXES = (
@@ -171,12 +172,27 @@ def read_list(path: pathlib.Path) -> str:
     raise UserError(f'cannot read {path}: {reason}') from error
 
 
-def inside(path: str, source: pathlib.Path) -> str:
+def read_json(path: pathlib.Path) -> Any:
+  """A list that comes with a data set, as JSON.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  text = read_list(path)
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:  # Numbers of 5,000 digits, too, are a ValueError.
+    raise UserError(f'{path}: not JSON that can be read: {first_line(error)}') from error
+
+
+def inside(path: str | None, source: pathlib.Path) -> str:
   """A path that a list gives, normalised.
 
   Raises:
-    UserError: it leaves the data set's folder.
+    UserError: it leaves the data set's folder, or is none: a short row of a table has no path.
   """
+  if path is None or '\0' in path or os.path.normpath(path) == '.':
+    raise UserError(f'{source}: {path!r} is no path of a video')
   normal = os.path.normpath(path.replace('\\', '/'))
   if os.path.isabs(normal) or normal.split('/')[0] == '..':
     raise UserError(f'{source}: {path} leaves the data set')

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import pathlib
 import re
@@ -135,7 +134,10 @@ def _rows(path: pathlib.Path) -> dict[str, Mapping[str, Any]]:
   if path.suffix == '.json':
     rows = _json_rows(path)
   else:
-    table = list(csv.DictReader(io.StringIO(base.read_list(path))))
+    try:
+      table = list(csv.DictReader(io.StringIO(base.read_list(path), newline='')))
+    except csv.Error as error:
+      raise UserError(f'{path}: not a CSV file: {error}') from error
     keys = [key for key in ('filename', 'videoname', 'video') if table and key in table[0]]
     if table and not keys:
       raise UserError(f'{path}: no column filename or videoname')
@@ -144,10 +146,7 @@ def _rows(path: pathlib.Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _json_rows(path: pathlib.Path) -> dict[str, Mapping[str, Any]]:
-  try:
-    rows = json.loads(base.read_list(path))
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON') from error
+  rows = base.read_json(path)
   if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
     raise UserError(f'{path}: not an object with one object per video')
   return rows

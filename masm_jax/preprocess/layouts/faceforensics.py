@@ -1,6 +1,5 @@
 """FaceForensics++ with DeepFakeDetection (DFD), and DeeperForensics, made of its videos."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -144,7 +143,7 @@ def pair_splits(folder: pathlib.Path) -> dict[str, str]:
     if path is None:
       continue
     try:
-      pairs = [(str(a), str(b)) for a, b in json.loads(base.read_list(path))]
+      pairs = [(str(a), str(b)) for a, b in base.read_json(path)]
     except (ValueError, TypeError) as error:
       raise UserError(f'{path}: not a list of pairs of video numbers') from error
     for a, b in pairs:
