@@ -194,6 +194,10 @@ def get_suite() -> ml_collections.ConfigDict:
   suite.bootstrap.unit = 'auto'  # video, identity, or auto: identity where that leaves enough.
   suite.bootstrap.seed = 0  # Of the draws.
 
+  suite.abstention = ml_collections.ConfigDict()  # Scores that are left undecided.
+  suite.abstention.fpr = 0.01  # Share of validation's reals above the upper end of the band.
+  suite.abstention.fnr = 0.01  # Share of validation's fakes below its lower end.
+
   suite.robustness = ml_collections.ConfigDict()
   suite.robustness.perturbations = ()  # Of crops: 'CS', 'gend_jpeg'; of videos: 'VC', 'video_CS'.
   suite.robustness.levels = ()  # Levels of each, 1 the mildest; () for all.

@@ -62,11 +62,8 @@ _RANGES = {
 }
 
 _DURATIONS = (
-  'optim.warmup',
-  'optim.restart_every',
-  'train.duration',
-  'eval.every',
-  'checkpoint.every',
+  *('optim.warmup', 'optim.restart_every'),
+  *('train.duration', 'eval.every', 'checkpoint.every'),
 )
 
 # Fields that a resumed run may change: they alter where it runs and what it reports. (`mesh.fsdp`
@@ -214,6 +211,8 @@ _SUITE_RANGES = {
   'synthetic.size_px': (32, 512),
   'bootstrap.draws': (1, None),
   'bootstrap.confidence': (0.5, 0.9999),
+  'abstention.fpr': (0.0, 0.5),
+  'abstention.fnr': (0.0, 0.5),
 }
 
 

@@ -160,13 +160,13 @@ def _compare_set(
         others.append(detector.name)
       for level in scores.LEVELS:
         part = table if level == 'frame' else metrics.video_scores(table, settings.video_score)
-        threshold = found.protocol.threshold.at(level)
+        threshold, band = found.protocol.threshold.at(level), found.protocol.band.at(level)
         values = metrics.binary_metrics(
-          part['label'], part['score'], threshold=threshold, name=f'{name} ({level}s)'
+          part['label'], part['score'], threshold=threshold, band=band, name=f'{name} ({level}s)'
         )
         point.setdefault((level, detector.name), []).append(values)
         draws.setdefault((level, detector.name), []).append(
-          summary.draw_metrics(part, clusters, settings, threshold)
+          summary.draw_metrics(part, clusters, settings, threshold, band)
         )
   result: dict[str, Any] = {}
   for level in scores.LEVELS:

@@ -266,6 +266,13 @@ def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
     f' intervals of {100 * confidence:g} %'
   )
   print(scores.format_intervals(document['sets']))
+  band = document['protocol']['band']
+  print(
+    f'\nUndecided within the band (validation: FPR {band["fpr"]:.1%}, FNR {band["fnr"]:.1%}):'
+    f' {band["frame"]["low"]:.3f} to {band["frame"]["high"]:.3f} for frames,'
+    f' {band["video"]["low"]:.3f} to {band["video"]["high"]:.3f} for videos'
+  )
+  print(scores.format_intervals(document['sets'], ('coverage', 'selective_accuracy', 'aurc')))
   if temperature := document['protocol']['temperature']:
     print(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
     print(scores.format_calibration(document['sets'], catalogue.RESCALED))

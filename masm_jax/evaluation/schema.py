@@ -1,11 +1,10 @@
 """What `results.json` of an evaluation holds, as frozen dataclasses; see `results.read`.
 
 Fields that version 0.1 did not write have defaults, and fields that a later version adds are passed
-over. What is drawn as it stands (masks, the analysis of a run) stays in dictionaries, checked.
+over. What is drawn as it stands (masks, the analysis of a run) stays in dictionaries, see `inside`.
 """
 
 import functools
-import itertools
 import math
 import re
 from dataclasses import field
@@ -13,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
-from typing_extensions import TypedDict
 
+from masm_jax.evaluation import inside
 from masm_jax.metrics import binary
 
 MAX_DRAWS = 1_000_000
@@ -45,6 +44,14 @@ class Bin:
 
 
 @_frozen
+class RiskPoint:
+  """A point of the selective-risk curve, see `selective.risk_curve`."""
+
+  coverage: _Number
+  risk: _Number
+
+
+@_frozen
 class Rescaled:
   """What a temperature made of a set."""
 
@@ -58,6 +65,7 @@ class Level(Rescaled):
 
   Attributes:
     calibrated: the same after the temperature that validation fixed; None without one.
+    risk_coverage: the selective-risk curve, by rising coverage; () in old folders.
   """
 
   num: _Count = 0
@@ -65,6 +73,7 @@ class Level(Rescaled):
   num_fake: _Count = 0
   eer_threshold: _Number = math.nan
   calibrated: Rescaled | None = None
+  risk_coverage: tuple[RiskPoint, ...] = ()
 
   def metric(self, name: str) -> Interval:
     """A metric; of nan where it was not measured."""
@@ -162,6 +171,30 @@ class Threshold:
 
 
 @_frozen
+class Ends:
+  """An abstention band: what lies within `low <= score < high` is undecided."""
+
+  low: _Number = math.nan
+  high: _Number = math.nan
+
+
+@_frozen
+class Band:
+  """The abstention bands of both levels, and the rates of validation that they are made for."""
+
+  frame: Ends = field(default_factory=Ends)
+  video: Ends = field(default_factory=Ends)
+  fpr: _Number = math.nan
+  fnr: _Number = math.nan
+  origin: str = ''
+
+  def at(self, level: str) -> tuple[float, float]:
+    """(low, high) of `frame` or `video`."""
+    ends = self.video if level == 'video' else self.frame
+    return ends.low, ends.high
+
+
+@_frozen
 class Temperature:
   """What validation fixed for the logits of frames."""
 
@@ -210,71 +243,10 @@ class Protocol:
   threshold: Threshold
   bootstrap: Bootstrap
   video_score: Literal[binary.REDUCTIONS] = 'mean'
+  band: Band = field(default_factory=Band)
   temperature: Temperature | None = None
   image_size: _Count | None = None
   sets: dict[str, SetFacts] = field(default_factory=dict)
-
-
-class MaskLine(TypedDict):
-  """A line of `masks.jsonl`: from `step` on the groups of `mask` [L, K] were trained."""
-
-  step: int
-  rows: list[str]
-  mask: list[list[_Number]]
-
-
-class _Side(TypedDict):
-  angles_deg: list[list[_Number]]
-  overlap: list[list[_Number]]
-  semantic_share: list[_Number]
-
-
-class _Factors(TypedDict):
-  U: _Side
-  V: _Side
-
-
-class _Kept(TypedDict):
-  U: _Number
-  V: _Number
-
-
-class _Spectrum(TypedDict):
-  change: _Number
-  principal_kept: _Kept
-
-
-class _Subspaces(TypedDict):
-  kernels: Annotated[dict[str, _Factors], Field(min_length=1)]
-
-
-class _Spectra(TypedDict):
-  kernels: Annotated[dict[str, _Spectrum], Field(min_length=1)]
-
-
-class _Accuracy(TypedDict):
-  accuracy: _Number
-  low: _Number
-  high: _Number
-  chance: _Number
-
-
-class _Probe(TypedDict):
-  before: _Accuracy
-  after: _Accuracy
-
-
-class _Semantics(TypedDict, total=False):
-  note: str
-  probes: dict[str, _Probe]
-
-
-class Analysis(TypedDict, total=False):
-  """A run's `analysis.json`, as far as it is drawn; see `masm_jax.analysis`."""
-
-  subspaces: _Subspaces | None
-  spectra: _Spectra | None
-  semantics: _Semantics | None
 
 
 @_frozen
@@ -292,8 +264,8 @@ class Evaluation:
   sets: dict[str, SetResults]
   warnings: tuple[Warning_, ...] = ()
   robustness: dict[str, dict[str, tuple[Step, ...]]] = field(default_factory=dict)
-  masks: tuple[MaskLine, ...] | None = None
-  subspaces: Analysis | None = None
+  masks: inside.Masks | None = None
+  subspaces: Annotated[inside.Analysis | None, pydantic.AfterValidator(inside.alike)] = None
   suite: dict[str, Any] = field(default_factory=dict)
   note: str = ''
   started: str = ''
@@ -304,34 +276,3 @@ class Evaluation:
     if strange := [name for name in sets if not _SET_NAME.fullmatch(name) or name in ('.', '..')]:
       raise ValueError(f'{strange[0]!r} is no name of a set')  # Score files are named after it.
     return sets
-
-  @pydantic.field_validator('masks')
-  @classmethod
-  def _history(cls, masks: tuple[MaskLine, ...] | None) -> tuple[MaskLine, ...] | None:
-    shapes = {_shape(line['mask']) for line in masks or ()}
-    steps = [line['step'] for line in masks or ()]
-    if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
-      raise ValueError('masks are not all of one shape [L, K]')
-    if any(len(line['rows']) != len(line['mask']) for line in masks or ()):
-      raise ValueError('a mask has as many rows as names')
-    if any(b <= a for a, b in itertools.pairwise(steps)):
-      raise ValueError('steps of masks must rise')
-    return masks
-
-  @pydantic.field_validator('subspaces')
-  @classmethod
-  def _alike(cls, analysis: Analysis | None) -> Analysis | None:
-    kernels = ((analysis or {}).get('subspaces') or {}).get('kernels', {})
-    sides = [kernel[side] for kernel in kernels.values() for side in ('U', 'V')]
-    shapes = {(_shape(s['overlap']), len(s['semantic_share']), len(s['angles_deg'])) for s in sides}
-    if sides and (len(shapes) > 1 or not all(len({*a, *b}) == 1 for a, *b in shapes)):
-      raise ValueError('kernels differ in their number of subspaces')
-    if any(not angles for side in sides for angles in side['angles_deg']):
-      raise ValueError('a subspace has no angles')
-    return analysis
-
-
-def _shape(rows: list[list[float]]) -> tuple[int, ...]:
-  """(L, K) of a list of equally long lists; () of any other."""
-  lengths = {len(row) for row in rows}
-  return (len(rows), *lengths) if len(lengths) == 1 and 0 not in lengths else ()

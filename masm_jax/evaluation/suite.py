@@ -25,12 +25,11 @@ from masm_jax import files as json_files
 from masm_jax import telemetry
 from masm_jax.data import leaks, pipeline
 from masm_jax.data.manifest import Manifest
-from masm_jax.evaluation import curves, exhibits, results
-from masm_jax.inference import validation
+from masm_jax.evaluation import carried, curves, exhibits, results
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.inference.validation import Validation
 from masm_jax.metrics import scores, summary
-from masm_jax.metrics.summary import Settings, Warning_
+from masm_jax.metrics.summary import Settings
 from masm_jax.parallel import peers
 
 _SUMMARY_VERSION = 3  # Raise it when metrics change: kept ones are then made again.
@@ -86,7 +85,12 @@ class SuiteRun:
     own = {results.VAL: val} if isinstance(val, Manifest) else {}
     for name, manifest in own.items():
       self.score(name, manifest, self._exhibited(manifest, {}), kind=shown)
-    settings, origin, warnings = self._fix(val)
+    table = None
+    if own and self.is_lead:
+      table = scores.read_scores(results.scores_path(self.folder, results.VAL))
+    settings, origin, warnings = carried.carry_over(val, table, self.suite)
+    if not self.is_lead:
+      warnings = []
     for name, manifest in tests.items():
       # Which mistakes are the worst depends on the threshold.
       kind = [*shown, val.sha256 if own else settings.thresholds]
@@ -247,50 +251,6 @@ class SuiteRun:
         }
       )
     return made
-
-  def _fix(
-    self, val: Manifest | Validation | None
-  ) -> tuple[Settings, dict[str, Any], list[Warning_]]:
-    """Thresholds and temperature from the validation scores; nan on hosts but the lead."""
-    is_stored = not isinstance(val, Manifest)
-    found = val if isinstance(val, Validation) else None
-    if self.is_lead and not is_stored:
-      table = scores.read_scores(results.scores_path(self.folder, results.VAL))
-      found = validation.from_scores(table, self.suite.video_score)
-    fitted = found.calibration if found and self.suite.temperature else None
-    thresholds = found.thresholds if found else {}
-    bootstrap = self.suite.bootstrap
-    settings = Settings(
-      thresholds={level: thresholds.get(level, {}).get('eer', math.nan) for level in scores.LEVELS},
-      temperature=fitted.temperature if fitted else None,
-      video_score=self.suite.video_score,
-      draws=bootstrap.draws,
-      confidence=bootstrap.confidence,
-      unit=bootstrap.unit,
-      seed=bootstrap.seed,
-      groups=tuple(self.suite.groups),
-      max_groups=self.suite.max_groups,
-    )
-    warnings = []
-    if self.is_lead and np.isnan(list(settings.thresholds.values())).any():
-      also = ', nor a temperature' if self.suite.temperature else ''
-      why = 'the validation scores lack a class' if found else 'the detector file holds none'
-      text = f'{why}: there is no threshold to carry over{also}'
-      warnings.append({'set': results.VAL, 'kind': 'one_class', 'text': text})
-    from_file = ', as the detector file holds it' if is_stored else ''
-    origin = {
-      'threshold': {
-        'origin': f'EER threshold of the validation set{from_file}',
-        'set': results.VAL,
-        'manifest_sha256': '' if is_stored else val.sha256,
-        **settings.thresholds,
-      },
-      'temperature': None,
-    }
-    if settings.temperature is not None:
-      how = 'least log-loss on the frames of the validation set'
-      origin['temperature'] = {'origin': how, 'frame': settings.temperature}
-    return settings, origin, warnings
 
   def _summary(
     self, name: str, path: pathlib.Path, settings: Settings, *, with_groups: bool

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
 
 from masm_jax.errors import UserError
-from masm_jax.metrics import calibration
-from masm_jax.metrics.catalogue import FALSE_POSITIVE_RATES, OPERATING_POINT, tpr_key
+from masm_jax.metrics import calibration, risk_coverage
+from masm_jax.metrics.catalogue import FALSE_POSITIVE_RATES, OPERATING_POINT, SELECTIVE, tpr_key
 
 REDUCTIONS = ('mean', 'median', 'max')
 
@@ -24,7 +24,12 @@ _VIDEO_COLUMNS = ('method', 'dataset', 'split', 'compression', 'source_video_id'
 
 
 def binary_metrics(
-  labels: ArrayLike, scores: ArrayLike, *, threshold: float | None = None, name: str | None = ''
+  labels: ArrayLike,
+  scores: ArrayLike,
+  *,
+  threshold: float | None = None,
+  band: tuple[float, float] = risk_coverage.NO_BAND,
+  name: str | None = '',
 ) -> dict[str, float]:
   """All metrics of one set of examples.
 
@@ -41,8 +46,10 @@ def binary_metrics(
     labels: [N], 0 real and 1 fake.
     scores: [N], probabilities of fake in [0, 1]. They are compared in float64, so pass them as
       precisely as they are known: float32 probabilities above about 1 - 6e-8 are all tied at 1.
-    threshold: adds the operating point `...@threshold`, and `threshold` itself; all nan where it
-      is nan. Fix it on validation data (its `eer_threshold`), never on the set that is measured.
+    threshold: adds the operating point `...@threshold`, `threshold` itself, and the metrics of
+      `catalogue.SELECTIVE`; all nan where it is nan. Fix it on validation data (its
+      `eer_threshold`), never on the set that is measured.
+    band: of validation, see `selective.abstention_band`: what it leaves undecided.
     name: of the set, for warnings; None where the caller gives them itself.
 
   Returns:
@@ -78,6 +85,7 @@ def binary_metrics(
     result |= {'threshold': float(threshold)} | _at_threshold(
       labels, scores, float(threshold), 'threshold'
     )
+    result |= _selective(labels, scores, float(threshold), band)
   return result
 
 
@@ -319,6 +327,16 @@ def _at_threshold(
   accuracy = float((called == labels).mean()) if len(labels) else math.nan
   values = (accuracy, (tpr + 1 - fpr) / 2, f1, fpr, tpr)
   return {f'{n}@{suffix}': value for n, value in zip(OPERATING_POINT, values, strict=True)}
+
+
+def _selective(
+  labels: np.ndarray, scores: np.ndarray, threshold: float, band: tuple[float, float]
+) -> dict[str, float]:
+  if not len(labels):
+    return dict.fromkeys(SELECTIVE, math.nan)
+  everything = np.zeros(len(labels), np.int64)
+  ranked = risk_coverage.Ranked.of(labels, scores, everything, threshold, band)
+  return {name: float(value[0]) for name, value in ranked.metrics(np.ones((1, 1))).items()}
 
 
 def log_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ class Metric:
     is_higher_better: else lower is.
     at_threshold: whether it is one of a family, measured at a threshold.
     is_rescaled: whether a temperature changes it.
+    is_selective: whether it is of a detector that may abstain, see `risk_coverage`; measured where
+      there is an operating point `threshold`.
   """
 
   key: str
@@ -37,6 +39,7 @@ class Metric:
   is_higher_better: bool = True
   at_threshold: bool = False
   is_rescaled: bool = False
+  is_selective: bool = False
 
 
 def tpr_key(rate: float) -> str:
@@ -62,6 +65,22 @@ _OPERATING_POINT = (
   Metric('tpr', 'TPR', 'TPR', 'fakes called fake', needs_both_classes=False, at_threshold=True),
 )  # fmt: skip
 
+_SELECTIVE = (
+  Metric('coverage', 'Coverage', 'Coverage', 'share outside the abstention band of validation',
+         needs_both_classes=False, is_selective=True),
+  Metric('selective_accuracy', 'Acc. decided', 'Accuracy of what is decided',
+         'share called right of what lies outside the abstention band',
+         needs_both_classes=False, is_selective=True),
+  Metric('band_accuracy', 'Acc. undecided', 'Accuracy within the abstention band',
+         'share that the threshold would call right within the abstention band',
+         needs_both_classes=False, is_selective=True),
+  Metric('aurc', 'AURC', 'AURC', 'area under the curve of risk over coverage: mean share of errors'
+         ' when only the most confident are decided, over how many',
+         needs_both_classes=False, is_higher_better=False, is_selective=True),
+  Metric('eaurc', 'E-AURC', 'Excess AURC', 'AURC less the least one with as many errors',
+         needs_both_classes=False, is_higher_better=False, is_selective=True),
+)  # fmt: skip
+
 # In the order of the tables.
 METRICS = (
   Metric('auroc', 'AUROC', 'AUROC', 'chance that a fake scores above a real face',
@@ -80,10 +99,12 @@ METRICS = (
          ' noisier than the set: its interval may lie above it',
          needs_both_classes=False, is_higher_better=False, is_rescaled=True),
   *_OPERATING_POINT,
+  *_SELECTIVE,
 )  # fmt: skip
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 OPERATING_POINT = tuple(metric.key for metric in _OPERATING_POINT)
+SELECTIVE = tuple(metric.key for metric in _SELECTIVE)
 RESCALED = tuple(metric.key for metric in METRICS if metric.is_rescaled)
 SELECTABLE = tuple(metric.key for metric in METRICS if metric.is_selectable)
 
@@ -119,5 +140,7 @@ def keys(thresholds: Iterable[str]) -> list[str]:
   Args:
     thresholds: names of the operating points, such as `('threshold', '0.5')`.
   """
-  plain = [metric.key for metric in METRICS if not metric.at_threshold]
-  return [*plain, *(f'{name}@{where}' for where in thresholds for name in OPERATING_POINT)]
+  thresholds = tuple(thresholds)
+  plain = [m.key for m in METRICS if not m.at_threshold and not m.is_selective]
+  plain += [f'{name}@{where}' for where in thresholds for name in OPERATING_POINT]
+  return [*plain, *(SELECTIVE if 'threshold' in thresholds else ())]

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masm_jax.metrics import binary
+from masm_jax.metrics import binary, risk_coverage
 
 
 def threshold_at_fnr(labels: ArrayLike, scores: ArrayLike, fnr: float) -> float:
@@ -67,3 +67,31 @@ def abstention_band(
   if low >= high:
     low = high = min(max(binary.equal_error_rate(labels, scores)[1], high), low)
   return low, high
+
+
+def risk_curve(labels: ArrayLike, scores: ArrayLike, threshold: float) -> list[dict[str, float]]:
+  """The selective-risk curve: the share of errors when only the most confident are decided.
+
+  >>> curve = risk_curve([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], 0.5)
+  >>> [curve[i]['risk'] for i in (9, 19)]  # Of half of them, of all.
+  [0.0, 0.25]
+
+  Args:
+    labels: [N], 0 real and 1 fake.
+    scores: [N], probabilities of fake.
+    threshold: of validation: confidence is a score's distance from it, see `risk_coverage`.
+
+  Returns:
+    `risk_coverage.CURVE_POINTS` points `coverage` and `risk`, by rising coverage; none for an empty
+    set, or without a threshold.
+
+  Raises:
+    UserError: as `binary.binary_metrics`.
+  """
+  labels, scores = binary.checked(labels, scores)
+  if not len(labels) or math.isnan(threshold):
+    return []
+  everything = np.zeros(len(labels), np.int64)
+  return risk_coverage.Ranked.of(
+    labels, scores, everything, threshold, risk_coverage.NO_BAND
+  ).curve()

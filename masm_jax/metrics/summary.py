@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration, catalogue, scores, uncertainty
+from masm_jax.metrics import (
+  calibration,
+  catalogue,
+  risk_coverage,
+  scores,
+  selective,
+  uncertainty,
+)
 from masm_jax.metrics.clusters import Clusters, make_clusters
 
 _FEW_CLUSTERS = 10
@@ -26,6 +33,7 @@ class Settings:
 
   Attributes:
     thresholds: by level, from the validation set; nan or absent where there is none.
+    bands: of abstention, (low, high) by level, from the validation set; absent where there is none.
     temperature: of `calibration.rescale`, from the validation set; None for no such metrics.
     video_score: how a video's score comes from its frames': mean, median or max.
     draws: of the bootstrap.
@@ -37,6 +45,7 @@ class Settings:
   """
 
   thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  bands: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   temperature: float | None = None
   video_score: str = 'mean'
   draws: int = 2000
@@ -143,8 +152,10 @@ def _levels(
   for level in scores.LEVELS:
     rows = _rows(table, level, settings)
     threshold = settings.thresholds.get(level, math.nan)
-    found = level_metrics(rows, clusters, settings, threshold)
+    band = settings.bands.get(level, risk_coverage.NO_BAND)
+    found = level_metrics(rows, clusters, settings, threshold, band)
     if with_bins:
+      found['risk_coverage'] = selective.risk_curve(rows['label'], rows['score'], threshold)
       found['reliability'] = calibration.reliability_bins(rows['label'], rows['score'])
       if rescaled is not None:
         found['calibrated'] = _calibrated(_rows(rescaled, level, settings), clusters, settings)
@@ -157,7 +168,11 @@ def _rows(table: pd.DataFrame, level: str, settings: Settings) -> pd.DataFrame:
 
 
 def level_metrics(
-  rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float
+  rows: pd.DataFrame,
+  clusters: Clusters,
+  settings: Settings,
+  threshold: float,
+  band: tuple[float, float] = risk_coverage.NO_BAND,
 ) -> dict[str, Any]:
   """Metrics of frames or videos, with intervals.
 
@@ -166,19 +181,24 @@ def level_metrics(
     clusters: what is drawn together.
     settings: of the bootstrap.
     threshold: of the level, from validation; nan for none.
+    band: of abstention, from validation too.
 
   Returns:
     `num`, `num_real`, `num_fake`, `eer_threshold`, and `metrics`: name -> `{value, low, high}`.
   """
   labels, values = rows['label'].to_numpy(), rows['score'].to_numpy()
-  point = metrics.binary_metrics(labels, values, threshold=threshold, name=None)
-  draws = draw_metrics(rows, clusters, settings, threshold)
+  point = metrics.binary_metrics(labels, values, threshold=threshold, band=band, name=None)
+  draws = draw_metrics(rows, clusters, settings, threshold, band)
   counts = {key: point[key] for key in ('num', 'num_real', 'num_fake', 'eer_threshold')}
   return counts | {'metrics': _intervals(point, draws, settings)}
 
 
 def draw_metrics(
-  rows: pd.DataFrame, clusters: Clusters, settings: Settings, threshold: float
+  rows: pd.DataFrame,
+  clusters: Clusters,
+  settings: Settings,
+  threshold: float,
+  band: tuple[float, float] = risk_coverage.NO_BAND,
 ) -> dict[str, np.ndarray]:
   """The bootstrap of some rows: name -> [draws]; all nan for a single cluster."""
   index, num = clusters.within(rows)
@@ -187,6 +207,7 @@ def draw_metrics(
     rows['score'].to_numpy(),
     index,
     thresholds={'threshold': threshold, '0.5': 0.5},
+    band=band,
     num_draws=settings.draws,
     seed=settings.seed,
   )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration, catalogue
+from masm_jax.metrics import calibration, catalogue, risk_coverage
 
 _MIN_DEFINED = 0.8  # Share of the draws, see `interval`.
 _CHUNK_VALUES = 2**17  # Weights in flight per thread: a megabyte, which stays in the cache.
@@ -60,6 +60,7 @@ def bootstrap(
   clusters: ArrayLike,
   *,
   thresholds: Mapping[str, float] | None = None,
+  band: tuple[float, float] = risk_coverage.NO_BAND,
   num_draws: int = 2000,
   seed: int = 0,
   num_threads: int | None = None,
@@ -71,6 +72,7 @@ def bootstrap(
     scores: [N], probabilities of fake.
     clusters: int [N], the cluster of each example; 0 .. C - 1, each there.
     thresholds: operating points, name -> threshold, such as `{'0.5': 0.5, 'threshold': 0.31}`.
+    band: of validation, see `selective.abstention_band`; used with a threshold `threshold`.
     num_draws: B.
     seed: of the draws.
     num_threads: by default one per core.
@@ -85,11 +87,15 @@ def bootstrap(
   if not len(labels):
     return {name: np.full(num_draws, math.nan) for name in names}
   sample = _Sorted.of(labels, scores, clusters, thresholds or {})
+  ranked = None
+  if thresholds and 'threshold' in thresholds:
+    ranked = risk_coverage.Ranked.of(labels, scores, clusters, thresholds['threshold'], band)
   size = max(1, min(num_draws, _CHUNK_VALUES // len(labels)))
   chunks = [range(i, min(i + size, num_draws)) for i in range(0, num_draws, size)]
 
   def compute(chunk: range) -> dict[str, np.ndarray]:
-    return sample.metrics(draw_counts(sample.num_clusters, chunk, seed))
+    counts = draw_counts(sample.num_clusters, chunk, seed)
+    return sample.metrics(counts) | (ranked.metrics(counts) if ranked else {})
 
   with concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
     parts = list(pool.map(compute, chunks))  # NumPy lets threads run side by side.

@@ -52,6 +52,7 @@ def evaluation(folder, sets, *, method='masm', seed=0, warnings=(), manifests=No
       'protocol': {
         'video_score': 'mean',
         'threshold': {'frame': 0.5, 'video': 0.6},
+        'band': {'frame': {'low': 0.3, 'high': 0.7}, 'video': {'low': 0.4, 'high': 0.8}},
         'bootstrap': BOOTSTRAP,
         'sets': {name: {'manifest_sha256': hash_} for name, hash_ in (manifests or {}).items()},
         **protocol,
@@ -107,6 +108,19 @@ def test_a_detector_does_not_differ_from_itself(tmp_path, three):
   for levels in found['metrics']['cdfv2'].values():
     for entry in levels['again'].values():
       assert set(entry['difference'].values()) == {0.0}
+
+
+def test_each_detector_abstains_by_its_own_band(tmp_path, three):
+  band = {'frame': {'low': 0.0, 'high': 1.0}}
+  other = evaluation(tmp_path / 'd', {'cdfv2': score_table(2.0, seed=0)}, method='d', band=band)
+  found = compare.compare(compare.load_detectors([three[0], other]))['metrics']['cdfv2']
+  one, two = (found['frame'][name]['coverage'] for name in ('masm', 'd'))
+  assert one['low'] < one['value'] < one['high'] and two['value'] == 0
+  assert two['difference']['value'] == -one['value'] and two['difference']['high'] < 0
+  assert found['frame']['d']['aurc']['difference']['value'] == 0  # It knows no band.
+  # One that was evaluated before there were bands, or whose validation lacks a class.
+  assert np.isnan(found['video']['d']['coverage']['value'])
+  assert np.isnan(found['video']['d']['coverage']['difference']['value'])
 
 
 def test_the_other_way_round_is_the_negative(three):

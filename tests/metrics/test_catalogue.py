@@ -14,7 +14,9 @@ def test_titles():
   titles = {key: catalogue.metric(key) for key in catalogue.keys(THRESHOLDS)}
   assert {key: metric.long for key, metric in titles.items() if '@' not in key} == {
     'auroc': 'AUROC', 'ap': 'Average precision', 'eer': 'EER', 'log_loss': 'Log-loss (nats)',
-    'brier': 'Brier score', 'ece': 'ECE',
+    'brier': 'Brier score', 'ece': 'ECE', 'coverage': 'Coverage',
+    'selective_accuracy': 'Accuracy of what is decided',
+    'band_accuracy': 'Accuracy within the abstention band', 'aurc': 'AURC', 'eaurc': 'Excess AURC',
   }  # fmt: skip
   assert titles['tpr@fpr=0.001'].short == 'TPR at 0.1% FPR'
   fpr = titles['fpr@threshold']

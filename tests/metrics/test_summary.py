@@ -14,7 +14,12 @@ from masm_jax.data import pipeline
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import calibration, scores, summary, uncertainty
 
-SETTINGS = summary.Settings(thresholds={'frame': 0.4, 'video': 0.45}, draws=50, unit='video')
+SETTINGS = summary.Settings(
+  thresholds={'frame': 0.4, 'video': 0.45},
+  bands={'frame': (0.3, 0.6), 'video': (0.35, 0.55)},
+  draws=50,
+  unit='video',
+)
 
 
 def table(num_videos=40, frames=3, seed=0, levels=None):
@@ -59,6 +64,10 @@ def test_both_levels_agree_with_scikit_learn(levels):
     assert measured[level]['reliability'] == calibration.reliability_bins(y, s)
     for name, entry in measured[level]['metrics'].items():
       assert entry['low'] <= entry['high'], name
+    low, high = SETTINGS.bands[level]
+    assert found['coverage'] == pytest.approx(np.mean((s < low) | (s >= high)), abs=1e-12)
+    curve = measured[level]['risk_coverage']
+    assert curve[-1] == {'coverage': 1.0, 'risk': pytest.approx(np.mean(called != y), abs=1e-12)}
     auroc = measured[level]['metrics']['auroc']
     assert auroc['low'] < auroc['value'] < auroc['high']
 
@@ -178,7 +187,9 @@ def test_scores_of_uneven_hosts_with_padding_are_those_of_one(tmp_path):
   )
   measured, _, _ = summary.summarize(found, SETTINGS)
   kept = np.delete(np.arange(11), 4)
-  expected = metrics.binary_metrics(kept % 2, probabilities[kept], threshold=0.4)
+  expected = metrics.binary_metrics(
+    kept % 2, probabilities[kept], threshold=0.4, band=SETTINGS.bands['frame']
+  )
   for name, entry in measured['frame']['metrics'].items():
     np.testing.assert_allclose(entry['value'], expected[name], rtol=0, atol=1e-9)
 
