@@ -121,6 +121,6 @@ class Ranked:
     return parts[0], parts[1]
 
 
-def _logit(scores: np.ndarray) -> np.ndarray:
+def _logit(scores: np.ndarray | np.float64) -> np.ndarray:
   clipped = np.clip(scores, _EPS, 1 - _EPS)
   return np.log(clipped) - np.log1p(-clipped)
