@@ -17,7 +17,7 @@ from absl import flags
 from masm_jax import cli
 from masm_jax.errors import UserError
 
-_MODEL = flags.DEFINE_string('model', None, 'The --workdir of a training run.')
+_MODEL = flags.DEFINE_string('model', None, 'The --workdir of a training run, or a detector file.')
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', '', 'File of the base weights, if it is no longer where the run found it.'

@@ -14,9 +14,9 @@ import scipy.stats
 
 from masm_jax.explain import localisation
 from masm_jax.explain.baselines import Baselines
-from masm_jax.explain.changes import Changes, Dense, LowRank
 from masm_jax.explain.gates import Attribution, Explainer
 from masm_jax.explain.pairs import Pair
+from masm_jax.inference.changes import Changes, Dense, LowRank
 from masm_jax.metrics import uncertainty
 
 ALL = 'all changes'  # The sum of the K maps: what is compared with the baselines.

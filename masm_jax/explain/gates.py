@@ -22,7 +22,7 @@ import numpy as np
 
 from masm_jax import detector as detector_lib
 from masm_jax import tree
-from masm_jax.explain.changes import Changes, Dense, LowRank, apply
+from masm_jax.inference.changes import Changes, Dense, LowRank, apply
 
 Owners = dict[str, dict[str, LowRank | Dense]]
 

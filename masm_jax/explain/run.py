@@ -17,10 +17,10 @@ from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.explain import benchmark, knock_out, pairs, verdict
 from masm_jax.explain.baselines import Baselines
-from masm_jax.explain.changes import learned_changes
 from masm_jax.explain.explanation import Explanation, explain
 from masm_jax.explain.gates import Explainer
-from masm_jax.inference import trained
+from masm_jax.inference import detector_file, trained
+from masm_jax.inference.changes import learned_changes
 from masm_jax.metrics import text_tables
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.parallel import sharding
@@ -38,22 +38,35 @@ class Explained(NamedTuple):
   Attributes:
     explainer: of its detector and changes.
     facts: what the detector is, see `inference.trained.TrainedRun`.
-    config: of the run.
+    config: of the run; None for a detector file, which names no data.
   """
 
   explainer: Explainer
   facts: Mapping[str, Any]
-  config: ml_collections.ConfigDict
+  config: ml_collections.ConfigDict | None
 
 
-def load(workdir: pathlib.Path, *, step: str = 'best', weights: str = '') -> Explained:
-  """Rebuilds a run with what it learned apart; arguments and errors of `trained.load_adapted`."""
+def load(source: pathlib.Path, *, step: str = 'best', weights: str = '') -> Explained:
+  """A run's folder or a detector file, with what training added apart.
+
+  Args:
+    source: the folder.
+    step: of a run: 'best', 'last' or a number.
+    weights: of a run: the file of base weights, if it is no longer where the run found it.
+
+  Raises:
+    UserError: see `detector_file.load_detector`; or there is nothing to explain.
+  """
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-  run = trained.load_adapted(workdir, mesh, step=step, weights=weights)
+  if detector_file.is_detector_file(source):
+    found = detector_file.load_detector(source, mesh, step=step, weights=weights)
+    changes = detector_file.load_changes(source, found)
+    return Explained(Explainer(found.detector, changes), found.facts, None)
+  run = trained.load_adapted(source, mesh, step=step, weights=weights)
   changes = learned_changes(run)
   if not changes.parts:
     raise UserError(
-      f'{workdir}: the method {run.facts["method"]} trained the head alone: there is no learned'
+      f'{source}: the method {run.facts["method"]} trained the head alone: there is no learned'
       ' change of the backbone to explain'
     )
   return Explained(Explainer(run.detector, changes), run.facts, run.config)
@@ -136,11 +149,14 @@ def load_sets(run: Explained, suite: ml_collections.ConfigDict) -> dict[str, Man
   Raises:
     UserError: a set is not at hand, or the suite leaves nothing to measure on.
   """
-  own = run.config.data
-  specs = suite.sets or {name: spec for name, spec in own.tests.items() if spec.manifest}
+  specs, synthetic = suite.sets, suite.synthetic
+  if not specs and run.config is not None:
+    own = run.config.data
+    specs = {name: spec for name, spec in own.tests.items() if spec.manifest}
+    synthetic = own.synthetic
   if not specs:
-    raise UserError('neither the suite nor the run names a test set: --suite.sets.NAME.manifest=')
-  load_one = sets_lib.SetLoader(suite.synthetic if suite.sets else own.synthetic)
+    raise UserError('no test set is named: give --suite.sets.NAME.manifest=FILE')
+  load_one = sets_lib.SetLoader(synthetic)
   return {name: load_one(f'sets.{name}', spec) for name, spec in specs.items()}
 
 

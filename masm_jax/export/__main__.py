@@ -42,6 +42,17 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     '--licence-note', default='', help='under what terms the weights may be used, in one line'
   )
+  parser.add_argument(
+    '--explanations',
+    choices=('auto', 'always', 'never'),
+    default='auto',
+    help='of detector: whether what training added goes along (auto: if smaller than the weights)',
+  )
+  parser.add_argument(
+    '--benchmark',
+    type=pathlib.Path,
+    help='of detector: benchmark.json of `masm_jax.explain --benchmark`, told beside every map',
+  )
   args = parser.parse_args(argv)
   return cli.exit_status(lambda: _export(args))
 
@@ -55,6 +66,8 @@ def _export(args: argparse.Namespace) -> int:
     base_weights=args.base_weights,
     name=args.name,
     licence_note=args.licence_note,
+    explanations=args.explanations,
+    benchmark=args.benchmark,
   )
   module, _ = FORMATS[args.format]
   importlib.import_module(module).write(request)

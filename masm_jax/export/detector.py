@@ -1,6 +1,7 @@
 """A run as a detector file: see `inference.detector_file` for what that is."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +9,14 @@ import jax
 import numpy as np
 
 import masm_jax
-from masm_jax import files, telemetry
+from masm_jax import files, telemetry, tree
 from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.columns import FAKE
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.export.request import Request
+from masm_jax.inference import changes as changes_lib
 from masm_jax.inference import (
   detector_file,
   detector_schema,
@@ -23,6 +25,7 @@ from masm_jax.inference import (
   trained,
   validation,
 )
+from masm_jax.inference.changes import Changes
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.metrics import text_tables
 from masm_jax.parallel import sharding
@@ -42,7 +45,10 @@ def write(request: Request) -> None:
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   if detector_file.is_detector_file(request.run):
     raise UserError(f'{request.run} is a detector file already: give the folder of a run')
-  run = trained.load_run(request.run, mesh, step=request.step, weights=request.base_weights)
+  adapted = trained.load_adapted(request.run, mesh, step=request.step, weights=request.base_weights)
+  run = trained.merged(adapted, request.run, mesh, step=request.step)
+  added = _changes(adapted, request)
+  measured = added and request.benchmark and _benchmark(request.benchmark, run)
   found, problem = _validation(run, mesh)
   family, fields = detector_schema.describe(run.detector.backbone)
   name = text_tables.one_line(request.name or request.run.absolute().name)
@@ -52,6 +58,8 @@ def write(request: Request) -> None:
     request.out,
     params=run.params,
     validation=found,
+    changes=added,
+    benchmark=measured or None,
     name=name,
     licence_note=text_tables.one_line(request.licence_note),
     code=_code(),
@@ -75,7 +83,57 @@ def write(request: Request) -> None:
   features = found and found.features
   told = f'of {features.num} validation frames' if features else f'none: {problem}'
   print(f'  features    {told}')
+  if note.explanation:
+    size = note.explanation.blob.bytes / 1e6
+    told = f'{size:.1f} MB, {note.explanation.num_parts} learned changes'
+    told += (
+      '' if note.explanation.benchmark else '; not measured yet (masm_jax.explain --benchmark)'
+    )
+  else:
+    told = 'none' if request.explanations == 'never' else 'none: nothing small was trained'
+  print(f'  explanation {told}')
   print(f'Detector file: {request.out}')
+
+
+def _changes(run: trained.AdaptedRun, request: Request) -> Changes | None:
+  """What training added, where it goes into the file."""
+  if request.explanations == 'never':
+    return None
+  found = changes_lib.learned_changes(run)
+  size = sum(array.size for array in changes_lib.to_arrays(found.parts).values())
+  is_small = size < tree.param_count(found.base)
+  return found if found.parts and (is_small or request.explanations == 'always') else None
+
+
+def _benchmark(path: pathlib.Path, run: trained.TrainedRun) -> detector_schema.MapsBenchmark:
+  """What a benchmark measured of the maps of this run: of its first set that has masks.
+
+  Raises:
+    UserError: no such file, or one of other weights.
+  """
+  document = files.read_json(path)
+  try:
+    same = document['run']['trained_weights'] == run.facts['trained_weights']
+    measured = {
+      name: found['localisation']
+      for name, found in document['sets'].items()
+      if found['localisation']
+    }
+    name, found = next(iter(measured.items()), ('', None))
+    difference = found and found['differences']['centre prior']['auprc']
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'{path} is no benchmark.json of masm_jax.explain') from error
+  if not same:
+    raise UserError(f'{path} measured the explanations of other weights than those of this run')
+  if found is None:
+    raise UserError(f'{path} measured no maps: its sets have no fakes beside their real frames')
+  try:
+    numbers = {key: float(difference[key]) for key in ('value', 'low', 'high')}
+    return detector_schema.MapsBenchmark(set=name, num_pairs=found['num_pairs'], **numbers)
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path}: its numbers cannot be used: {text_tables.one_line(str(error))}'
+    ) from error
 
 
 def _validation(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,9 @@ class Request:
     base_weights: the file of base weights; '' where the run found it.
     name: what people call the detector; '' for the name of the run's folder.
     licence_note: under what terms its weights may be used.
+    explanations: whether what training added goes along; `auto`: where it is smaller than the
+      weights.
+    benchmark: `benchmark.json` of `masm_jax.explain --benchmark`, if the maps were measured.
   """
 
   run: pathlib.Path
@@ -23,3 +27,5 @@ class Request:
   base_weights: str = ''
   name: str = ''
   licence_note: str = ''
+  explanations: Literal['auto', 'always', 'never'] = 'auto'
+  benchmark: pathlib.Path | None = None

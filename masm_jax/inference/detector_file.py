@@ -3,30 +3,29 @@
     detector.json            what it is, see `detector_schema`
     weights.safetensors      its merged parameters
     validation.safetensors   the validation's scores and statistics of its features
+    changes.safetensors      what training added, for explanations; not in every file
 
 It is data: reading it runs no code and reads no pickle, follows no path, checks every hash, and
 allocates nothing that the sizes of its own files do not answer for.
 """
 
-import contextlib
 import functools
-import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import safetensors
-import safetensors.numpy
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
 from masm_jax import files, tree
 from masm_jax.errors import UserError
-from masm_jax.inference import detector_schema, trained
+from masm_jax.inference import array_file, detector_schema, trained
+from masm_jax.inference import changes as changes_lib
+from masm_jax.inference.changes import Changes
 from masm_jax.inference.detector_schema import Blob, DetectorFile
 from masm_jax.inference.feature_statistics import FeatureStatistics
 from masm_jax.inference.trained import TrainedRun
@@ -38,11 +37,10 @@ from masm_jax.parallel import sharding
 NOTE = 'detector.json'
 WEIGHTS = 'weights.safetensors'
 VALIDATION = 'validation.safetensors'
+CHANGES = 'changes.safetensors'
 
 _MAX_NOTE_BYTES = 2**20
 _MAX_SCORES = 2**17  # Of a level; see `validation.LevelScores`.
-
-Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # Name -> type and shape.
 
 
 def is_detector_file(source: str | os.PathLike) -> bool:
@@ -118,11 +116,44 @@ def load_detector_file(path: str | os.PathLike, mesh: Mesh) -> TrainedRun:
   return TrainedRun(stored, config, placed, facts, crops, found, note)
 
 
+def load_changes(path: str | os.PathLike, run: TrainedRun) -> Changes:
+  """What training added to the pretrained backbone of a detector file.
+
+  Args:
+    path: the folder.
+    run: of `load_detector_file`, from the same folder.
+
+  Raises:
+    UserError: the file was written without it, or is damaged.
+  """
+  folder = pathlib.Path(path)
+  note = run.file and run.file.explanation
+  if note is None:
+    raise UserError(
+      f'detector file {folder} does not hold what training added: for explanations, export the run'
+      ' again with --explanations=always'
+    )
+  params = jax.device_get(run.params)
+  try:
+    with array_file.opened(folder / CHANGES, note.blob) as (found, read):
+      shapes = {name: shape for name, (_, shape) in found.items()}
+      wanted = changes_lib.array_shapes(shapes, params, note.num_parts)
+      array_file.check_shapes(
+        folder / CHANGES, found, {name: ('F32', of) for name, of in wanted.items()}
+      )
+      arrays = {name: array_file.finite(folder / CHANGES, name, read(name)) for name in wanted}
+  except UserError as error:
+    raise UserError(f'detector file {folder}: {error}') from error
+  return changes_lib.from_arrays(arrays, params, note.num_parts)
+
+
 def write_detector_file(
   folder: pathlib.Path,
   *,
   params: Mapping[str, Any],
   validation: Validation | None,
+  changes: Changes | None = None,
+  benchmark: detector_schema.MapsBenchmark | None = None,
   **facts: Any,
 ) -> DetectorFile:
   """Writes a detector file; an unfinished one is never taken for a whole one.
@@ -131,6 +162,8 @@ def write_detector_file(
     folder: a new or an empty one, or an older detector file, which is replaced.
     params: merged parameters.
     validation: what the validation set fixed, if anything.
+    changes: what training added, for explanations.
+    benchmark: what was measured of the maps, if anything.
     **facts: the other fields of `DetectorFile`.
 
   Raises:
@@ -150,26 +183,26 @@ def write_detector_file(
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_unfinished(folder)
     (folder / NOTE).unlink(missing_ok=True)  # First: what is there now no longer fits.
-    weights = _write_arrays(folder / WEIGHTS, flat)
+    weights = array_file.write_arrays(folder / WEIGHTS, flat)
     part = None
     if validation is None:
       (folder / VALIDATION).unlink(missing_ok=True)
     else:
-      part = _validation_note(validation, _write_arrays(folder / VALIDATION, _arrays(validation)))
-    note = detector_schema.create(weights=weights, validation=part, **facts)
+      part = _validation_note(
+        validation, array_file.write_arrays(folder / VALIDATION, _arrays(validation))
+      )
+    apart = None
+    (folder / CHANGES).unlink(missing_ok=True)
+    if changes is not None:
+      blob = array_file.write_arrays(folder / CHANGES, changes_lib.to_arrays(changes.parts))
+      apart = detector_schema.Explanation(
+        blob=blob, num_parts=changes.num_parts, benchmark=benchmark
+      )
+    note = detector_schema.create(weights=weights, validation=part, explanation=apart, **facts)
     files.write_json(folder / NOTE, note.model_dump(mode='json'))
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror or error}') from error
   return note
-
-
-def _write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Blob:
-  contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-  with files.replacing(path) as fresh:
-    mode = fresh.stat().st_mode  # The library makes a file of its own, for its owner alone.
-    safetensors.numpy.save_file(contiguous, fresh)
-    fresh.chmod(mode)
-    return Blob(sha256=_sha256(fresh), bytes=fresh.stat().st_size)
 
 
 def _arrays(validation: Validation) -> dict[str, np.ndarray]:
@@ -197,7 +230,7 @@ def _validation_note(validation: Validation, blob: Blob) -> detector_schema.Vali
 
 
 def _read_note(path: pathlib.Path) -> bytes:
-  _check_file(path)
+  array_file.check_file(path)
   with path.open('rb') as file:
     text = file.read(_MAX_NOTE_BYTES + 1)
   if len(text) > _MAX_NOTE_BYTES:
@@ -205,16 +238,10 @@ def _read_note(path: pathlib.Path) -> bytes:
   return text
 
 
-def _check_file(path: pathlib.Path) -> None:
-  """Refuses what is no plain file: a pipe would be waited for, a device has no end."""
-  if not path.is_file():
-    raise UserError(f'there is no file {path.name}: copy the whole folder')
-
-
 def _read_weights(
   path: pathlib.Path, blob: Blob, config: detector_lib.DetectorConfig
 ) -> dict[str, np.ndarray]:
-  with _opened(path, blob) as (found, read):
+  with array_file.opened(path, blob) as (found, read):
     # Before anything is built: one that claims to be deeper than its file is long is never built.
     if config.backbone.depth > len(found):
       raise UserError(f'{WEIGHTS} does not hold the weights of the architecture in {NOTE}')
@@ -227,8 +254,8 @@ def _read_weights(
     except Exception as error:  # Whatever a family makes of sizes that do not go together.
       raise UserError(f'backbone.architecture cannot be built: {type(error).__name__}') from error
     wanted = {name: ('F32', leaf.shape) for name, leaf in tree.flatten(shapes).items()}
-    _check_shapes(path, found, wanted)
-    return {name: _finite(path, name, read(name)) for name in wanted}
+    array_file.check_shapes(path, found, wanted)
+    return {name: array_file.finite(path, name, read(name)) for name in wanted}
 
 
 def _read_validation(
@@ -236,7 +263,7 @@ def _read_validation(
 ) -> Validation | None:
   if note is None:
     return None
-  with _opened(path, note.blob) as (found, read):
+  with array_file.opened(path, note.blob) as (found, read):
     wanted = {}
     for level in LEVELS:
       num = min(found.get(f'{level}/scores', ('', (0,)))[1][:1] or (0,))
@@ -246,8 +273,8 @@ def _read_validation(
     if note.features:
       wanted['features/means'] = ('F32', (2, width))
       wanted['features/whitening'] = ('F32', (width, width))
-    _check_shapes(path, found, wanted)
-    arrays = {name: _finite(path, name, read(name)) for name in wanted}
+    array_file.check_shapes(path, found, wanted)
+    arrays = {name: array_file.finite(path, name, read(name)) for name in wanted}
   for level in LEVELS:
     labels, values = arrays[f'{level}/labels'], arrays[f'{level}/scores']
     is_ranked = (np.diff(values) >= 0).all()
@@ -265,51 +292,3 @@ def _read_validation(
     },
     features=features,
   )
-
-
-@contextlib.contextmanager
-def _opened(
-  path: pathlib.Path, blob: Blob
-) -> Iterator[tuple[dict[str, tuple[str, tuple[int, ...]]], Callable[[str], np.ndarray]]]:
-  """Types and shapes of a safetensors file whose hash is right, and a function that reads one."""
-  _check_file(path)
-  size = path.stat().st_size
-  if size != blob.bytes or _sha256(path) != blob.sha256:
-    raise UserError(f'{path.name} is not the file that {NOTE} was written with: copy both again')
-  try:
-    with safetensors.safe_open(path, framework='numpy') as file:
-      found = {}
-      for name in file.keys():  # noqa: SIM118 (a safetensors handle cannot be iterated)
-        view = file.get_slice(name)
-        found[name] = (view.get_dtype(), tuple(view.get_shape()))
-      yield found, file.get_tensor
-  except safetensors.SafetensorError as error:
-    raise UserError(f'{path.name} is no whole safetensors file: {_line(str(error))}') from error
-
-
-def _check_shapes(path: pathlib.Path, found: Shapes, wanted: Shapes) -> None:
-  if missing := sorted(wanted.keys() - found.keys()):
-    raise UserError(f'{path.name} lacks {_line(missing[0])} and {len(missing) - 1} other arrays')
-  if strange := sorted(found.keys() - wanted.keys()):
-    raise UserError(f'{path.name} holds {_line(strange[0])}, which is none of its arrays')
-  for name, (dtype, shape) in wanted.items():
-    if found[name] != (dtype, tuple(shape)):
-      raise UserError(
-        f'{path.name}: {name} is {found[name][0]} {list(found[name][1])}, not {dtype} {list(shape)}'
-      )
-
-
-def _finite(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
-  if not np.isfinite(array).all():
-    raise UserError(f'{path.name}: {name} holds values that are not finite')
-  return array
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _line(text: str) -> str:
-  """A stranger's text as part of an error."""
-  return ascii(text)[1:-1][:200]

@@ -114,6 +114,25 @@ class Validation(_Strict):
   features: Features | None
 
 
+class MapsBenchmark(_Strict):
+  """What `masm_jax.explain --benchmark` measured of the detector's maps: average precision of
+  patches, minus the centre prior's."""
+
+  set: _Line
+  num_pairs: _Count
+  value: Annotated[float, Field(ge=-1, le=1)]
+  low: Annotated[float, Field(ge=-1, le=1)]
+  high: Annotated[float, Field(ge=-1, le=1)]
+
+
+class Explanation(_Strict):
+  """What explanations need; the K learned changes lie in `changes.safetensors`."""
+
+  blob: Blob
+  num_parts: Annotated[int, Field(ge=1, le=256)]
+  benchmark: MapsBenchmark | None
+
+
 class Training(_Strict):
   """What the detector was trained on, as far as it is known.
 
@@ -157,6 +176,7 @@ class DetectorFile(_Strict):
     weights: of `weights.safetensors`: merged parameters, float32.
     crops: ways in which the training crops were made; () where the run does not tell.
     validation: None where the run had no scores of its validation set, nor the images.
+    explanation: None where the file does not hold what was learned apart from the merged weights.
     config: of the run, for the record: nothing is built from it, and its paths are left out.
   """
 
@@ -172,6 +192,7 @@ class DetectorFile(_Strict):
   validation: Validation | None
   training: Training
   origin: Origin
+  explanation: Explanation | None = None
   config: dict[str, JsonValue]
 
 

@@ -114,6 +114,11 @@ def load_run(
   Its `validation` comes from the scores that the run left of its validation set, if it did.
   """
   run = load_adapted(workdir, mesh, step=step, weights=weights, on_progress=on_progress)
+  return merged(run, workdir, mesh, step=step)
+
+
+def merged(run: AdaptedRun, workdir: pathlib.Path, mesh: Mesh, *, step: str) -> TrainedRun:
+  """The detector of an adapted run; arguments as those it was loaded with."""
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
   params = merge(run.trainable, run.frozen)
   path = workdir / 'scores' / step / 'val.parquet'

@@ -10,8 +10,8 @@ import pytest
 
 from masm_jax import detector as detector_lib
 from masm_jax import tree
-from masm_jax.explain import changes as changes_lib
 from masm_jax.explain import gates, shapley
+from masm_jax.inference import changes as changes_lib
 
 
 def adapted(tiny_run, method, scale=0.2, **fields):

@@ -1,18 +1,27 @@
 """Explaining files and measuring explanations, with the old run of MASM that is at hand."""
 
+import hashlib
 import json
 import pathlib
+import shutil
 import tarfile
 
 import cv2
 import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from configs import common, cross_eval
 from masm_jax.data import manifest as manifest_lib
+from masm_jax.data import transforms
 from masm_jax.errors import UserError
 from masm_jax.explain import run as explain_run
 from masm_jax.explain import verdict
+from masm_jax.explain.explanation import explain
+from masm_jax.export import detector as export
+from masm_jax.export.request import Request
+from masm_jax.inference import detector_file
 
 FIXTURE = pathlib.Path(__file__).resolve().parents[1] / 'fixtures' / 'version_0_1.tar.xz'
 
@@ -118,3 +127,92 @@ def test_words_follow_the_interval(low, high, says):
   assert verdict.beats_centre_prior(result) == (low > 0)
   assert ('not shown' in verdict.in_words(result)) == (low <= 0)
   assert 'Nobody has measured' in verdict.in_words(None)
+
+
+@pytest.fixture(scope='module')
+def detector(runs, tmp_path_factory):
+  """The detector file of the run of MASM, with what training added."""
+  out = tmp_path_factory.mktemp('detector') / 'masm'
+  with jax.numpy_dtype_promotion('standard'):
+    export.write(Request(runs / 'masm', out, explanations='always'))
+  return out
+
+
+def test_a_detector_file_explains_as_its_run_does(masm, detector, portraits):
+  loaded = explain_run.load(detector)
+  image = np.stack([transforms.decode(next(portraits.parent.rglob('*.png')))])
+  (of_file,) = explain(loaded.explainer, image, points=2, batch_size=1)
+  (of_run,) = explain(masm.explainer, image, points=2, batch_size=1)
+  assert of_file.logit == pytest.approx(of_run.logit, abs=1e-5)
+  assert of_file.base_logit == pytest.approx(of_run.base_logit, abs=1e-5)
+  np.testing.assert_allclose(of_file.values, of_run.values, atol=1e-5)
+  np.testing.assert_allclose(of_file.maps, of_run.maps, atol=1e-5)
+  with pytest.raises(UserError, match='no test set is named'):
+    explain_run.load_sets(loaded, cross_eval.get_config('protocol=run'))
+
+
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    (lambda arrays, name: arrays.pop(name), 'lacks'),
+    (
+      lambda arrays, name: arrays.update({'backbone/none/left': arrays[name]}),
+      'none of its arrays',
+    ),
+    (
+      lambda arrays, name: arrays.update({'head/kernel/values': arrays[name]}),
+      'none of its arrays',
+    ),
+    (lambda arrays, name: arrays.update({name: arrays[name][:1]}), 'is F32'),
+    (lambda arrays, name: arrays.update({name: arrays[name] * np.nan}), 'not finite'),
+    (lambda arrays, name: arrays.update({name: arrays[name].astype(np.float64)}), 'is F64'),
+  ],
+)
+def test_changes_that_do_not_fit_are_refused(detector, tmp_path, change, match):
+  """Even where the hash in the note is that of the file: a stranger wrote both."""
+  folder = tmp_path / 'crafted'
+  shutil.copytree(detector, folder)
+  path = folder / detector_file.CHANGES
+  arrays = safetensors.numpy.load_file(path)
+  change(arrays, next(name for name in sorted(arrays) if name.endswith('/left')))
+  safetensors.numpy.save_file(arrays, path)
+  note = json.loads((folder / 'detector.json').read_text())
+  content = path.read_bytes()
+  note['explanation']['blob'] = {
+    'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content),
+  }  # fmt: skip
+  (folder / 'detector.json').write_text(json.dumps(note))
+  with pytest.raises(UserError, match=match) as told:
+    explain_run.load(folder)
+  assert '\n' not in str(told.value)
+
+
+def test_a_damaged_or_missing_file_of_changes_is_told(detector, tmp_path):
+  folder = tmp_path / 'damaged'
+  shutil.copytree(detector, folder)
+  path = folder / detector_file.CHANGES
+  content = bytearray(path.read_bytes())
+  content[-5] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(UserError, match='copy both again'):
+    explain_run.load(folder)
+  path.unlink()
+  with pytest.raises(UserError, match='copy the whole folder'):
+    explain_run.load(folder)
+
+
+def test_a_detector_file_may_be_written_without_changes(runs, tmp_path, monkeypatch):
+  with jax.numpy_dtype_promotion('standard'):
+    export.write(Request(runs / 'masm', tmp_path / 'out', explanations='never'))
+  assert not (tmp_path / 'out' / detector_file.CHANGES).exists()
+  with pytest.raises(UserError, match='--explanations=always'):
+    explain_run.load(tmp_path / 'out')
+
+
+def test_a_benchmark_of_other_weights_is_refused(runs, tmp_path):
+  (tmp_path / 'b.json').write_text(json.dumps({'run': {'trained_weights': '0' * 64}, 'sets': {}}))
+  request = Request(
+    runs / 'masm', tmp_path / 'out', explanations='always', benchmark=tmp_path / 'b.json'
+  )
+  with jax.numpy_dtype_promotion('standard'), pytest.raises(UserError, match='other weights'):
+    export.write(request)

@@ -168,7 +168,7 @@ def test_every_flipped_bit_and_every_truncation_is_told(copy, mesh):
       broken = bytearray(sound)
       broken[where] ^= 1 << int(rng.integers(8))
       (copy / name).write_bytes(broken)
-      refused(copy, mesh, f'{name} is not the file that detector.json was written with')
+      refused(copy, mesh, f'{name} is not the file that its note was written with')
     for length in (0, 7, 100, len(sound) - 1):
       (copy / name).write_bytes(sound[:length])
       refused(copy, mesh, f'{name} is not the file')

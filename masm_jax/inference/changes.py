@@ -122,3 +122,63 @@ def _low_rank(before: Mapping[str, Any], after: Mapping[str, Any]) -> LowRank:
   lefts = [np.asarray(parametrization.left_factor(factors)) for factors in (after, before)]
   rights = [np.asarray(factors['V']) for factors in (after, before)]
   return LowRank(np.concatenate([lefts[0], -lefts[1]], axis=2), np.concatenate(rights, axis=1))
+
+
+def to_arrays(parts: Mapping[str, LowRank | Dense]) -> dict[str, np.ndarray]:
+  """The changes as named arrays, for a file: `PATH/left` and `PATH/right`, or `PATH/values`."""
+  return {
+    f'{path}/{name}': np.asarray(value, np.float32)
+    for path, part in parts.items()
+    for name, value in part._asdict().items()
+  }
+
+
+def array_shapes(
+  names: Mapping[str, tuple[int, ...]], params: Mapping[str, Any], num_parts: int
+) -> dict[str, tuple[int, ...]]:
+  """The shapes that arrays of these names must have, given the parameters that they change.
+
+  Args:
+    names: name -> shape, as a file claims; of low ranks the rank is taken from it.
+    params: plain parameters.
+    num_parts: K.
+
+  Returns:
+    Name -> shape. What belongs to no parameter is left out, the partner of a product is not.
+  """
+  flat = tree.flatten(params)
+  wanted: dict[str, tuple[int, ...]] = {}
+  for name, shape in names.items():
+    path, _, kind = name.rpartition('/')
+    if path not in flat or path.startswith(tree.HEAD):
+      continue
+    of = flat[path].shape
+    if kind == 'values':
+      wanted[name] = (num_parts, *of)
+    elif kind in ('left', 'right') and len(of) == 2 and len(shape) == 3:
+      rank = shape[2] if kind == 'left' else shape[1]
+      rank = min(rank, sum(of))
+      wanted.setdefault(f'{path}/left', (num_parts, of[0], rank))
+      wanted.setdefault(f'{path}/right', (num_parts, rank, of[1]))
+  return wanted
+
+
+def from_arrays(
+  arrays: Mapping[str, np.ndarray], params: Mapping[str, Any], num_parts: int
+) -> Changes:
+  """The inverse of `to_arrays`, for a detector with these (final) parameters.
+
+  Args:
+    arrays: of the shapes that `array_shapes` asks for.
+    params: plain parameters of the detector, every change switched on.
+    num_parts: K.
+  """
+  parts: dict[str, LowRank | Dense] = {}
+  for name, value in arrays.items():
+    path, _, kind = name.rpartition('/')
+    if kind == 'values':
+      parts[path] = Dense(value)
+    elif kind == 'left':
+      parts[path] = LowRank(value, arrays[f'{path}/right'])
+  off = jax.jit(apply)(params, parts, jnp.full((num_parts,), -1.0, jnp.float32))
+  return Changes(jax.device_get(off), parts, num_parts)
