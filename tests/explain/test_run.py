@@ -169,7 +169,7 @@ def test_a_detector_file_explains_as_its_run_does(masm, detector, portraits):
   ],
 )
 def test_changes_that_do_not_fit_are_refused(detector, tmp_path, change, match):
-  """Even where the hash in the note is that of the file: a stranger wrote both."""
+  """Even where the hash in the note fits the file: a stranger wrote both."""
   folder = tmp_path / 'crafted'
   shutil.copytree(detector, folder)
   path = folder / detector_file.CHANGES
