@@ -23,6 +23,7 @@ COMMANDS = {
   'report': 'turn evaluations into one HTML file',
   'analysis': 'measure what fine-tuning did to subspaces and features',
   'export': 'write a trained detector as one folder that needs nothing else',
+  'convert': 'take a detector that another program has trained',
   'sweep': 'run a table of ablations over seeds',
   'explain': 'say which learned change fired, where, and whether that is true',
   'pretrain': "train the demo's backbone on synthetic portraits",

@@ -77,6 +77,7 @@ ALLOWED = {
     'telemetry',
   },
   'export': {'backbones', 'data', 'detector', 'inference', 'metrics', 'parallel', 'telemetry'},
+  'convert': {'backbones', 'data', 'inference', 'methods', 'metrics'},
   'explain': {
     'data',
     'detector',

@@ -4,7 +4,13 @@ from masm_jax.backbones.backbone import Architecture, Backbone, num_params, para
 from masm_jax.backbones.layers import Dense, DenseCls
 from masm_jax.backbones.presets import PRESETS, get_preset
 from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig
-from masm_jax.backbones.weights import export_weights, load_weights, weights_hash
+from masm_jax.backbones.weights import (
+  export_weights,
+  fitting_presets,
+  from_arrays,
+  load_weights,
+  weights_hash,
+)
 
 __all__ = [
   'PRESETS',
@@ -16,6 +22,8 @@ __all__ = [
   'ViT',
   'ViTConfig',
   'export_weights',
+  'fitting_presets',
+  'from_arrays',
   'get_preset',
   'load_weights',
   'num_params',

@@ -9,7 +9,7 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,34 +48,56 @@ def load_weights(
   file_path = _existing_file(path, backbone)
   if image_size is not None:
     backbone = backbone.with_image_size(image_size)
-  targets = param_shapes(backbone.config)
-  not_finite = []
   try:
     with safetensors.safe_open(file_path, framework='numpy') as file:
       views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
       found = {name: tuple(view.get_shape()) for name, view in views.items()}
       types = {name: view.get_dtype() for name, view in views.items()}
-      keys = _matching_keys(found, types, file_path, backbone)
-      flat = {path: np.zeros(targets[path], np.float32) for path in _zeros(keys, targets)}
-      names = {_without_prefix(name, keys): name for name in found}
-      for source, (paths, transform) in keys.expand(backbone.config.depth).items():
-        array = file.get_tensor(names[source]).astype(np.float32, copy=False)
-        if not np.isfinite(array).all():
-          not_finite.append((names[source], 'holds values that are not finite'))
-        for target, value in zip(paths, transform.load(array), strict=True):
-          if target in backbone.resamples and value.shape != targets[target]:
-            before = value.shape[-2]
-            value = backbone.resamples[target].apply(value, targets[target])
-            logging.info(
-              '%s: %s resampled from %s to %s tokens', file_path, target, before, value.shape[-2]
-            )
-          flat[target] = _contiguous(value)
+      return _read(found, types, file.get_tensor, file_path, backbone)
   except safetensors.SafetensorError as error:
     raise UserError(_damaged(file_path, backbone, error)) from error
   except OSError as error:
     raise UserError(f'{file_path} cannot be read: {error}') from error
+
+
+def from_arrays(
+  arrays: Mapping[str, np.ndarray], backbone: Backbone, place: str | os.PathLike[str]
+) -> dict[str, Any]:
+  """As `load_weights`, from float32 arrays in published names; `place` is what errors call it."""
+  types = {name: 'F32' if x.dtype == np.float32 else str(x.dtype) for name, x in arrays.items()}
+  found = {name: array.shape for name, array in arrays.items()}
+  return _read(found, types, arrays.__getitem__, pathlib.Path(place), backbone)
+
+
+def fitting_presets(found: Mapping[str, Shape]) -> list[str]:
+  """Names of the presets that a file of these names and shapes is of."""
+  return [name for name, preset in PRESETS.items() if _fits(found, preset)]
+
+
+def _read(
+  found: Mapping[str, Shape],
+  types: Mapping[str, str],
+  read: Callable[[str], np.ndarray],
+  path: pathlib.Path,
+  backbone: Backbone,
+) -> dict[str, Any]:
+  targets = param_shapes(backbone.config)
+  keys = _matching_keys(found, types, path, backbone)
+  not_finite = []
+  flat = {name: np.zeros(targets[name], np.float32) for name in _zeros(keys, targets)}
+  names = {_without_prefix(name, keys): name for name in found}
+  for source, (paths, transform) in keys.expand(backbone.config.depth).items():
+    array = read(names[source]).astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+      not_finite.append((names[source], 'holds values that are not finite'))
+    for target, value in zip(paths, transform.load(array), strict=True):
+      if target in backbone.resamples and value.shape != targets[target]:
+        before = value.shape[-2]
+        value = backbone.resamples[target].apply(value, targets[target])
+        logging.info('%s: %s resampled from %s to %s tokens', path, target, before, value.shape[-2])
+      flat[target] = _contiguous(value)
   if not_finite:
-    raise UserError(f'{file_path} does not hold usable weights: {_listing(not_finite)}')
+    raise UserError(f'{path} does not hold usable weights: {_listing(not_finite)}')
   return traverse_util.unflatten_dict(flat, sep='/')
 
 

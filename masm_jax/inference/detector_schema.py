@@ -28,6 +28,7 @@ _Rate = Annotated[float, Field(ge=0, le=1)]
 _Line = Annotated[str, Field(max_length=2000, pattern=r'^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$')]
 _Word = Annotated[str, Field(pattern=r'^[\w.+-]{1,100}$')]
 _Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
+_NotedSha256 = Annotated[str, Field(pattern=r'^([0-9a-f]{64})?$')]  # '' where nobody noted it.
 _Threshold = Annotated[float, Field(ge=0, le=1.000001)]  # One may lie just above every score.
 
 
@@ -150,7 +151,10 @@ class Training(_Strict):
 
 
 class Origin(_Strict):
-  """Which run and which of its checkpoints, by hashes; manifests and weights among them."""
+  """Which run and which of its checkpoints, by hashes; manifests and weights among them.
+
+  Of a detector that another program trained, nobody noted the config and the manifests.
+  """
 
   seed: Annotated[int, Field(ge=0, lt=2**63)]
   checkpoint: Literal['best', 'last', 'step']
@@ -158,12 +162,12 @@ class Origin(_Strict):
   best_step: _Count | None
   last_step: _Count
   selected_by: _Word
-  config_sha256: _Sha256
+  config_sha256: _NotedSha256
   base_weights: _Line
   trained_weights: _Sha256
   trainable_parameters: _Count
-  train_manifest: _Sha256
-  val_manifest: _Sha256
+  train_manifest: _NotedSha256
+  val_manifest: _NotedSha256
 
 
 class DetectorFile(_Strict):

@@ -1,0 +1,1 @@
+"""Detectors that other programs have trained, as detector files: one function per format."""

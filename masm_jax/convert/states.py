@@ -1,0 +1,78 @@
+"""The arrays of a file that another program has written: safetensors, or a checkpoint of PyTorch.
+
+A `.pth` file is a pickle, which could run any code. PyTorch reads it here with `weights_only=True`,
+which takes nothing but tensors and plain containers; the rest of the program unpickles nothing.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from masm_jax.errors import UserError
+
+State = dict[str, np.ndarray]
+
+_CONTAINERS = ('state_dict', 'model', 'model_state_dict')
+_PREFIX = 'module.'  # Of a model that was trained on several GPUs.
+_WEIGHTS = 'model.safetensors'  # In a folder of transformers.
+
+
+def read_state(path: pathlib.Path) -> State:
+  """Names and arrays of a file, without containers and without `module.` before the names.
+
+  Args:
+    path: a `.safetensors` file, a folder of transformers, or a checkpoint of PyTorch.
+
+  Returns:
+    `{name: array}`; floats as float32, all else as it is.
+
+  Raises:
+    UserError: no such file, or one that cannot be read so.
+  """
+  if path.is_dir():
+    path = path / _WEIGHTS
+  if not path.is_file():
+    raise UserError(f'there is no file {path}: give the file of the detector, or its folder')
+  with path.open('rb') as file:
+    is_safetensors = file.read(9)[8:9] == b'{'
+  values = _safetensors(path) if is_safetensors else _pickle(path)
+  return {
+    name.removeprefix(_PREFIX): value.astype(np.float32) if value.dtype.kind in 'fV' else value
+    for name, value in values.items()
+  }
+
+
+def _safetensors(path: pathlib.Path) -> State:
+  try:
+    return safetensors.numpy.load_file(path)
+  except safetensors.SafetensorError as error:
+    raise UserError(f'{path} is a truncated or damaged safetensors file: {error}') from error
+
+
+def _pickle(path: pathlib.Path) -> State:
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f'{path} is a checkpoint of PyTorch: pip install torch reads it, here and nowhere else'
+    ) from error
+  try:
+    value: Any = torch.load(path, map_location='cpu', weights_only=True)
+  except Exception as error:  # Of many types: it may be any file, and it may want to run code.
+    raise UserError(
+      f'{path} is no file of tensors alone, and nothing else is read from a pickle:'
+      f' {str(error).splitlines()[0][:200]}'
+    ) from error
+  for name in _CONTAINERS:
+    if isinstance(value, Mapping) and isinstance(value.get(name), Mapping):
+      value = value[name]
+  if not isinstance(value, Mapping) or not all(map(torch.is_tensor, value.values())):
+    raise UserError(f'{path} holds no state dict')
+  return {
+    str(name): (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    for name, tensor in value.items()
+  }
