@@ -82,7 +82,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
   """Removes what killed processes left of `replacing` in a folder that no process writes to now."""
-  for path in pathlib.Path(folder).glob(f'.*{_UNFINISHED}'):
+  for path in pathlib.Path(folder).glob(f'.*.{"[0-9a-f]" * 16}{_UNFINISHED}'):
     with contextlib.suppress(OSError):
       path.unlink()
 

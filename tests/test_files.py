@@ -96,8 +96,8 @@ def test_unreadable_documents_are_one_line(tmp_path):
 
 
 def flips(data):
-  """The bytes with one bit turned, at every place."""
-  for i in range(8 * len(data)):
+  """The bytes with one bit turned, at every third place."""
+  for i in range(0, 8 * len(data), 3):
     damaged = bytearray(data)
     damaged[i // 8] ^= 1 << i % 8
     yield bytes(damaged)
@@ -118,7 +118,7 @@ def test_every_bit_that_flips_in_a_sealed_document_is_found_or_changes_nothing(t
       found += 1
     else:  # White space, the case of a digit's escape, or the name of the digest itself.
       assert {key: document[key] for key in read} == read
-  assert found > 0.7 * 8 * len(damaged)
+  assert found > 0.7 * 8 * len(damaged) / 3
 
 
 def test_a_spare_copy_takes_the_place_of_a_damaged_document(tmp_path, caplog):

@@ -11,11 +11,13 @@ they say, they say of drawn portraits. Another set that has such labels: --manif
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from masm_jax import cli
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'Directory of a run. Several: with commas between, or the flag several times.'
@@ -37,23 +39,31 @@ def main(argv: Sequence[str]) -> int:
   if not workdirs:
     raise UserError('give --workdir, the directory of a run, or of several with commas between')
   cli.start_jax(deterministic=True)
+  from masm_jax.analysis import report
+
+  documents = {}
+  for workdir in workdirs:
+    with locks.held(workdir, name='.analysis.lock', enabled=workdir.is_dir()):
+      documents[str(workdir)] = _analyse(workdir)
+  print(report.format_comparison(documents))
+  return 0
+
+
+def _analyse(workdir: pathlib.Path) -> dict[str, Any]:
+  """Analyses one run, and writes what was found into it."""
   from masm_jax import files
   from masm_jax.analysis import report
   from masm_jax.plots import analysis as analysis_plots
 
-  documents = {}
-  for workdir in workdirs:
-    document = report.analyse(
-      workdir, step=_STEP.value, weights=_WEIGHTS.value, manifest=_MANIFEST.value
-    )
-    try:
-      files.write_sealed(workdir / report.FILE, document, spare=True)
-    except OSError as error:
-      raise UserError(f'cannot write to {workdir}: {error.strerror}') from error
+  document = report.analyse(
+    workdir, step=_STEP.value, weights=_WEIGHTS.value, manifest=_MANIFEST.value
+  )
+  try:
+    files.write_sealed(workdir / report.FILE, document, spare=True)
     analysis_plots.analysis_figure(document, workdir / report.PICTURE)
-    documents[str(workdir)] = document
-  print(report.format_comparison(documents))
-  return 0
+  except OSError as error:
+    raise UserError(f'cannot write to {workdir}: {error.strerror or error}') from error
+  return document
 
 
 def split_folders(text: str) -> list[pathlib.Path]:

@@ -25,6 +25,7 @@ from masm_jax.data import storage
 from masm_jax.data.columns import SPLITS
 from masm_jax.data.manifest import SHARDED_NAME, Manifest, load_manifest, write_manifest
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
 _FEATURES = {'i': np.int64, 'f': np.float32, 'b': np.bool_}  # An Example holds float32 alone.
 
@@ -116,7 +117,17 @@ def build(manifest: Manifest, data_dir: storage.Path, name: str) -> storage.Path
   """
   if not re.fullmatch(r'\w+', name, re.ASCII):
     raise UserError(f'--name {name}: letters, digits and underscores')
-  folder = storage.join(storage.as_root(data_dir), f'{FaceCrops.name}/{name}/{FaceCrops.VERSION}')
+  own = f'{FaceCrops.name}/{name}'
+  with locks.held(
+    pathlib.Path(data_dir), name=f'.{FaceCrops.name}.{name}.lock',
+    enabled=not storage.is_remote(data_dir),
+  ):  # fmt: skip
+    return _build_once(manifest, data_dir, name, storage.join(storage.as_root(data_dir), own))
+
+
+def _build_once(manifest: Manifest, data_dir: storage.Path, name: str, above: str) -> storage.Path:
+  """As `build`; `above` is the folder of the set's versions."""
+  folder = storage.join(above, str(FaceCrops.VERSION))
   if storage.is_folder(folder):
     raise UserError(f'{folder} is there already; delete it or choose another --name')
   if not storage.is_remote(data_dir):

@@ -21,7 +21,7 @@ from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import detector_file, steps, trained, validation
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.metrics import catalogue, scores
-from masm_jax.parallel import peers, sharding
+from masm_jax.parallel import locks, peers, sharding
 
 
 def evaluate(
@@ -46,9 +46,13 @@ def evaluate(
     hang_timeout_s: see `peers.Watchdog`.
 
   Raises:
-    UserError: bad input, or a folder that holds another evaluation.
+    UserError: bad input, or a folder that holds another evaluation, or that another process is at.
   """
-  with peers.Watchdog(hang_timeout_s) as watchdog:
+  config_lib.validate_suite(suite)
+  with (
+    locks.held(out, enabled=jax.process_index() == 0),
+    peers.Watchdog(hang_timeout_s) as watchdog,
+  ):
     _evaluate(workdir, suite, out, step, weights, devices, watchdog)
 
 
@@ -61,7 +65,6 @@ def _evaluate(
   devices: Sequence[jax.Device] | None,
   watchdog: peers.Watchdog,
 ) -> None:
-  config_lib.validate_suite(suite)
   is_lead = jax.process_index() == 0
   mesh = sharding.make_mesh(suite.fsdp, devices)
   sharding.check_batch_size(suite.batch_size, mesh, 'suite.batch_size')

@@ -12,6 +12,7 @@ from masm_jax import files, telemetry
 from masm_jax.data import storage, transforms
 from masm_jax.data.importers import names
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 from masm_jax.perturbations import catalogue, clips
 from masm_jax.preprocess import pool, video
 from masm_jax.preprocess.files import PERTURBATION
@@ -70,6 +71,14 @@ def copy_folder(
     'seed': seed,
     'keep': list(keep),
   }
+  with locks.held(output):
+    return _copy(source, output, record, num_processes)
+
+
+def _copy(
+  source: pathlib.Path, output: pathlib.Path, record: Mapping[str, Any], num_processes: int
+) -> Copied:
+  keep, key, level, seed = (record[name] for name in ('keep', 'key', 'level', 'seed'))
   _begin(output, record)
   tasks, skipped = _tasks(source, keep)
   left = [task for task in tasks if not (output / task[1]).exists()]
@@ -103,12 +112,10 @@ def _begin(output: pathlib.Path, record: Mapping[str, Any]) -> None:
     if any(earlier.get(name) != value for name, value in record.items()):
       raise UserError(f'{output} holds a copy made in another way ({path}): take a new folder')
     return  # As it is: it tells what failed until this start has ended.
-  if output.is_dir():
-    files.remove_unfinished(output)  # Of a start that was killed in its first write.
-  if output.exists() and any(output.iterdir()):
+  files.remove_unfinished(output)  # Of a start that was killed in its first write.
+  if any(not entry.name.startswith(locks.NAME) for entry in output.iterdir()):
     raise UserError(f'--output {output} is not empty, and no copy of this program')
   try:
-    output.mkdir(parents=True, exist_ok=True)
     files.write_json(path, record)
   except OSError as error:
     raise UserError(f'cannot write {path}: {error.strerror}') from error

@@ -2,17 +2,18 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from masm_jax import files
 from masm_jax.data import storage
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 from masm_jax.preprocess import crops, pool, records
 from masm_jax.preprocess.crops import Settings
 from masm_jax.preprocess.files import PARAMETERS, PERTURBATION
@@ -26,7 +27,6 @@ from masm_jax.telemetry.progress import Progress
 
 MANIFEST = 'manifest.parquet'
 _CODE_VERSION = 2  # Raised when the same parameters give other crops.
-_LOCK = '.lock'
 _CROP_COLUMNS = (
   'frame',
   'width',
@@ -74,8 +74,8 @@ def preprocess(
   ]
   skipped = {path for path in options.skipped if not path.startswith(own)}
   dataset = options.dataset or layout
-  _make_folder(output)
-  with _locked(output):
+  with locks.held(output):
+    _check_folder(output)
     wanted = {'layout': layout, 'dataset': dataset, **_described(settings)}
     _check_parameters(output, wanted | _perturbation(input_folder))
     shutil.rmtree(output / records.PARTIAL, ignore_errors=True)
@@ -123,26 +123,15 @@ def _work(origin: Record) -> float:
   return max(origin['bytes'], 0) / 2**20 + 0.1
 
 
-def _make_folder(output: pathlib.Path) -> None:
+def _check_folder(output: pathlib.Path) -> None:
   try:
-    output.mkdir(parents=True, exist_ok=True)
+    files.remove_unfinished(output)  # Of a start that was killed in its first write.
     if not (output / PARAMETERS).exists() and any(
-      entry.name != _LOCK for entry in output.iterdir()
+      not entry.name.startswith(locks.NAME) for entry in output.iterdir()
     ):
       raise UserError(f'{output} holds other files; give an empty or a new folder as --output')
   except OSError as error:
     raise UserError(f'cannot write {output}: {error.strerror}') from error
-
-
-@contextlib.contextmanager
-def _locked(output: pathlib.Path) -> Iterator[None]:
-  """Two runs at once would write each other's files; the lock goes with the process that has it."""
-  with open(output / _LOCK, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UserError(f'{output} is in use by another run of this command') from error
-    yield
 
 
 def _described(settings: Settings) -> dict[str, Any]:

@@ -22,9 +22,14 @@ import sys
 import textwrap
 import types
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from masm_jax import cli
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
+
+if TYPE_CHECKING:
+  from masm_jax.sweep.plan import Sweep
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = '') -> int:
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = '') -> int:
 
 def _sweep(argv: Sequence[str], program: str) -> int:
   options, fields = parse(argv, program)
-  from masm_jax.sweep import cost, job_files, local, plan, table
+  from masm_jax.sweep import plan
 
   sweeps = plan.load_sweeps(options.sweeps)
   if options.list or not options.sweep:
@@ -56,6 +61,14 @@ def _sweep(argv: Sequence[str], program: str) -> int:
     fields=fields, more_flags=more_flags(options),
   )  # fmt: skip
   make_workdir(sweep.workdir)
+  # The tasks of an array run side by side: each run has its own lock.
+  with locks.held(sweep.workdir, enabled=options.only is None):
+    return _do(sweep, options, argv)
+
+
+def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int:
+  from masm_jax.sweep import cost, job_files, local, table
+
   if options.write:
     path = sweep.workdir / job_files.FILES[options.write]
     path.write_text(job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd()))

@@ -6,7 +6,6 @@ that fails, is killed or takes the memory down with it harms no other.
 
 import contextlib
 import dataclasses
-import fcntl
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from masm_jax.parallel import locks
 from masm_jax.sweep.plan import Progress, Run
 
 LOG = 'log.txt'
@@ -151,7 +151,8 @@ def _train(run: Run, cores: set[int] | None) -> None:
   run.workdir.mkdir(parents=True, exist_ok=True)
   log_to(run.workdir / LOG)
   end_with_parent()
-  with only_one(run.workdir / '.lock'):
+  # What a killed sweep has left may still be saving.
+  with locks.held(run.workdir, waits=True):
     if run.progress() is Progress.FINISHED:  # By another process, while this one waited.
       return
     sys.argv = ['masm_jax.main', *run.flags()]
@@ -183,21 +184,6 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
   threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def only_one(path: pathlib.Path) -> Iterator[None]:
-  """Waits until no other process is within this for the same path (on one machine, at least)."""
-  with path.open('ab') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f'waiting for another process that works in {path.parent}', flush=True)
-      fcntl.flock(lock, fcntl.LOCK_EX)
-    lock.truncate(0)
-    lock.write(str(os.getpid()).encode())  # For people who wonder who it is.
-    lock.flush()
-    yield
 
 
 @contextlib.contextmanager

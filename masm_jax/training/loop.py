@@ -23,7 +23,7 @@ from masm_jax.inference import steps as inference_steps
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.masking import layer_mask
 from masm_jax.methods import make_method
-from masm_jax.parallel import peers, sharding, stopping
+from masm_jax.parallel import locks, peers, sharding, stopping
 from masm_jax.training import probe, state, steps, writer
 from masm_jax.training import program as program_lib
 from masm_jax.training import results as results_lib
@@ -51,18 +51,22 @@ def train(
     0, or the number of the signal that stopped the run (which is saved then, and can resume).
 
   Raises:
-    UserError: bad input, or a loss that is not finite.
+    UserError: bad input, a loss that is not finite, or another process that works in `workdir`.
   """
-  with peers.Watchdog(hang_timeout_s) as watchdog:
+  config_lib.validate(config)
+  telemetry.parse_steps(profile)
+  _check_writable(workdir)
+  with (
+    locks.held(workdir, enabled=jax.process_index() == 0),
+    peers.Watchdog(hang_timeout_s) as watchdog,
+  ):
     return _train(config, workdir, watchdog, profile)
 
 
 def _train(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, watchdog: peers.Watchdog, profile: str
 ) -> int:
-  config_lib.validate(config)
   profiled_steps = telemetry.parse_steps(profile)
-  _check_writable(workdir)
   is_lead = jax.process_index() == 0
 
   # ---- Mesh ----------------------------------------------------------------------------------

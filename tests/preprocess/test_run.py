@@ -1,6 +1,5 @@
 """Outcomes, resuming, refusals; and that a run's results depend on its input alone."""
 
-import fcntl
 import json
 import os
 import pathlib
@@ -273,15 +272,6 @@ def test_a_folder_with_other_files_is_left_alone(run, tmp_path, capsys):
   assert run() == 2
   assert 'holds other files' in capsys.readouterr().err
   assert os.listdir(tmp_path / 'out') == ['thesis.txt']
-
-
-def test_two_runs_at_once_are_refused(run, tmp_path, capsys):
-  (tmp_path / 'out').mkdir()
-  with open(tmp_path / 'out' / '.lock', 'w') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    assert run() == 2
-  assert 'is in use by another run' in capsys.readouterr().err
-  assert run() == 0
 
 
 def test_the_mask_decides_whose_face_it_is(tmp_path, astronaut, write_clip, settings):

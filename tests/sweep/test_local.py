@@ -1,5 +1,6 @@
 """Sweeps that are killed, runs that fail or are killed, and what the next attempt makes of them."""
 
+import json
 import os
 import pathlib
 import signal
@@ -136,7 +137,7 @@ def test_a_failure_and_a_killed_run_stop_no_other(setting, tmp_path):
   with start(*args) as process:
     victim = tmp_path / 'runs' / 'fast' / 'seed0'
     wait_for_lines(process, victim, 2)
-    os.kill(int((victim / '.lock').read_text()), signal.SIGKILL)
+    os.kill(json.loads((victim / '.lock').read_text())['pid'], signal.SIGKILL)
     stdout = process.communicate(timeout=120)[0]
   assert process.returncode == 1 and not (tmp_path / 'table.md').exists()
   assert 'fast/seed0: FAILED, killed by SIGKILL after' in stdout

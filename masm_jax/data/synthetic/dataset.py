@@ -24,6 +24,7 @@ from masm_jax.data.synthetic.people import Stream, stream_rng
 from masm_jax.data.synthetic.portraits import at_least
 from masm_jax.data.synthetic.videos import VideoPlan, render_video
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
 CODE_VERSION = 5
@@ -130,8 +131,20 @@ def materialize(
   # others, by multiprocessing: it must not leave a folder behind.
   if getattr(multiprocessing.current_process(), '_inheriting', False) and num_processes > 1:
     raise UserError(_NO_MAIN_GUARD)
+  # Who needs the same set at the same time waits for it, and uses it.
+  with locks.held(root.parent, name=f'.{root.name}.lock', waits=True):
+    if not _is_complete(root, wanted):
+      _render(root, plans, wanted, num_processes, progress)
+  return root / MANIFEST_NAME
+
+
+def _render(
+  root: pathlib.Path, plans: list[VideoPlan], wanted: dict[str, int], num_processes: int, progress
+) -> None:
+  """Renders the set into a folder beside `root`, which then takes its name."""
+  for left in root.parent.glob(f'.{root.name}.partial-*'):  # By processes that were killed.
+    shutil.rmtree(left, ignore_errors=True)
   try:
-    root.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
   except OSError as error:
     raise UserError(f'cannot write to {root.parent}: {error.strerror}') from error
@@ -141,12 +154,11 @@ def materialize(
     try:
       os.replace(partial, root)
     except OSError as error:
-      # Another process may have rendered the same set meanwhile; then its files are as good.
-      if not _is_complete(root, wanted):
-        raise UserError(f'cannot create {root}: {error.strerror}') from error
+      raise UserError(f'cannot create {root}: {error.strerror}') from error
+  except OSError as error:
+    raise UserError(f'cannot write to {root.parent}: {error.strerror or error}') from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  return root / MANIFEST_NAME
 
 
 def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:

@@ -1,0 +1,220 @@
+"""One process at a time in a folder: a lock file that names its owner, on NFS too.
+
+The lock is a file that is made whole and then linked to its name, which either succeeds or finds
+another one there: no file system that people train on lets two processes do it. The owner touches
+it every few seconds. A lock whose owner is gone is taken over: on the same machine that is known at
+once (no such process, or another one under its number), on another one after two minutes without
+a touch, by the clock of the file system.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import pathlib
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from masm_jax.errors import UserError
+
+NAME = '.lock'
+BEAT_S = 15.0
+STALE_S = 120.0  # So long without a touch: its machine is gone.
+_POLL_S = 0.5
+
+
+@contextlib.contextmanager
+def held(
+  folder: str | os.PathLike, *, name: str = NAME, waits: bool = False, enabled: bool = True
+) -> Iterator[None]:
+  """Keeps every other process out of a folder while the block runs.
+
+  A process that has the lock may take it again. The folder is made, and removed again if nothing
+  else came into it.
+
+  Args:
+    folder: what is worked in.
+    name: of the lock file, where a folder holds several things.
+    waits: whether to wait for the owner, which is said in one line, rather than to refuse.
+    enabled: False on all processes of a run but the first, which holds the lock for them.
+
+  Raises:
+    UserError: another process has it, or the folder cannot be written.
+  """
+  path = pathlib.Path(folder).absolute() / name
+  if not enabled or ((found := _read(path)) and _is_own(found[0])):
+    yield
+    return
+  is_new = not path.parent.is_dir()
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = _take(path, waits)
+  except OSError as error:
+    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+  released = threading.Event()
+  beat = threading.Thread(target=_beat, args=(path, token, released), daemon=True)
+  beat.start()
+  try:
+    yield
+  finally:
+    released.set()
+    if (found := _read(path)) and found[0].get('token') == token:
+      path.unlink(missing_ok=True)
+    if is_new:
+      with contextlib.suppress(OSError):  # It holds something.
+        path.parent.rmdir()
+
+
+def describe(owner: dict[str, Any]) -> str:
+  """The owner of a lock, for people."""
+  text = (
+    f'process {owner.get("pid")} on {owner.get("host")}, which runs since {owner.get("since")}: '
+    f'{str(owner.get("command"))[:200]}'
+  )
+  return ' '.join(text.split())
+
+
+def _take(path: pathlib.Path, waits: bool) -> str:
+  """Makes the lock file; returns its token."""
+  token = secrets.token_hex(8)
+  text = json.dumps(_own() | {'token': token, 'since': time.strftime('%Y-%m-%d %H:%M:%S')})
+  fresh = path.with_name(f'{path.name}.{token}')
+  with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), 'w') as file:
+    file.write(text)
+  try:
+    seen: dict[str, float] = {}  # Token of an owner on another machine -> its touch at first sight.
+    said = False
+    while True:
+      os.utime(fresh)
+      now = fresh.stat().st_mtime  # By the clock of the file system, as the time of the lock.
+      with contextlib.suppress(FileExistsError):
+        os.link(fresh, path)
+      if fresh.stat().st_nlink == 2:  # NFS may lose the answer, not the link.
+        _tidy(path, token)
+        return token
+      if not (found := _read(path)):
+        continue  # Released in between.
+      owner, touched = found
+      gone = _is_gone(owner)
+      if gone or (gone is None and now - touched > STALE_S):
+        _remove(path, owner)
+        continue
+      # On another machine: alive is who touches it again, and who died a moment ago does not.
+      is_alive = gone is False or seen.setdefault(str(owner.get('token')), touched) != touched
+      if is_alive and not waits:
+        raise UserError(f'{path.parent} is in use by {describe(owner)}; wait for it, or end it')
+      if not said and (is_alive or gone is None):
+        print(f'waiting for {describe(owner)}', file=sys.stderr, flush=True)
+        said = True
+      time.sleep(_POLL_S)
+  finally:
+    fresh.unlink(missing_ok=True)
+
+
+def _tidy(path: pathlib.Path, token: str) -> None:
+  """Removes what others left that were killed while they asked for the lock."""
+  for other in path.parent.glob(f'{path.name}.*'):
+    found = _read(other)
+    # An empty one may be written right now.
+    if found and found[0].get('token', token) != token and _is_gone(found[0]):
+      other.unlink(missing_ok=True)
+
+
+def _remove(path: pathlib.Path, owner: dict[str, Any]) -> None:
+  """Removes the lock of an owner that is gone, and no other."""
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # Not on all file systems; then the check below remains.
+      fcntl.flock(folder, fcntl.LOCK_EX)
+    found = _read(path)
+    if found and found[0].get('token') == owner.get('token'):
+      path.unlink(missing_ok=True)
+  finally:
+    os.close(folder)
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], float] | None:
+  """The owner and the last touch of a lock; None if there is none."""
+  try:
+    with path.open('rb') as file:  # Opened, so that NFS asks the server.
+      touched = os.fstat(file.fileno()).st_mtime
+      owner = json.loads(file.read())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except ValueError:
+    owner = {}
+  return (owner if isinstance(owner, dict) else {}), touched
+
+
+def _beat(path: pathlib.Path, token: str, released: threading.Event) -> None:
+  while not released.wait(BEAT_S):
+    with contextlib.suppress(OSError):
+      if (found := _read(path)) and found[0].get('token') == token:
+        os.utime(path)
+      elif not released.is_set():
+        # It stood still for minutes, and another one works here now: two would do damage.
+        text = f'error: {path} is another process now, because this one stood still; it ends'
+        print(text, file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def _own() -> dict[str, Any]:
+  return {
+    'host': socket.gethostname(),
+    'machine': _machine(),
+    'pid': os.getpid(),
+    'started': _started(os.getpid()),
+    'command': shlex.join(sys.orig_argv[:40]),
+  }
+
+
+@functools.cache
+def _machine() -> str:
+  """What tells machines apart, and containers on one machine: process numbers are valid within."""
+  try:
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    return f'{boot} {os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return f'{socket.gethostname()} {os.uname().sysname}'
+
+
+def _started(pid: int) -> str:
+  """When a process started, in the system's own unit; '' if it is gone or ended."""
+  try:
+    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+  except OSError:
+    return ''
+  return '' if fields[0] in 'ZX' else fields[19]
+
+
+def _is_own(owner: dict[str, Any]) -> bool:
+  own = _own()
+  return all(owner.get(key) == own[key] for key in ('machine', 'pid', 'started'))
+
+
+def _is_gone(owner: dict[str, Any]) -> bool | None:
+  """Whether the owner has ended; None where it is on another machine and nobody can know."""
+  if not isinstance(owner.get('pid'), int):
+    return True  # The empty file of an earlier version, or a damaged one.
+  if owner.get('machine') != _machine():
+    return None
+  if not os.path.isdir('/proc/self'):
+    return not _answers(owner['pid'])
+  return _started(owner['pid']) != owner.get('started')
+
+
+def _answers(pid: int) -> bool:
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:
+    return True
+  return True
