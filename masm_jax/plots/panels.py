@@ -108,6 +108,41 @@ def reliability(
     return svg.to_svg(figure, key, f'Reliability diagram of {name}')
 
 
+def risk_coverage(
+  name: str,
+  lines: Sequence[tuple[str, int, str, Sequence[tuple[float, float]], tuple[float, float]]],
+  *,
+  key: str,
+) -> Markup:
+  """Share of errors among what is decided, the most confident first, against how much that is.
+
+  Args:
+    name: of the data set.
+    lines: (legend, series, level 'frame' or 'video', (coverage, risk) by rising coverage, and
+      (coverage, risk) outside validation's abstention band, nan where there is none).
+    key: unique on the page.
+  """
+  with svg.panel() as (figure, axes):
+    highest = 0.0
+    for legend, series, level, points, at_band in lines:
+      x, y = zip(*points, strict=True)
+      style = PAGE.line(series, level)
+      axes.plot(x, y, label=label(legend, 20), **style)
+      edge = {'markeredgecolor': style['color'], 'markerfacecolor': PAGE.paper}
+      axes.plot(*([value] for value in at_band), 'o', markersize=6, markeredgewidth=1.6, **edge)
+      highest = max(highest, *y, *(risk for risk in at_band[1:] if np.isfinite(risk)))
+    axes.set(xlim=(-0.01, 1.02), ylim=(-0.02 * highest, max(1.1 * highest, 0.02)))
+    axes.set(xlabel='share that is decided (coverage)', ylabel='share of errors in it (risk)')
+    axes.grid(True)
+    figure.legend(loc='outside upper left', ncols=2, columnspacing=1.2)
+    text = '; '.join(
+      f'{legend}, {level}: {number(points[-1][1])} wrong of all, {number(at_band[1])} of the'
+      f' {number(at_band[0])} outside the band'
+      for legend, _, level, points, at_band in lines
+    )
+    return svg.to_svg(figure, key, f'Risk against coverage of {name}: {text}')
+
+
 def robustness_curve(
   name: str,
   perturbation: str,

@@ -220,6 +220,7 @@ def _protocol(run: Run) -> dict[str, Any]:
     ('Crops', _crops(run)),
     ('Threshold', f'{protocol.threshold.origin}: {number(run.threshold("frame"))} for frames,'
      f' {number(run.threshold("video"))} for videos'),
+    ('Abstention band', _band(run)),
     ('Temperature', f'{temperature.frame:.3f}, {temperature.origin}' if temperature else 'none'),
     ('Score of a video', f'{protocol.video_score} of its frames'),
     ('Intervals', f'{run.confidence} percentile bootstrap,'
@@ -256,6 +257,18 @@ def _protocol(run: Run) -> dict[str, Any]:
       if value
     ],
   }
+
+
+def _band(run: Run) -> str:
+  """Which scores are left undecided; '' where it was not recorded."""
+  band = run.results.protocol.band
+  if not band.origin:
+    return ''
+  ends = '; '.join(
+    f'{number(low)} to {number(high)} for {level}s'
+    for level, (low, high) in ((level, band.at(level)) for level in LEVELS)
+  )
+  return f'{band.origin}: FPR {100 * band.fpr:g}%, FNR {100 * band.fnr:g}%: {ends}'
 
 
 def _chosen(run: Run) -> str:

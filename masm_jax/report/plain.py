@@ -55,6 +55,33 @@ def count_verdicts(run: Run, name: str) -> Verdicts | None:
   )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+  """What became of a set where doubtful cases may be left undecided.
+
+  Attributes:
+    total: how many there are.
+    decided: of these, those outside the abstention band.
+    right: of these, those called what they are.
+  """
+
+  total: int
+  decided: int
+  right: int
+
+
+def count_decisions(run: Run, name: str) -> Decisions | None:
+  """Decisions on the videos of a set; None where validation fixed no abstention band."""
+  low, high = run.results.protocol.band.at('video')
+  if not (math.isfinite(low) and math.isfinite(high)):
+    return None
+  table = run.videos[name]
+  called = table['score'] >= high
+  decided = called | (table['score'] < low)
+  right = decided & (called == (table['label'] == 1))
+  return Decisions(len(table), int(decided.sum()), int(right.sum()))
+
+
 def noun(run: Run, name: str) -> str:
   """What a set is made of: 'videos', or 'images' where each gave a single frame."""
   counts = run.videos[name]['num_frames']
@@ -131,6 +158,14 @@ def _of_set(run: Run, name: str, found: Verdicts) -> dict[str, Any]:
   if found.reals:
     spread = _spread(run, name, 'fpr@threshold', found.alarms, found.reals)
     sentences.append(f'It called {found.alarms:,} of {found.reals:,} real {what} fake{spread}.')
+  decisions = count_decisions(run, name)
+  if total and decisions and decisions.decided < decisions.total:
+    low, high = run.results.protocol.band.at('video')
+    right = f' and is right on {decisions.right:,} of these' if decisions.decided else ''
+    sentences.append(
+      f'If it may leave doubtful {what} undecided (scores from {low:.3f} to {high:.3f}, fixed on'
+      f' other data too), it decides {decisions.decided:,} of {decisions.total:,}{right}.'
+    )
   if not total:
     sentences.append(f'It has no {what} with a label: there is no verdict to count.')
   return {

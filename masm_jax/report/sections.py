@@ -44,6 +44,8 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
   ]
   if diagrams := _diagrams(shown, name):
     drawings.append(('Calibration', panels.reliability(name, diagrams, key=f'{key}-cal')))
+  if lines := _risks(shown, name):
+    drawings.append(('Abstention', panels.risk_coverage(name, lines, key=f'{key}-risk')))
   if not any(curve.both_classes for curve in curves):
     drawings = []  # One class has no curve, and nothing to be calibrated against.
   for run in runs:
@@ -108,6 +110,20 @@ def _diagrams(
     if bins and level == 'video' and not many:
       diagrams[f'{legend}, rescaled'] = (run.series + 1, level, _points(bins))
   return diagrams
+
+
+def _risks(
+  shown: Sequence[tuple[Run, str]], name: str
+) -> list[tuple[str, int, str, list[tuple[float, float]], tuple[float, float]]]:
+  """Lines of the selective-risk curves; of no run that was evaluated before there were any."""
+  many = len({run.name for run, _ in shown}) > 1
+  lines = []
+  for run, level in shown:
+    found = run.level(name, level)
+    if points := [(point.coverage, point.risk) for point in found.risk_coverage]:
+      at_band = found.metric('coverage').value, 1 - found.metric('selective_accuracy').value
+      lines.append((run.name if many else f'{level}s', run.series, level, points, at_band))
+  return lines
 
 
 def _points(bins: Sequence[Bin]) -> list[tuple[float, float]]:

@@ -11,10 +11,11 @@ import scipy.special
 from PIL import Image
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import scores
+from masm_jax.metrics import risk_coverage, scores, selective
 from masm_jax.perturbations import catalogue as robustness
 
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{0}$ & \u202e\x07 名前'
+BAND = {'frame': (0.3, 0.7), 'video': (0.35, 0.65)}
 NOTE = (
   'Synthetic portraits: these metrics show that the program works; they prove nothing '
   'about real deepfakes.'
@@ -157,8 +158,8 @@ def _worse(table, rng, level):
 def _both(table, threshold):
   videos = metrics.video_scores(table)
   return {
-    'frame': _metrics(table, threshold['frame']),
-    'video': _metrics(videos, threshold['video']),
+    'frame': _metrics(table, threshold['frame'], BAND['frame']),
+    'video': _metrics(videos, threshold['video'], BAND['video']),
   }
 
 
@@ -170,9 +171,9 @@ def _groups(table, threshold):
   return {'method': {method: _both(rows, threshold) for method, rows in of.items()}}
 
 
-def _metrics(table, threshold=None):
+def _metrics(table, threshold=None, band=risk_coverage.NO_BAND):
   labels, values = table['label'].to_numpy(), table['score'].to_numpy()
-  found = metrics.binary_metrics(labels, values, threshold=threshold)
+  found = metrics.binary_metrics(labels, values, threshold=threshold, band=band)
   counts = {key: found.pop(key) for key in ('num', 'num_real', 'num_fake')}
   own = found.pop('eer_threshold')
   found.pop('threshold', None)
@@ -195,8 +196,10 @@ def _metrics(table, threshold=None):
     }
     for part in np.array_split(order, min(15, len(order)))
   ]
+  curve = [] if threshold is None else selective.risk_curve(labels, values, threshold)
   return {
     **counts,
+    'risk_coverage': curve,
     'metrics': entries,
     'reliability': bins,
     'eer_threshold': _json(own) if np.isnan(own) else own,
@@ -258,6 +261,12 @@ def _document(parts, method, seed, threshold, rng):
         'set': 'val',
         'manifest_sha256': '5678' * 16,
         **threshold,
+      },
+      'band': {
+        'origin': 'thresholds of the validation set at these rates',
+        'fpr': 0.01,
+        'fnr': 0.01,
+        **{level: {'low': low, 'high': high} for level, (low, high) in BAND.items()},
       },
       'temperature': {'origin': 'least log-loss on the frames of the validation set', 'frame': 1.73}
       if method == 'masm'

@@ -285,6 +285,8 @@ def test_the_first_page_counts_in_plain_words(evaluation, tmp_path):
     'sentences': [
       'It found 1 of 2 fake videos: 50%, with a range of 1% to 99%.',
       'It called 1 of 2 real videos fake: 50%, of too few to say how sure that is.',
+      'If it may leave doubtful videos undecided (scores from 0.350 to 0.650, fixed on other data'
+      ' too), it decides 2 of 4 and is right on 1 of these.',
     ],
   }
   assert 'given 76 videos of 3 test sets: ' in part['lead'] and 'from 0.500 on' in part['lead']
@@ -298,13 +300,38 @@ def test_the_first_page_counts_in_plain_words(evaluation, tmp_path):
   (run,) = runs.read_runs([str(folder)])
   assert plain._spread(run, 'ffpp', 'tpr@threshold', 0, 36) == ': 0%, with a range of 0% to 10%'
   reals_only = part['sets'][2]['sentences']
-  assert len(reals_only) == 1 and ' of 36 real videos fake' in reals_only[0]
+  assert len(reals_only) == 2 and ' of 36 real videos fake' in reals_only[0]
   html = page.render(built(folder))
   assert html.index('In plain words</h2>') < html.index('>Summary for specialists<')
   words_ = ' '.join([part['lead'], *part['limits'], *part['sets'][0]['sentences']])
   assert not re.search('AUROC|EER|FPR|TPR|ECE|percentile|bootstrap', words_)
   (part,) = built(judged(tmp_path / 'b', evaluation, VIDEOS, threshold='nan'))['plain']
   assert part['sets'] == [] and 'there are no verdicts to count' in part['lead']
+
+
+def test_abstention_is_drawn_and_told_where_there_is_a_band(evaluation, whole, tmp_path):
+  (ffpp, *_) = whole['sets']
+  (drawing,) = [drawing for caption, drawing in ffpp['panels'] if caption == 'Abstention']
+  (run,) = runs.read_runs([str(evaluation)])
+  found = run.level('ffpp', 'video')
+  risk = 1 - found.metric('selective_accuracy').value
+  coverage = found.metric('coverage').value
+  assert f'{risk:.3f} of the {coverage:.3f} outside the band' in drawing
+  assert found.risk_coverage[-1].risk == pytest.approx(1 - found.metric('accuracy@threshold').value)
+  (protocol,) = whole['protocol']
+  told = dict(protocol['facts'])['Abstention band']
+  assert told.endswith('FPR 1%, FNR 1%: 0.350 to 0.650 for videos; 0.300 to 0.700 for frames')
+
+  def forget(results):  # As an evaluation of 0.1 has it.
+    del results['protocol']['band']
+    for levels in results['sets'].values():
+      for level in scores.LEVELS:
+        del levels[level]['risk_coverage']
+
+  old = built(edited(tmp_path / 'old', evaluation, forget))
+  assert 'Abstention' not in [caption for caption, _ in old['sets'][0]['panels']]
+  assert 'Abstention band' not in dict(old['protocol'][0]['facts'])
+  assert not any('undecided' in text for text in old['plain'][0]['sets'][0]['sentences'])
 
 
 def test_how_rare_fakes_change_what_an_alarm_means():
