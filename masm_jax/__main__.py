@@ -9,6 +9,7 @@ import runpy
 import sys
 
 import masm_jax
+from masm_jax.errors import unread_output
 
 # Each is a module of its name, in the order in which a user meets them.
 COMMANDS = {
@@ -32,6 +33,11 @@ COMMANDS = {
 
 def main() -> int:
   """Runs a command in this process; returns the exit status where there is none to run."""
+  with unread_output():
+    return _main()
+
+
+def _main() -> int:
   is_script = pathlib.Path(sys.argv[0]).stem == 'masm-jax'
   program = 'masm-jax' if is_script else 'python -m masm_jax'
   words = sys.argv[1:]

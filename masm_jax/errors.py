@@ -1,7 +1,12 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and the end of output that nobody reads."""
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _MAX_LENGTH = 4000  # Of a line: more is a value from a damaged file.
@@ -71,3 +76,30 @@ def unknown_field(config: Any, name: str, words: Sequence[str]) -> str:
         return f'{path}.{part}; {path} has {", ".join(group)}'
       group, path = group[part], f'{path}.{part}'
   return ''
+
+
+@contextlib.contextmanager
+def unread_output() -> Iterator[None]:
+  """Within it, a closed standard output ends the process quietly: `masm-jax data stats | head`.
+
+  Raises:
+    SystemExit: with 141, as a shell has it for SIGPIPE.
+  """
+  try:
+    try:
+      yield
+    finally:
+      if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()  # Here, not at the interpreter's end, where it cannot be caught.
+  except BrokenPipeError:
+    if not _is_unread(sys.stdout):
+      raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # For what is still buffered.
+    sys.exit(128 + signal.SIGPIPE)
+
+
+def _is_unread(stream: Any) -> bool:
+  """Whether the other end of a pipe is closed: a socket or a worker's pipe may have broken too."""
+  poll = select.poll()
+  poll.register(stream.fileno(), select.POLLERR)
+  return bool(poll.poll(0))

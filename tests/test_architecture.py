@@ -108,7 +108,7 @@ ALLOWED = {
   'compare': {'cli', 'evaluation', 'metrics', 'telemetry'},
   'perturb_videos': {'cli', 'perturbations'},
   'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
-  'pretrain': {'backbones', 'cli', 'data', 'telemetry'},
+  'pretrain': {'cli', 'training'},
   'serving': {'prediction'},
   '__main__': {'cli'},
 }

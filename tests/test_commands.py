@@ -9,6 +9,7 @@ import pytest
 
 import masm_jax
 from masm_jax.__main__ import COMMANDS
+from masm_jax.errors import unread_output
 from masm_jax.prediction import predictor
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -36,6 +37,39 @@ def test_help_imports_nothing_that_takes_time():
   )
   result = run('-c', code)
   assert result.stdout.startswith('usage: masm-jax COMMAND') and result.stderr == '[]\n'
+
+
+@pytest.mark.parametrize('command', ['main', 'evaluate', 'inspect', 'pretrain', 'sweep'])
+def test_the_help_of_a_command_waits_for_no_jax(command):
+  code = (
+    f'import atexit, runpy, sys\nsys.argv = ["masm-jax", "{command}", "--help"]\n'
+    'atexit.register(lambda: print("jax" in sys.modules, file=sys.stderr))\n'
+    'runpy.run_module("masm_jax", run_name="__main__")'
+  )
+  result = run('-c', code)
+  assert (result.returncode, result.stderr) == (0, 'False\n')
+
+
+@pytest.mark.parametrize(
+  'words',
+  [['--help'], ['sweep', '--list'], ['main', '--help'], ['data', '--help'], ['inspect', '--help']],
+)
+def test_output_that_nobody_reads_ends_a_command_quietly(words):
+  """As in `masm-jax sweep --list | head -1`, where head is done before the command has begun."""
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'masm_jax', *words], cwd=REPOSITORY, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )  # fmt: skip
+  process.stdout.close()
+  said = process.stderr.read()
+  process.stderr.close()
+  # absl's usage text takes no notice by itself, and has a status of its own.
+  assert (process.wait(timeout=100), said) in ((141, ''), (0, ''))
+
+
+def test_another_broken_pipe_is_no_quiet_end():
+  with pytest.raises(BrokenPipeError), unread_output():
+    raise BrokenPipeError('of a socket')
 
 
 @pytest.mark.parametrize(('typed', 'near'), [('evalute', 'evaluate'), ('comapre', 'compare')])
