@@ -64,7 +64,6 @@ ALLOWED = {
     'metrics',
     'parallel',
     'perturbations',
-    'preprocess',
     'telemetry',
   },
   'prediction': {

@@ -16,6 +16,7 @@ from masm_jax.data.manifest import Manifest
 
 COLUMNS = ('crop_template', 'crop_margin', 'crop_size_px')
 RECORD = 'preprocess.json'  # What preprocessing writes beside its manifest.
+PERTURBATION = 'perturbation.json'  # What is beside a perturbed copy of raw videos.
 
 
 @dataclasses.dataclass(frozen=True, order=True)

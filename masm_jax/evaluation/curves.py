@@ -17,13 +17,12 @@ from typing import Any
 import ml_collections
 import pandas as pd
 
-from masm_jax.data import pipeline, storage
+from masm_jax.data import crop_settings, pipeline, storage
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.metrics.summary import Warning_
 from masm_jax.perturbations import catalogue as robustness
-from masm_jax.preprocess.files import PARAMETERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +169,7 @@ def load_copies(
 
 def _check_origin(point: Point) -> list[Warning_]:
   """Holds a copy to the record that lies beside its manifest."""
-  path = storage.join(storage.parent(point.copy), PARAMETERS)
+  path = storage.join(storage.parent(point.copy), crop_settings.RECORD)
   try:
     made = json.loads(storage.read_bytes(path)).get('perturbation')
   except (OSError, ValueError, AttributeError):

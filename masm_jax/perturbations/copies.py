@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import cv2
 
 from masm_jax import files, telemetry
-from masm_jax.data import storage, transforms
+from masm_jax.data import crop_settings, storage, transforms
 from masm_jax.data.importers import names
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from masm_jax.perturbations import catalogue, clips
 from masm_jax.preprocess import pool, video
-from masm_jax.preprocess.files import PERTURBATION
 from masm_jax.preprocess.layouts.base import VIDEO_SUFFIXES
 
 _NOTES = '.perturbation'  # Folder in the copy: a text for each file whose source was damaged.
@@ -100,13 +99,13 @@ def _copy(
   }
   counts = {kind: sum(task[2] == kind for task in tasks) for kind in ('video', 'image', 'other')}
   outcome = {'files': counts, 'failed': failed, 'problems': problems, 'skipped': skipped}
-  files.write_json(output / PERTURBATION, record | outcome)
+  files.write_json(output / crop_settings.PERTURBATION, record | outcome)
   return Copied(counts, failed, problems, skipped)
 
 
 def _begin(output: pathlib.Path, record: Mapping[str, Any]) -> None:
   """Refuses to resume a copy that was begun in another way."""
-  path = output / PERTURBATION
+  path = output / crop_settings.PERTURBATION
   if path.exists():
     earlier = files.read_json(path)
     if any(earlier.get(name) != value for name, value in record.items()):

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from masm_jax import files
-from masm_jax.data import storage
+from masm_jax.data import crop_settings, storage
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from masm_jax.preprocess import crops, pool, records
 from masm_jax.preprocess.crops import Settings
-from masm_jax.preprocess.files import PARAMETERS, PERTURBATION
 from masm_jax.preprocess.layouts import Options, list_videos
 from masm_jax.preprocess.layouts.base import skipped_text
 from masm_jax.preprocess.model_file import file_sha256
@@ -126,7 +125,7 @@ def _work(origin: Record) -> float:
 def _check_folder(output: pathlib.Path) -> None:
   try:
     files.remove_unfinished(output)  # Of a start that was killed in its first write.
-    if not (output / PARAMETERS).exists() and any(
+    if not (output / crop_settings.RECORD).exists() and any(
       not entry.name.startswith(locks.NAME) for entry in output.iterdir()
     ):
       raise UserError(f'{output} holds other files; give an empty or a new folder as --output')
@@ -144,7 +143,7 @@ def _described(settings: Settings) -> dict[str, Any]:
 
 def _perturbation(input_folder: pathlib.Path) -> dict[str, Any]:
   """What the videos went through, if they are a copy of `masm_jax.perturb_videos`."""
-  path = input_folder / PERTURBATION
+  path = input_folder / crop_settings.PERTURBATION
   if not path.is_file():
     return {}
   try:
@@ -155,7 +154,7 @@ def _perturbation(input_folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_parameters(output: pathlib.Path, wanted: dict[str, Any]) -> None:
-  path = output / PARAMETERS
+  path = output / crop_settings.RECORD
   if not path.exists():
     storage.write_bytes(path, (json.dumps(wanted, indent=2) + '\n').encode())
     return
