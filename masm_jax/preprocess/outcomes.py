@@ -7,7 +7,7 @@ import pandas as pd
 
 from masm_jax.data.manifest import Manifest
 from masm_jax.preprocess.raw_video import RawVideo, readable
-from masm_jax.preprocess.records import OUTCOMES, Record
+from masm_jax.preprocess.records import ALL_FAKE, OUTCOMES, Record
 
 OUTCOME_LINES = 'outcomes.jsonl'
 _SHOWN = 5  # Cases of each kind.
@@ -68,7 +68,13 @@ def summary(report: Report) -> str:
     lines += _cases(outcome, table[table['outcome'] == outcome])
   crowded = (table['outcome'] == 'ok') & (table['num_people_not_taken'] > 0)
   left = (table['outcome'] == 'ok') & (table['num_left_out'] > 0)
-  lines += _cases('ok', table[crowded | left])
+  assumed = table['reasons'].map(lambda reasons: any(ALL_FAKE in text for text in reasons))
+  lines += _cases('ok', table[crowded | left | (assumed & (table['outcome'] == 'ok'))])
+  if assumed.any():
+    lines.append(
+      f'warning: in {int(assumed.sum())} fake videos all people {ALL_FAKE}: whoever is real in them'
+      ' has a wrong label; give --masks, or --people one'
+    )
   if report.skipped:
     lines.append(report.skipped)
   return '\n'.join(lines)

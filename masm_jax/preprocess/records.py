@@ -14,6 +14,8 @@ from masm_jax.data import crop_flags, storage
 from masm_jax.errors import UserError
 from masm_jax.preprocess.raw_video import RawVideo
 
+# A remark, where perhaps one of several people is forged.
+ALL_FAKE = 'have the label fake, though no mask tells who is forged'
 # A video whose crops are all flagged has the flag that most of them have as its outcome.
 OUTCOMES = ('ok', 'too_short', *crop_flags.FLAGS[1:], crop_flags.NO_FACE, 'unreadable')
 CROPS = 'crops'  # Below the output folder.

@@ -173,6 +173,13 @@ def test_a_group_photo(tmp_path, run, actors, capsys):
     'raw/real/group', 'raw/real/group/person_2', 'raw/real/group/person_3'
   }  # fmt: skip
   assert table['sha256'].nunique() == 3
+  # Perhaps one of them is forged, and nothing tells who.
+  assert 'have the label fake' not in capsys.readouterr().out
+  records, table = run('--people', 'all', '--label', 'fake', output='fake')
+  assert table['label'].tolist() == [1, 1, 1]
+  told = capsys.readouterr().out
+  assert 'ok: group.png: 3 people have the label fake, though no mask tells who is forged' in told
+  assert 'warning: in 1 fake videos all people have the label fake, though no mask tells' in told
 
 
 def test_boxes_kept_over_black_frames_and_noise_show_no_face(tmp_path, run, actors, write_clip):
