@@ -84,8 +84,8 @@ def count_decisions(run: Run, name: str) -> Decisions | None:
 
 def noun(run: Run, name: str) -> str:
   """What a set is made of: 'videos', or 'images' where each gave a single frame."""
-  counts = run.videos[name]['num_frames']
-  return 'images' if len(counts) and (counts == 1).all() else 'videos'
+  counts = [*run.videos[name]['num_frames'], *run.unlabelled[name]['num_frames']]
+  return 'images' if counts and max(counts) == 1 else 'videos'
 
 
 def is_calibrated(run: Run, name: str, level: str) -> bool | None:
@@ -168,6 +168,8 @@ def _of_set(run: Run, name: str, found: Verdicts) -> dict[str, Any]:
     )
   if not total:
     sentences.append(f'It has no {what} with a label: there is no verdict to count.')
+  if unlabelled := len(run.unlabelled[name]):
+    sentences.append(f'The scores of {unlabelled:,} {what} without a label are in the table below.')
   return {
     'name': style.clean(name),
     'right': f'right on {found.num_right:,} of {total:,} {what}',

@@ -28,8 +28,9 @@ class Run:
     series: its number, which picks its colour.
     folder: where it was read.
     results: `results.json`.
-    frames: score tables by data set, one row per frame.
+    frames: score tables by data set, one row per frame that has a label.
     videos: the same, one row per video.
+    unlabelled: the videos without a label, which have a score and no part in any metric.
   """
 
   name: str
@@ -38,6 +39,7 @@ class Run:
   results: Evaluation
   frames: Mapping[str, pd.DataFrame]
   videos: Mapping[str, pd.DataFrame]
+  unlabelled: Mapping[str, pd.DataFrame]
 
   @property
   def sets(self) -> tuple[str, ...]:
@@ -115,13 +117,20 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
   names = _names([name for name, _ in named], [folder for _, folder in named], documents)
   runs = []
   for i, (name, (_, folder), document) in enumerate(zip(names, named, documents, strict=True)):
-    frames = {
-      set_name: scores.labelled(scores.read_scores(results.scores_path(folder, set_name)))
+    tables = {
+      set_name: scores.read_scores(results.scores_path(folder, set_name))
       for set_name in document.sets
     }
-    reduce = document.protocol.video_score
-    videos = {set_name: metrics.video_scores(table, reduce) for set_name, table in frames.items()}
-    runs.append(Run(name, i, folder, document, frames, videos))
+    frames = {set_name: scores.labelled(table) for set_name, table in tables.items()}
+    others = {set_name: scores.unlabelled(table) for set_name, table in tables.items()}
+    videos, unlabelled = (
+      {
+        set_name: metrics.video_scores(table, document.protocol.video_score)
+        for set_name, table in rows.items()
+      }
+      for rows in (frames, others)
+    )
+    runs.append(Run(name, i, folder, document, frames, videos, unlabelled))
   return runs
 
 

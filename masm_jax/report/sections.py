@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from masm_jax.evaluation.schema import Bin
 from masm_jax.metrics import catalogue
@@ -234,17 +235,23 @@ def _mistakes(run: Run, name: str, *, many: bool) -> list[dict[str, Any]]:
 
 
 def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
-  """Every video with its score and verdict: those called wrong first, the furthest off on top."""
-  table, threshold = run.videos[name], run.threshold('video')
+  """Every video with its score and verdict: those called wrong first, the furthest off on top.
+
+  Those without a label follow, the highest score on top.
+  """
+  threshold, unlabelled = run.threshold('video'), run.unlabelled[name]
+  table = pd.concat([run.videos[name], unlabelled], ignore_index=True)
+  has_label = np.arange(len(table)) < len(run.videos[name])
   has_verdict = math.isfinite(threshold)
   called = table['score'] >= threshold
-  is_wrong = (called != (table['label'] == 1)) & has_verdict
-  distance = (table['score'] - threshold).abs() if has_verdict else -table['score']
-  order = np.lexsort((table['video_id'], -distance, ~is_wrong))
+  is_wrong = has_label & (called != (table['label'] == 1)) & has_verdict
+  by_score = ~has_label | (not has_verdict)
+  urgency = np.where(by_score, table['score'], (table['score'] - threshold).abs())
+  order = np.lexsort((table['video_id'], -urgency, ~is_wrong, ~has_label))
   rows = [
     {
       'video': style.clean(row.video_id),
-      'truth': 'fake' if row.label == 1 else 'real',
+      'truth': {0: 'real', 1: 'fake'}.get(row.label, '–'),
       'score': number(row.score),
       'verdict': ('fake' if row.score >= threshold else 'real') if has_verdict else '–',
       'is_wrong': bool(wrong),
@@ -262,10 +269,17 @@ def _videos(run: Run, name: str, *, many: bool) -> dict[str, Any]:
       f'The first {MAX_ROWS:,} of {len(table):,} are shown, those called wrong first; all are in'
       f' scores/{name}.parquet.'
     )
+  counts = []
+  if has_verdict and has_label.any():
+    counts.append(f'{int(is_wrong.sum()):,} of {int(has_label.sum()):,} called wrong')
+  if has_verdict and len(unlabelled):
+    alarms = int((unlabelled['score'] >= threshold).sum())
+    counts.append(f'{alarms:,} of {len(unlabelled):,} without a label called fake')
   return {
     'title': title,
     'head': what.capitalize(),
-    'about': f'{int(is_wrong.sum()):,} of {len(table):,} called wrong' if has_verdict else '',
+    'about': '; '.join(counts),
+    'is_open': not has_label.any(),  # There is nothing else to see of such a set.
     'rows': rows,
     'left_out': left_out,
   }

@@ -255,6 +255,24 @@ def test_every_video_stands_in_a_table_with_its_verdict(evaluation, tmp_path, mo
   assert {row['verdict'] for row in table['rows']} == {'–'} and table['about'] == ''
 
 
+def test_what_has_no_label_stands_in_a_table_with_its_score_and_verdict(evaluation, tmp_path):
+  folder = judged(tmp_path / 'a', evaluation, [('a', -1, 0.2, False), ('b', -1, 0.7, False)])
+  shown = built(folder)
+  (table,) = shown['sets'][0]['videos']
+  rows = [(r['video'], r['truth'], r['score'], r['verdict'], r['is_wrong']) for r in table['rows']]
+  assert rows == [('b', '–', '0.700', 'fake', False), ('a', '–', '0.200', 'real', False)]
+  assert table['title'] == 'All images: score and verdict'
+  assert table['about'] == '1 of 2 without a label called fake'
+  sentences = shown['plain'][0]['sets'][0]['sentences']
+  assert sentences[-1] == 'The scores of 2 images without a label are in the table below.'
+  assert '<td>b</td><td>–</td><td>0.700</td><td>fake</td>' in page.render(shown)
+  # Beside labelled ones: behind them, and in no count of theirs.
+  folder = judged(tmp_path / 'b', evaluation, [*VIDEOS, ('new', -1, 0.9, False)])
+  (table,) = built(folder)['sets'][0]['videos']
+  assert [row['video'] for row in table['rows']][-1] == 'new'
+  assert table['about'] == '2 of 4 called wrong; 1 of 1 without a label called fake'
+
+
 def test_single_images_are_not_called_videos(evaluation, tmp_path):
   folder = judged(tmp_path / 'a', evaluation, [(f'{i}', i % 2, 0.4, i % 2) for i in range(4)])
   section = built(folder)['sets'][0]
