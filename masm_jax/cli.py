@@ -20,15 +20,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from masm_jax import shipped
-from masm_jax.errors import (
-  NO_FIELD,
-  UserError,
-  flag_text,
-  terminal_line,
-  unknown_field,
-  unread_output,
-)
+from masm_jax import errors, shipped
+from masm_jax.errors import NO_FIELD, UserError, flag_text, terminal_line, unknown_field
 from masm_jax.parallel import peers
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -282,7 +275,7 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     The command's status; 2 for a `UserError` and 130 for Ctrl-C, each told in one line.
   """
   try:
-    with unread_output():
+    with errors.unread_output():
       return command()
   except UserError as error:
     print(_line(error), file=sys.stderr)
@@ -301,7 +294,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   if help_text := sys.modules['__main__'].__doc__:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
-    with unread_output():
+    with errors.unread_output():
       app.run(main_fn, flags_parser=_parse_or_help)
   except UserError as error:
     _fail(peers.USER_STATUS, _line(error))

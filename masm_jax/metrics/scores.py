@@ -196,11 +196,6 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
   return table[table['label'] != UNLABELLED].reset_index(drop=True)
 
 
-def unlabelled(table: pd.DataFrame) -> pd.DataFrame:
-  """The other rows: these have scores, and no part in any metric."""
-  return table[table['label'] == UNLABELLED].reset_index(drop=True)
-
-
 def summarize(
   table: pd.DataFrame,
   *,

@@ -122,7 +122,9 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
       for set_name in document.sets
     }
     frames = {set_name: scores.labelled(table) for set_name, table in tables.items()}
-    others = {set_name: scores.unlabelled(table) for set_name, table in tables.items()}
+    others = {
+      set_name: table[table['label'] == scores.UNLABELLED] for set_name, table in tables.items()
+    }
     videos, unlabelled = (
       {
         set_name: metrics.video_scores(table, document.protocol.video_score)
