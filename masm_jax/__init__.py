@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from masm_jax.errors import UserError as UserError
   from masm_jax.inference.validation import Calibration as Calibration
+  from masm_jax.prediction.answers import Answer as Answer
   from masm_jax.prediction.predictor import Detector as Detector
   from masm_jax.prediction.predictor import load as load
 
@@ -17,6 +18,7 @@ __version__ = '0.2.0.dev0'
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+  'Answer': 'masm_jax.prediction.answers',
   'Calibration': 'masm_jax.inference.validation',
   'Detector': 'masm_jax.prediction.predictor',
   'UserError': 'masm_jax.errors',

@@ -19,6 +19,7 @@ COMMANDS = {
   'main': 'train a detector by a config, and evaluate it',
   'inspect': 'print what a config trains and what it costs, before a long run',
   'evaluate': 'score data sets with a trained detector, with intervals',
+  'predict': 'say of pictures and videos whether there are signs of manipulation',
   'perturb_videos': 'write a damaged copy of a folder of videos',
   'compare': 'set evaluations side by side, with paired intervals',
   'report': 'turn evaluations into one HTML file',

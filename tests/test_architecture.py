@@ -101,6 +101,7 @@ ALLOWED = {
     'telemetry',
   },
   'sweep': {'cli', 'main', 'metrics', 'parallel', 'shipped', 'telemetry', 'training'},
+  'predict': {'cli', 'prediction'},
   'main': {'cli', 'training'},
   'inspect': {'cli', 'training'},
   'evaluate': {'cli', 'evaluation'},

@@ -23,7 +23,7 @@ from masm_jax.prediction import messages, verdicts
 from masm_jax.prediction.answers import Answer, InputFacts
 from masm_jax.prediction.facts import crop_settings, model_facts
 from masm_jax.prediction.jobs import Job, descriptor_sha256, open_source
-from masm_jax.prediction.media import Limits, Source, View
+from masm_jax.prediction.media import Faces, Limits, Source, View
 from masm_jax.prediction.policy import Policy, from_detector
 from masm_jax.prediction.predictor import Detector
 from masm_jax.prediction.reading import Settings
@@ -32,7 +32,6 @@ from masm_jax.prediction.verdicts import ScoredFace
 from masm_jax.prediction.worker import Worker
 from masm_jax.preprocess import model_file
 
-Faces = Literal['yunet', 'haar', 'whole']
 NUM_VIEWS = 6
 
 OnProgress = Callable[[str, float], None] | None

@@ -2,10 +2,13 @@
 
 import dataclasses
 import os
+from typing import Literal
 
 import numpy as np
 
 from masm_jax.errors import UserError
+
+Faces = Literal['yunet', 'haar', 'whole']  # How faces are found; whole: pictures are crops.
 
 VIEW_PX = 720  # Longest side of a view.
 

@@ -4,13 +4,15 @@
 >>> detector = masm_jax.load('runs/ffpp')                  # doctest: +SKIP
 >>> detector.score(crops)        # uint8 [B, H, W, 3] RGB -> float64 [B]   # doctest: +SKIP
 >>> detector.thresholds['frame']['eer']                    # doctest: +SKIP
+>>> for answer in detector.predict(['photo.jpg', 'clip.mp4']):             # doctest: +SKIP
+...   print(answer.verdict, answer.probability)
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -25,6 +27,9 @@ from masm_jax.inference.detector_schema import DetectorFile
 from masm_jax.inference.validation import Calibration, Validation
 from masm_jax.metrics import calibration
 from masm_jax.parallel import sharding
+from masm_jax.prediction.answers import Answer
+from masm_jax.prediction.media import Faces, Limits, Source
+from masm_jax.prediction.policy import Policy
 
 Channels = Literal['rgb', 'bgr']
 Images = ArrayLike | Sequence[ArrayLike]
@@ -73,6 +78,42 @@ class Detector:
   def calibration(self) -> Calibration | None:
     """On the validation set, by frame; None where it lacks a class."""
     return self.validation.calibration if self.validation else None
+
+  def predict(
+    self,
+    inputs: Iterable[str | os.PathLike | bytes | np.ndarray],
+    *,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    num_workers: int = 1,
+    faces: Faces = 'yunet',
+    yunet: str | os.PathLike | None = None,
+  ) -> Iterator[Answer]:
+    """Answers about pictures and videos: lazy, and in the order of the inputs.
+
+    Inputs are read in other processes, which are started for this call and ended with it. A script
+    that calls this needs `if __name__ == '__main__':`, as `multiprocessing` does.
+
+    Args:
+      inputs: paths, the bytes of files, or pictures as uint8 RGB [H, W, 3].
+      policy: of `prediction.policy`; what validation fixed by default.
+      limits: of a single input.
+      num_workers: processes that read inputs.
+      faces: how faces are found: yunet, haar, or whole for pictures that are face crops already.
+      yunet: YuNet's model file; fetched once without it.
+
+    Raises:
+      UserError: YuNet cannot be had, or a picture that is none.
+    """
+    from masm_jax.prediction.engine import Engine  # It imports this file.
+
+    with Engine(
+      self, policy=policy, limits=limits, num_workers=num_workers, faces=faces, yunet=yunet
+    ) as engine:
+      yield from engine.predict(
+        Source(one, name=os.fspath(one) if isinstance(one, str | os.PathLike) else f'input {i}')
+        for i, one in enumerate(inputs)
+      )
 
   def score(self, images: Images, *, channels: Channels = 'rgb') -> np.ndarray:
     """Scores of face crops: `sigmoid` of the log-odds of fake, as `masm_jax.evaluate` gives them.

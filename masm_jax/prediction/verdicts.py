@@ -24,6 +24,7 @@ from masm_jax.prediction.answers import (
 from masm_jax.prediction.policy import Level, Policy
 
 NUM_DRAWS = 2000
+MAX_ECE = 0.15  # A temperature that leaves a larger error has not calibrated anything.
 MIN_BLOCKS = 4  # Fewer blocks of frames give no interval.
 _MAX_LOGIT = 1e6
 _MAX_SCORE_LOGIT = 50.0
@@ -214,7 +215,7 @@ def _decide(
   if rule.abstain is not None and rule.abstain[0] <= score < rule.abstain[1]:
     verdict = 'undecided'
     reasons.append('near_threshold')
-  if policy.calibration is None:
+  if policy.calibration is None or (policy.calibration.ece or 0.0) > MAX_ECE:
     reasons.append('uncalibrated')
   if not policy.is_validated(level):
     verdict = 'undecided'

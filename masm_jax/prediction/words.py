@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from masm_jax.prediction.answers import Answer, Interval, Reason, Track, Verdict
 
 _MOST = 0.99  # No rate finer than 1 % is measured on validation.
+_WEAK = 0.75  # A verdict that one in four such files contradicts is called weak.
 
 _HEADLINES: Mapping[Verdict, str] = {
   'fake': 'Signs of manipulation found',
@@ -36,7 +37,7 @@ _REASONS: Mapping[Reason, str] = {
   'near_threshold': 'The score lies where the detector was often wrong on its validation set.',
   'inconsistent_tracks': 'What was found about the people in it does not agree.',
   'out_of_domain': 'The face is unlike those that the detector was tested on.',
-  'uncalibrated': 'The detector was not calibrated: its score is no probability.',
+  'uncalibrated': 'The scores of this detector are not calibrated: they are no probabilities.',
 }
 
 
@@ -126,6 +127,11 @@ def _percent(probability: float) -> str:
 
 def _headline(answer: Answer, calibrated: bool) -> str:
   headline = _HEADLINES[answer.verdict]
+  if answer.probability is not None and calibrated:
+    if answer.verdict == 'fake' and answer.probability < _WEAK:
+      headline = 'Weak signs of manipulation found'
+    if answer.verdict == 'real' and answer.probability > 1 - _WEAK:
+      headline = 'No clear signs of manipulation found'
   doubtful = not calibrated or answer.reasons
   if answer.verdict in ('fake', 'real') and doubtful:
     return f'{headline}, with reservations'

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+import masm_jax
 from masm_jax.data.manifest import load_manifest
 from masm_jax.metrics import binary
 from masm_jax.prediction import answers
@@ -90,3 +91,20 @@ def test_views_are_frames_made_smaller(whole_engine, tmp_path):
   assert {view.image.shape for view in seen} == {(16, 720, 3)} and seen[0].scale == 0.5
   assert [int(view.image[0, 0, 0]) for view in seen] == [0, 20, 60, 80, 120, 160]
   assert [f.index for f in answer.tracks[0].frames] == list(range(9))
+
+
+def test_a_detector_predicts_lazily_and_in_order(detector, whole_engine, val, monkeypatch):
+  monkeypatch.setattr(whole_engine, 'close', lambda: None)
+  monkeypatch.setattr('masm_jax.prediction.engine.Engine', lambda *_, **__: whole_engine)
+  asked = []
+
+  def inputs():
+    for crop in val[1] * 3:
+      asked.append(1)
+      yield crop
+
+  found = detector.predict(inputs(), faces='whole')
+  first = next(found)
+  assert isinstance(first, masm_jax.Answer) and first.input.name == 'input 0'
+  assert len(asked) < 10  # Not all are read at once.
+  assert [a.input.name for a in found] == [f'input {i}' for i in range(1, 3 * len(val[1]))]

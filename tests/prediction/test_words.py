@@ -75,6 +75,19 @@ def test_without_calibration_nothing_is_called_a_probability():
   assert 'probability' not in found.tracks[0].text and 'reservations' in found.headline
 
 
+@pytest.mark.parametrize(
+  ('verdict', 'probability', 'headline'),
+  [
+    ('fake', 0.51, 'Weak signs of manipulation found'),
+    ('fake', 0.80, 'Signs of manipulation found'),
+    ('real', 0.40, 'No clear signs of manipulation found'),
+    ('real', 0.10, 'No signs of manipulation found'),
+  ],
+)
+def test_a_verdict_near_a_coin_toss_is_called_weak(verdict, probability, headline):
+  assert words.describe(made(verdict, probability=probability)).headline == headline
+
+
 def test_people_and_times():
   second = dataclasses.replace(TRACK, id=1, segments=TRACK.segments * 7, interval=None)
   for tracks, text in (('max', 'highest value'), ('mean', 'mean over the 2 people')):

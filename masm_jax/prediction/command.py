@@ -1,0 +1,191 @@
+"""What `masm_jax.predict` does: inputs to answers, lines, a table and a report."""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal, TextIO
+
+import masm_jax
+from masm_jax import files
+from masm_jax.prediction import inputs, results, words
+from masm_jax.prediction.answers import SCHEMA, Answer
+from masm_jax.prediction.media import Limits, Source, View
+
+_WIDTHS = (14, 34, 6)  # Of the table's columns; the name comes last.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command; see its help."""
+
+  model: str
+  sources: tuple[str, ...]
+  out: pathlib.Path
+  form: str = 'jsonl'
+  policy: str | None = None
+  num_frames: int | None = None
+  pictures: bool = False
+  shard: str = '0/1'
+  step: str = 'best'
+  weights: str = ''
+  faces: Literal['yunet', 'haar', 'whole'] = 'yunet'
+  yunet: str | None = None
+  num_workers: int = 1
+  batch_size: int = 32
+  limits: Limits = dataclasses.field(default_factory=Limits)
+
+
+def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None = None) -> int:
+  """Predicts; returns the exit status.
+
+  Args:
+    options: see there.
+    start_jax: called once the flags are known to be good.
+    stdin: the list of files for `-`.
+
+  Raises:
+    UserError: bad input.
+  """
+  shard = inputs.parse_shard(options.shard)
+  names = inputs.shard_of(inputs.list_files(options.sources, stdin=stdin or sys.stdin), shard)
+  start_jax()
+  # Not above: they import jax.
+  from masm_jax.prediction import policy as policies
+  from masm_jax.prediction.engine import Engine
+  from masm_jax.prediction.predictor import load
+
+  detector = load(
+    options.model, step=options.step, weights=options.weights, batch_size=options.batch_size
+  )
+  policy = (
+    policies.read_policy(options.policy, detector)
+    if options.policy
+    else policies.from_detector(detector)
+  )
+  if options.num_frames is not None:
+    changed = policies.from_fields({'num_frames': options.num_frames}, detector).num_frames
+    policy = dataclasses.replace(policy, num_frames=changed)
+  with Engine(
+    detector,
+    policy=policy,
+    limits=options.limits,
+    num_workers=options.num_workers,
+    faces=options.faces,
+    yunet=options.yunet,
+  ) as engine:
+    with results.Folder(options.out, _identity(engine, options)) as folder:
+      todo = _todo(names, folder)
+      _predict(engine, folder, todo, num_inputs=len(names), pictures=options.pictures)
+      answers = folder.finish(options.form)
+    write_report(options.out, answers)
+  _say_where(options.out, answers)
+  return 0
+
+
+def merge(parts: Sequence[pathlib.Path], out: pathlib.Path, form: str) -> int:
+  """Joins the folders of shards; returns the exit status.
+
+  Raises:
+    UserError: see `results.merge`.
+  """
+  answers = results.merge(parts, out, form)
+  write_report(out, answers)
+  _say_where(out, answers)
+  return 0
+
+
+def write_report(out: pathlib.Path, answers: Sequence[Answer]) -> None:
+  """Writes the report for people."""
+  from masm_jax.prediction import report  # It imports matplotlib.
+
+  files.write_text(out / report.NAME, report.render(answers, out))
+
+
+def _identity(engine: Any, options: Options) -> dict[str, Any]:
+  """All that an answer depends on beside its input."""
+  settings = dataclasses.asdict(engine.settings)
+  del settings['crops']['model']
+  identity = {
+    'schema': SCHEMA,
+    'version': masm_jax.__version__,
+    'model': dataclasses.asdict(dataclasses.replace(engine.model, code='')),
+    'policy': engine.policy.sha256(),
+    'faces': options.faces,
+    'batch_size': engine.scorer.batch_size,
+    'settings': settings,
+  }
+  return files.to_json(identity)
+
+
+def _todo(names: Sequence[str], folder: results.Folder) -> Iterator[Source]:
+  """Inputs without a line, their hashes known."""
+  for name in names:
+    source = Source(name, name=name)
+    sha256 = _sha256(name)
+    if (source.shown_name, sha256) not in folder.answers:
+      yield dataclasses.replace(source, sha256=sha256)
+
+
+def _sha256(path: str) -> str:
+  """Of a file; of nothing, where it cannot be read: the engine says why."""
+  try:
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError:
+    return hashlib.sha256(b'').hexdigest()
+
+
+def _predict(
+  engine: Any,
+  folder: results.Folder,
+  todo: Iterator[Source],
+  *,
+  num_inputs: int,
+  pictures: bool,
+) -> None:
+  from masm_jax.telemetry.progress import Progress
+
+  out = sys.stdout  # While a bar is on a terminal, `sys.stdout` prints above it.
+  print(_columns('result', 'probability of a fake', 'people', 'file'), file=out)
+  waiting: deque[tuple[Future[Answer], list[View]]] = deque()
+  num_done = 0
+
+  def take(progress: Progress) -> None:
+    nonlocal num_done
+    future, views = waiting.popleft()
+    answer = future.result()
+    if pictures:
+      from masm_jax.prediction import pictures as drawing
+
+      drawing.save(folder.path, answer, views)
+    folder.append(answer)
+    found = words.describe(answer)
+    line = _columns(found.short, found.number, str(len(answer.tracks)), answer.input.name)
+    print(line, file=sys.stdout if out.isatty() else out, flush=True)
+    num_done += 1
+    progress.update(start + num_done)
+
+  start = len(folder.answers)
+  with Progress(max(num_inputs, start), start=start, label='predict', unit='files') as progress:
+    for source in todo:
+      views: list[View] = []
+      waiting.append((engine.submit(source, on_view=views.append if pictures else None), views))
+      if len(waiting) > 2 * engine.num_workers + 2:
+        take(progress)
+    while waiting:
+      take(progress)
+
+
+def _columns(*cells: str) -> str:
+  return '  '.join(
+    (*(cell.ljust(width) for cell, width in zip(cells[:-1], _WIDTHS, strict=True)), cells[-1])
+  )
+
+
+def _say_where(out: pathlib.Path, answers: Sequence[Answer]) -> None:
+  count = f'{len(answers)} answer{"" if len(answers) == 1 else "s"}'
+  print(f'\n{count}: {out / results.LINES}\nfor people: {out / "report.html"}')
