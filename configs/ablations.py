@@ -18,6 +18,8 @@ no effect either. K matters through the layer mask, which switches (block, subsp
 through how many components K*q are trained at all.
 """
 
+from configs import masm, masm_v01
+
 BASE = 'configs/demo.py'
 
 # The demo in a third of the time, on the two mechanisms that its small model can learn by then.
@@ -52,7 +54,47 @@ def _values(field, *values, name=''):
   return {f'{name}{value}': {field: value} for value in values}
 
 
+# No mask and no loss: what is left are the factors.
+_SKELETON = {
+  'mask.kind': 'none',
+  'regularizer.orthogonality': 0.0,
+  'regularizer.spectral': 0.0,
+}
+
+
+def _form(fields, *groups):
+  """The skeleton with those of the fields that begin so."""
+  return _SKELETON | {name: value for name, value in fields.items() if name.startswith(groups)}
+
+
+# Which fields make up each named part of the method.
+_ORTHOGONAL = (
+  'regularizer.orthogonality', 'regularizer.w_', 'regularizer.mode', 'regularizer.squared'
+)  # fmt: skip
+_SPECTRAL = (
+  'regularizer.spectral', 'regularizer.energy_of', 'regularizer.relative_energy'
+)  # fmt: skip
+
+
 SWEEPS = {
+  'forms': {
+    'about': (
+      'The named parts of MASM, each on top of the skeleton (factors alone), in the form of '
+      'version 0.1 and in the present one; all of them in both.'
+    ),
+    'rows': {
+      'skeleton': _form(masm_v01.FIELDS, 'subspace'),
+      'all_v01': masm_v01.FIELDS | {'mask.keep': 0.5},
+      'all': {},
+      'skeleton_balanced': _SKELETON | {'subspace.parametrization': 'balanced'},
+      'mask_v01': _form(masm_v01.FIELDS, 'subspace', 'mask') | {'mask.keep': 0.5},
+      'mask': _form(masm.FIELDS, 'mask'),
+      'orthogonality_v01': _form(masm_v01.FIELDS, 'subspace', *_ORTHOGONAL),
+      'orthogonality': _form(masm.FIELDS, *_ORTHOGONAL),
+      'spectrum_v01': _form(masm_v01.FIELDS, 'subspace', *_SPECTRAL),
+      'spectrum': _form(masm.FIELDS, *_SPECTRAL),
+    },
+  },
   'components': {
     'about': (
       'Each component alone. none: one artifact subspace of rank q, every layer updated, no '

@@ -22,6 +22,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data import self_blending, transforms
 
@@ -78,6 +80,7 @@ def row(video: str, real: str, split: str) -> dict:
     'method': method,
     'video_id': f'dfdc/{method}/{video}',
     'source_video_id': f'dfdc/real/{real}',
+    'identities': real,  # People are not known: a source and its fake are drawn together.
     'frame': 0,
   }
 
@@ -102,6 +105,7 @@ def blended(out: pathlib.Path, real: str, index: int, split: str) -> list[dict]:
         'method': kind,
         'video_id': f'dfdc_blended/{kind}/{real}',
         'source_video_id': f'dfdc/real/{real}',
+        'identities': real,
         'frame': 0,
       }
     )

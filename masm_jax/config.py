@@ -55,6 +55,7 @@ _RANGES = {
   'data.max_replaced_share': (0.0, 1.0),
   'train.batch_size': (1, None),
   'data.synthetic.size_px': (32, 512),
+  'data.synthetic.strength': (0.01, 4.0),
   'eval.batch_size': (1, None),
   'checkpoint.keep': (1, None),
   'log.every_steps': (1, None),
@@ -99,6 +100,7 @@ _BEFORE = {
   'regularizer.squared': True,
   'regularizer.energy_of': 'kernel',
   'optim.decay_towards': 'zero',
+  'data.synthetic.strength': 1.0,
 }
 
 
@@ -110,9 +112,12 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """
   config = ml_collections.ConfigDict(stored)
   for name, value in _BEFORE.items():
-    group, _, field = name.rpartition('.')
-    if group in config and field not in config[group]:
-      config[group][field] = value
+    *groups, field = name.split('.')
+    group: Any = config
+    for part in groups:
+      group = group.get(part) if isinstance(group, ml_collections.ConfigDict) else None
+    if group is not None and field not in group:
+      group[field] = value
   return config.lock()
 
 
@@ -209,6 +214,7 @@ _SUITE_RANGES = {
   'num_threads': (1, None),
   'fsdp': (1, None),
   'synthetic.size_px': (32, 512),
+  'synthetic.strength': (0.01, 4.0),
   'bootstrap.draws': (1, None),
   'bootstrap.confidence': (0.5, 0.9999),
   'abstention.fpr': (0.0, 0.5),

@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument('--identities', type=int, help='over all splits')
   command.add_argument('--videos', type=int, help='real videos of each identity')
   command.add_argument('--frames', type=int, help='frames of each video')
+  command.add_argument(
+    '--strength', type=float, default=1.0, help="of the forgeries' traces; default: %(default)s"
+  )
   command.add_argument('--processes', type=int, default=os.cpu_count() or 1)
   return parser
 

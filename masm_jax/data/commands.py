@@ -197,6 +197,7 @@ def synthetic(args: argparse.Namespace) -> int:
     args.output,
     seed=args.seed,
     size_px=args.size,
+    strength=args.strength,
     num_processes=args.processes,
     **{name: value for name, value in sizes.items() if value is not None},
   )

@@ -178,9 +178,15 @@ def _load(
     for field in ('seed', 'size_px'):  # A run's config may be a stranger's, and they name a folder.
       if type(synthetic[field]) is not int:
         raise UserError(f'data.synthetic.{field} = {synthetic[field]!r}: needs a whole number')
+    strength = synthetic.strength
+    if type(strength) not in (int, float):
+      raise UserError(f'data.synthetic.strength = {strength!r}: needs a number')
     name = f'synthetic_v{CODE_VERSION}_{synthetic.size_px}px_seed{synthetic.seed}'
+    name += '' if strength == 1 else f'_strength{float(strength):g}'
     root = pathlib.Path(synthetic.root or storage.cache_folder() / name)
-    path = materialize(root, seed=synthetic.seed, size_px=synthetic.size_px)
+    path = materialize(
+      root, seed=synthetic.seed, size_px=synthetic.size_px, strength=float(strength)
+    )
     return manifest_lib.load_manifest(path)
   if not spec.manifest:
     raise UserError(

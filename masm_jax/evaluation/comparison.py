@@ -1,8 +1,6 @@
 """Several detectors on the same sets: differences with paired intervals, seeds together.
 
-Every detector sees the same bootstrap draws of the same clusters, so that what makes a set easy or
-hard falls out of a difference. Several seeds of a method stand for one detector: its metric is
-their mean, in every draw too, and their standard deviation is given beside it.
+`metrics.paired` says what is paired, and how seeds count.
 """
 
 import dataclasses
@@ -17,7 +15,7 @@ from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.evaluation.schema import Evaluation, Warning_
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import scores, summary, uncertainty
+from masm_jax.metrics import paired, scores, summary
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.metrics.summary import Settings
 
@@ -168,24 +166,15 @@ def _compare_set(
         draws.setdefault((level, detector.name), []).append(
           summary.draw_metrics(part, clusters, settings, threshold, band)
         )
-  result: dict[str, Any] = {}
-  for level in scores.LEVELS:
-    values = {n: _mean(point[level, n]) for n in _names(detectors)}
-    drawn = {n: _mean(draws[level, n]) for n in _names(detectors)}
-    result[level] = {}
-    for detector in detectors:
-      seeds = point[level, detector.name]
-      result[level][detector.name] = {
-        metric: _entry(
-          [values[metric] for values in seeds],
-          drawn[detector.name][metric],
-          None
-          if detector.name == reference
-          else (values[reference][metric], drawn[reference][metric]),
-          settings.confidence,
-        )
-        for metric in drawn[detector.name]
-      }
+  result = {
+    level: paired.entries(
+      {detector.name: point[level, detector.name] for detector in detectors},
+      {detector.name: draws[level, detector.name] for detector in detectors},
+      reference=reference,
+      confidence=settings.confidence,
+    )
+    for level in scores.LEVELS
+  }
   text = f'{name}: evaluated on another manifest than {first}; the images may be others'
   unsure = [
     {'methods': list(dict.fromkeys(others)), 'set': name, 'kind': 'manifest_changed', 'text': text}
@@ -196,33 +185,6 @@ def _compare_set(
 def _manifest_hash(found: Evaluation, name: str) -> str:
   facts = found.protocol.sets.get(name)
   return facts.manifest_sha256 if facts else ''
-
-
-def _names(detectors: Sequence[Detector]) -> list[str]:
-  return [detector.name for detector in detectors]
-
-
-def _mean(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  return {name: np.mean([values[name] for values in seeds], axis=0) for name in seeds[0]}
-
-
-def _entry(
-  seeds: Sequence[float],
-  draws: np.ndarray,
-  reference: tuple[float, np.ndarray] | None,
-  confidence: float,
-) -> dict[str, Any]:
-  """One cell: value, interval, spread over seeds, difference from the reference."""
-  value = float(np.mean(seeds))
-  entry = dataclasses.asdict(uncertainty.interval(value, draws, confidence))
-  entry |= {
-    'std': float(np.std(seeds, ddof=1)) if len(seeds) > 1 else float('nan'),
-    'seeds': [float(seed) for seed in seeds],
-  }
-  if reference is not None:
-    difference = uncertainty.interval(value - reference[0], draws - reference[1], confidence)
-    entry['difference'] = dataclasses.asdict(difference)
-  return entry
 
 
 def _check_rows(

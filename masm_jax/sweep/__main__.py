@@ -4,6 +4,11 @@
   python -m masm_jax.sweep components --workdir=runs/components
   python -m masm_jax.sweep components --workdir=runs/real --base=ffpp:backbone=clip_b16 \
       --config.data.train.manifest=crops/ffpp.parquet ...
+  python -m masm_jax.sweep fair --methods=masm,lora,full --seeds=0,1,2,3,4 \
+      --base=protocols:protocol=across --workdir=runs/fair
+
+`fair` is no named sweep: it searches every row of configs/fair.py on validation data alone, equally
+long, and runs the choices over the seeds. It writes search.json, fair.{md,json} and report.md.
 
 Finished runs are skipped, half-finished ones resume, and a run that fails stops no other: it is
 named at the end, and the exit status is then 1. The same command after a kill does the rest.
@@ -50,7 +55,9 @@ def _sweep(argv: Sequence[str], program: str) -> int:
   options, fields = parse(argv, program)
   from masm_jax.sweep import plan
 
-  sweeps = plan.load_sweeps(options.sweeps)
+  if options.sweep == 'fair':
+    return _fair(options, fields)
+  sweeps = plan.load_sweeps(options.sweeps or 'ablations')
   if options.list or not options.sweep:
     print(describe(sweeps))
     return 0
@@ -98,6 +105,31 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
   return 1 if failures else 0
 
 
+def _fair(options: argparse.Namespace, fields: dict[str, str]) -> int:
+  from masm_jax.sweep import fair
+
+  if options.write or options.only is not None or options.table:
+    raise UserError('fair chooses by its own runs: --write, --only and --table are not for it')
+  if options.workdir is None:
+    raise UserError('give --workdir, a directory for the comparison')
+  make_workdir(options.workdir)
+  return fair.compare(
+    file=options.sweeps or 'fair',
+    names=[name for name in options.methods.split(',') if name],
+    base=options.base,
+    fields=fields,
+    workdir=options.workdir,
+    seeds=options.seeds,
+    recipe=options.recipe,
+    reference=options.reference,
+    jobs=options.jobs or default_jobs(),
+    more_flags=more_flags(options),
+    metric=options.metric,
+    level=options.level,
+    say=say,
+  )
+
+
 def parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, dict[str, str]]:
   """The options, and the fields given as `--config.FIELD=VALUE`."""
   parser = argparse.ArgumentParser(
@@ -109,7 +141,15 @@ def parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, dict[s
   add('sweep', nargs='?', help='name of the sweep; see --list')
   add('--list', action='store_true', help='print the sweeps and their rows')
   add('--workdir', type=pathlib.Path, help='directory of the sweep')
-  add('--sweeps', default='ablations', help='file of named sweeps; default: %(default)s')
+  add('--sweeps', help='file of named sweeps; default: ablations, and fair for `fair`')
+  add('--methods', default='', help='fair: rows to compare, masm,lora; default: all of the file')
+  add(
+    '--recipe',
+    choices=('equal', 'published'),
+    default='equal',
+    help='fair: one recipe for all with a search, or the published one of each; default: equal',
+  )
+  add('--reference', default='masm', help='fair: row of the differences; default: masm')
   add('--base', help="config file, with its arguments, that rows change (default: the sweeps' own)")
   add('--seeds', type=seeds, default=(0, 1, 2), help='default: 0,1,2')
   add('--jobs', type=int, help='runs at a time (default: one per core, one on an accelerator)')

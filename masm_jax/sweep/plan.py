@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from masm_jax import config as config_lib
 from masm_jax.errors import UserError
 
 # Fields that the base config takes as its argument: it may fit others to them.
-_ARGUMENTS = ('method',)
+_ARGUMENTS = ('method', 'recipe')
 _ROW_NAME = re.compile(r'[A-Za-z0-9+][\w.+=,-]*')
 
 
@@ -116,6 +117,24 @@ class Sweep:
     return [run for run in self.runs if run.row == row]
 
 
+def without_tests(sweep: Sweep) -> Sweep:
+  """The same sweep, whose runs score no test set: what chooses must not see one.
+
+  With its test sets a run resumes in the same directory, and scores them.
+  """
+  runs = []
+  for run in sweep.runs:
+    names = [name for name, spec in run.config.data.tests.items() if spec.manifest]
+    args = (*run.args, *(f'--config.data.tests.{name}.manifest=' for name in names))
+    runs.append(dataclasses.replace(run, args=args, config=_resolve(_definition(args))))
+  return dataclasses.replace(sweep, runs=tuple(runs))
+
+
+def _definition(args: Sequence[str]) -> list[str]:
+  """The flags of the config alone."""
+  return [arg for arg in args if arg.startswith('--config')]
+
+
 def _contains(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
   """Whether all inputs that are wanted are among those found."""
   tests = found['data.tests']
@@ -124,11 +143,14 @@ def _contains(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
   )
 
 
-def load_sweeps(path: str) -> Any:
+def load_sweeps(
+  path: str, needed: Sequence[str] = ('SWEEPS', 'BASE', 'BASE_FIELDS')
+) -> types.ModuleType:
   """The module of sweeps: `SWEEPS`, and `BASE` with `BASE_FIELDS` for sweeps without a --base.
 
   Args:
     path: a file, or the name of a shipped one.
+    needed: what it must define.
 
   Raises:
     UserError: no such file, or not what it should be.
@@ -141,8 +163,8 @@ def load_sweeps(path: str) -> Any:
     spec.loader.exec_module(module)
   except (UserError, OSError, AttributeError, ImportError, SyntaxError) as error:
     raise UserError(f'cannot read the sweeps of {path}: {error}') from error
-  if missing := [name for name in ('SWEEPS', 'BASE', 'BASE_FIELDS') if not hasattr(module, name)]:
-    raise UserError(f'{path} defines no {missing[0]}: see configs/ablations.py')
+  if missing := [name for name in needed if not hasattr(module, name)]:
+    raise UserError(f'{path} defines no {missing[0]}: see configs/ablations.py, configs/fair.py')
   return module
 
 

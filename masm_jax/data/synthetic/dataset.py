@@ -28,6 +28,7 @@ from masm_jax.parallel import locks
 
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
 CODE_VERSION = 5
+MAX_STRENGTH = 4.0
 MANIFEST_NAME = 'manifest.parquet'
 _NO_MAIN_GUARD = (
   'synthetic set: a worker process died; call it under `if __name__ == "__main__":` in a '
@@ -88,6 +89,7 @@ def materialize(
   num_identities: int = 90,
   videos_per_identity: int = 3,
   frames_per_video: int = 4,
+  strength: float = 1.0,
   num_processes: int = 2,
   progress: bool = True,
 ) -> pathlib.Path:
@@ -103,6 +105,7 @@ def materialize(
     num_identities: Over all splits; the default gives 60 train, 10 val and 20 test.
     videos_per_identity: Real videos of each identity.
     frames_per_video: Frames of each video, real or fake.
+    strength: Scale of the forgeries' traces, see `forgeries`; above 1 they are easier to find.
     num_processes: Worker processes; 1 renders in this one. The files do not depend on it.
     progress: Whether to show a progress bar.
 
@@ -116,6 +119,8 @@ def materialize(
   plans = plan_videos(seed, num_identities, videos_per_identity)
   at_least('synthetic set', size_px=(size_px, 32), frames_per_video=(frames_per_video, 1))
   at_least('synthetic set', num_processes=(num_processes, 1))
+  if not 0 < strength <= MAX_STRENGTH:
+    raise UserError(f'synthetic set: strength is {strength!r}; above 0 and at most {MAX_STRENGTH}')
   root = pathlib.Path(root).absolute()
   wanted = {
     'code_version': CODE_VERSION,
@@ -124,6 +129,7 @@ def materialize(
     'num_identities': int(num_identities),
     'videos_per_identity': int(videos_per_identity),
     'frames_per_video': int(frames_per_video),
+    'strength': float(strength),
   }
   if _is_complete(root, wanted):
     return root / MANIFEST_NAME
@@ -161,7 +167,7 @@ def _render(
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
+def _is_complete(root: pathlib.Path, wanted: dict[str, float]) -> bool:
   """True for the wanted set, False where nothing is; anything else is an error."""
   if not root.exists():
     return False
@@ -175,6 +181,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
     if next(root.iterdir(), None) is None:
       return False
     raise UserError(f'{root} holds other files; give an empty or a new folder') from None
+  marker = {'strength': 1.0} | marker  # Sets that were drawn before there was a strength.
   if {key: marker.get(key) for key in wanted} != wanted:
     differing = [f'{key}={marker.get(key)}' for key in wanted if marker.get(key) != wanted[key]]
     raise UserError(
@@ -192,13 +199,24 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, int]) -> bool:
 
 
 def _write_set(
-  folder: pathlib.Path, plans: list[VideoPlan], wanted: dict[str, int], num_processes: int, progress
+  folder: pathlib.Path,
+  plans: list[VideoPlan],
+  wanted: dict[str, float],
+  num_processes: int,
+  progress,
 ) -> None:
   # Only this function needs pandas, and worker processes do without.
   from masm_jax.data.manifest import build_manifest, write_manifest
 
   jobs = [
-    (str(folder), plan, wanted['seed'], wanted['size_px'], wanted['frames_per_video'])
+    (
+      str(folder),
+      plan,
+      wanted['seed'],
+      wanted['size_px'],
+      wanted['frames_per_video'],
+      wanted['strength'],
+    )
     for plan in plans
   ]
   rows = [row for batch in _shown(_run(jobs, num_processes), len(jobs), progress) for row in batch]
@@ -234,9 +252,9 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
 
 
 def _write_video(job: tuple) -> list[dict]:
-  folder, plan, seed, size_px, num_frames = job
+  folder, plan, seed, size_px, num_frames, strength = job
   rows = []
-  for image, row in render_video(plan, seed, size_px, num_frames):
+  for image, row in render_video(plan, seed, size_px, num_frames, strength):
     path = pathlib.Path(folder, str(row['path']))
     path.parent.mkdir(parents=True, exist_ok=True)
     _, code = cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])

@@ -4,6 +4,9 @@ A forger works on what the camera has captured, as in reality: its result then p
 same delivery (grain, JPEG) as an untouched frame, so that only the forging sets the two apart.
 Strengths are constant over a video: they are drawn from `video_rng`, noise from `frame_rng`.
 Every mechanism but `regenerate` leaves all pixels outside the inner face bit-equal.
+
+`strength` scales what each mechanism leaves behind: at 1 the traces are faint, as a good forger's;
+above it they are coarser and easier to find. The random draws are the same at every strength.
 """
 
 import dataclasses
@@ -34,6 +37,7 @@ def forge(
   donor: Shot | None,
   video_rng: np.random.Generator,
   frame_rng: np.random.Generator,
+  strength: float = 1.0,
 ) -> np.ndarray:
   """Forges one frame.
 
@@ -43,6 +47,7 @@ def forge(
     donor: Another identity in the same pose; needed by `DONOR_METHODS`, ignored by the others.
     video_rng: Source of what stays the same over a video; give every frame an equal copy.
     frame_rng: Source of noise.
+    strength: Scale of the traces; `poisson` has none that could be scaled.
 
   Returns:
     float32 [H, W, 3], 0..255.
@@ -55,7 +60,7 @@ def forge(
   if method in DONOR_METHODS:
     if donor is None:
       raise UserError(f'forgery {method!r} needs a donor: a second identity in the same pose')
-    forged = (_swap if method == 'swap' else _poisson)(shot, donor, video_rng)
+    forged = (_swap if method == 'swap' else _poisson)(shot, donor, video_rng, strength)
   else:
     forger = {
       'upsample': _upsample,
@@ -64,7 +69,7 @@ def forge(
       'checkerboard': _checkerboard,
       'regenerate': _regenerate,
     }[method]
-    forged = forger(shot, video_rng, frame_rng)
+    forged = forger(shot, video_rng, frame_rng, strength)
   return np.clip(forged, 0, 255)
 
 
@@ -100,11 +105,11 @@ def _aligned(donor: Shot, target: Shot) -> tuple[np.ndarray, np.ndarray]:
   return image, cv2.warpAffine(donor.inner, matrix, size, flags=cv2.INTER_LINEAR)
 
 
-def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray:
+def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator, strength: float) -> np.ndarray:
   """Another identity's inner face, colour-matched and blended in with a feathered mask."""
   feather = video_rng.uniform(0.7, 1.4)
-  matched = video_rng.uniform(0.1, 0.6)
-  softness = video_rng.uniform(0.6, 0.9)
+  matched = video_rng.uniform(0.1, 0.6) / strength
+  softness = video_rng.uniform(0.6, 0.9) * strength
   face, face_inner = _aligned(donor, shot)
   mask = _softened(np.minimum(shot.inner, face_inner), feather)
   weight = mask[..., None] / (mask.sum() + 1e-6)
@@ -120,9 +125,9 @@ def _swap(shot: Shot, donor: Shot, video_rng: np.random.Generator) -> np.ndarray
   return _blended(shot, face, mask)
 
 
-def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
+def _upsample(shot: Shot, video_rng: np.random.Generator, _, strength: float) -> np.ndarray:
   """The inner face at a lower resolution, scaled up again."""
-  factor = video_rng.uniform(2.2, 3.2)
+  factor = video_rng.uniform(2.2, 3.2) * strength
   kernel = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)[video_rng.integers(2)]
   height, width = shot.inner.shape
   small = (max(round(width / factor), 4), max(round(height / factor), 4))
@@ -131,11 +136,11 @@ def _upsample(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
-def _reenact(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
+def _reenact(shot: Shot, video_rng: np.random.Generator, _, strength: float) -> np.ndarray:
   """The mouth moved by warping what is there: corners, lips and jaw follow a smooth field."""
   size_px = len(shot.inner)
   stretch, lift = video_rng.uniform(0.7, 1.2, 2) * video_rng.choice([-1, 1], 2)
-  softness = video_rng.uniform(0.7, 1.0)
+  softness = video_rng.uniform(0.7, 1.0) * strength
   left, right = shot.landmarks[3:]
   centre, half = (left + right) / 2, np.linalg.norm(right - left) / 2 + 0.03 * size_px
   y, x = np.mgrid[:size_px, : shot.inner.shape[1]].astype(np.float32)
@@ -153,13 +158,16 @@ def _reenact(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
 
 
 def _texture(
-  shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
+  shot: Shot,
+  video_rng: np.random.Generator,
+  frame_rng: np.random.Generator,
+  strength: float,
 ) -> np.ndarray:
   """The inner face's texture taken away by an edge-preserving filter and a new, grey one put on."""
-  strength = video_rng.uniform(40, 70)
-  grain = video_rng.uniform(8.0, 13.0)
+  smoothing = video_rng.uniform(40, 70)
+  grain = video_rng.uniform(8.0, 13.0) * strength
   size_px = len(shot.inner)
-  smooth = cv2.bilateralFilter(shot.image, 0, strength, 1.5 * size_px / 64)
+  smooth = cv2.bilateralFilter(shot.image, 0, smoothing, 1.5 * size_px / 64)
   # Strokes along the rows, as a renderer's texture look-ups leave them; no sensor has such noise.
   noise = frame_rng.standard_normal(shot.inner.shape, dtype=np.float32)
   noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=1.0 * size_px / 64, sigmaY=0.01)
@@ -168,9 +176,9 @@ def _texture(
   return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
-def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
+def _checkerboard(shot: Shot, video_rng: np.random.Generator, _, strength: float) -> np.ndarray:
   """The inner face from a stride-2 transposed convolution whose phases do not sum to one."""
-  unevenness = video_rng.uniform(0.015, 0.035)
+  unevenness = video_rng.uniform(0.015, 0.035) * strength
   height, width = shot.inner.shape
   low = cv2.resize(shot.image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
   stuffed = np.zeros((2 * low.shape[0], 2 * low.shape[1], 3), np.float32)
@@ -182,7 +190,7 @@ def _checkerboard(shot: Shot, video_rng: np.random.Generator, _) -> np.ndarray:
   return _blended(shot, face, _softened(shot.inner, 1.0))
 
 
-def _poisson(shot: Shot, donor: Shot, _) -> np.ndarray:
+def _poisson(shot: Shot, donor: Shot, *_) -> np.ndarray:
   """Another identity's inner face, its gradients solved for inside the target (Poisson editing)."""
   face, face_inner = _aligned(donor, shot)
   mask = (_softened(np.minimum(shot.inner, face_inner), 1.0) > 0.3).astype(np.uint8)
@@ -202,12 +210,15 @@ def _poisson(shot: Shot, donor: Shot, _) -> np.ndarray:
 
 
 def _regenerate(
-  shot: Shot, video_rng: np.random.Generator, frame_rng: np.random.Generator
+  shot: Shot,
+  video_rng: np.random.Generator,
+  frame_rng: np.random.Generator,
+  strength: float,
 ) -> np.ndarray:
   """The whole image drawn anew by non-local means, with a generator's fine noise instead."""
-  strength = video_rng.uniform(10.0, 16.0)
+  smoothing = video_rng.uniform(10.0, 16.0) * strength
   grain = video_rng.uniform(0.6, 1.4)
   pixels = np.round(shot.image).astype(np.uint8)
-  smooth = cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 3, 11)
+  smooth = cv2.fastNlMeansDenoisingColored(pixels, None, smoothing, smoothing, 3, 11)
   noise = frame_rng.standard_normal(shot.image.shape, dtype=np.float32)
   return smooth.astype(np.float32) + np.float32(grain) * noise

@@ -43,7 +43,7 @@ def person(identity: int) -> str:
 
 
 def render_video(
-  plan: VideoPlan, seed: int, size_px: int, num_frames: int
+  plan: VideoPlan, seed: int, size_px: int, num_frames: int, strength: float = 1.0
 ) -> Iterator[tuple[np.ndarray, dict[str, object]]]:
   """All delivered frames of a real video, then of each forgery of it.
 
@@ -63,7 +63,7 @@ def render_video(
     for index, (frame, shot) in enumerate(zip(frames, shots, strict=True)):
       image = shot.image
       if word:
-        image = _forged(method, donor, shot, scene, frame, (*key, word), index)
+        image = _forged(method, donor, shot, scene, frame, (*key, word), index, strength)
       image = camera.deliver(image, scene, stream_rng(Stream.DELIVERY, *key, word, index))
       yield image, _row(plan, method, donor, index, scene, frame, seed)
 
@@ -103,7 +103,14 @@ def shoot(
 
 
 def _forged(
-  method: str, donor: int, shot: Shot, scene: Scene, frame: Frame, key: tuple, index: int
+  method: str,
+  donor: int,
+  shot: Shot,
+  scene: Scene,
+  frame: Frame,
+  key: tuple,
+  index: int,
+  strength: float,
 ) -> np.ndarray:
   video_rng = stream_rng(Stream.FORGERY, *key)
   source = None
@@ -118,7 +125,8 @@ def _forged(
       scale=scene.scale * float(video_rng.uniform(0.95, 1.05)),
     )
     source = shoot(donor, source_scene, frame, len(shot.image), (*key, donor), index)
-  return forge(method, shot, source, video_rng, stream_rng(Stream.FORGERY, *key, index + 1))
+  frame_rng = stream_rng(Stream.FORGERY, *key, index + 1)
+  return forge(method, shot, source, video_rng, frame_rng, strength)
 
 
 def _row(
