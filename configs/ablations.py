@@ -18,7 +18,8 @@ no effect either. K matters through the layer mask, which switches (block, subsp
 through how many components K*q are trained at all.
 """
 
-from configs import masm, masm_v01
+from configs import common, masm_v01
+from masm_jax import config as config_lib
 
 BASE = 'configs/demo.py'
 
@@ -67,6 +68,10 @@ def _form(fields, *groups):
   return _SKELETON | {name: value for name, value in fields.items() if name.startswith(groups)}
 
 
+# The same fields in their present form.
+_NOW = {
+  name: config_lib.flatten(common.get_config())[name] for name in (*masm_v01.FIELDS, 'mask.keep')
+}
 # Which fields make up each named part of the method.
 _ORTHOGONAL = (
   'regularizer.orthogonality', 'regularizer.w_', 'regularizer.mode', 'regularizer.squared'
@@ -88,11 +93,11 @@ SWEEPS = {
       'all': {},
       'skeleton_balanced': _SKELETON | {'subspace.parametrization': 'balanced'},
       'mask_v01': _form(masm_v01.FIELDS, 'subspace', 'mask') | {'mask.keep': 0.5},
-      'mask': _form(masm.FIELDS, 'mask'),
+      'mask': _form(_NOW, 'mask'),
       'orthogonality_v01': _form(masm_v01.FIELDS, 'subspace', *_ORTHOGONAL),
-      'orthogonality': _form(masm.FIELDS, *_ORTHOGONAL),
+      'orthogonality': _form(_NOW, *_ORTHOGONAL),
       'spectrum_v01': _form(masm_v01.FIELDS, 'subspace', *_SPECTRAL),
-      'spectrum': _form(masm.FIELDS, *_SPECTRAL),
+      'spectrum': _form(_NOW, *_SPECTRAL),
     },
   },
   'components': {
@@ -167,9 +172,10 @@ SWEEPS = {
         'mask.close_steps': 0,
       },
       'no_hysteresis': {'mask.hysteresis': 0.0},
-      'at_once': {'mask.close_steps': 0},
+      'at_once': {},
       'slowly': {'mask.close_steps': 120},
-      **{f'score={share}': {'mask.keep_by': 'score', 'mask.keep': share} for share in (0.7, 0.9)},
+      'score=0.7': {'mask.keep': 0.7},
+      **{f'share={share}': {'mask.keep_by': 'share', 'mask.keep': share} for share in (0.5, 0.75)},
     },
   },
   'select': {
@@ -195,7 +201,10 @@ SWEEPS = {
   },
   'keep': {
     'about': 'Share of the groups that stay on.',
-    'rows': _values('mask.keep', 0.25, 0.5, 0.75, 1.0, name='keep='),
+    'rows': {
+      f'keep={share}': {'mask.keep_by': 'share', 'mask.keep': share}
+      for share in (0.25, 0.5, 0.75, 1.0)
+    },
   },
   'spectral_kind': {
     'about': 'Which spectral-consistency loss.',
@@ -215,12 +224,17 @@ SWEEPS = {
   'orthogonality': {
     'about': (
       'How orthogonality is kept, in two parts and in three (energy .5): as a loss, decoupled from '
-      'Adam, exactly; to the semantic part alone; not at all.'
+      'Adam, exactly; of the artifact bases alone; to the semantic part alone; not at all.'
     ),
     'rows': {
       'none': {'regularizer.orthogonality': 0.0},
+      'artifact_alone': {},
       **{
-        f'{mode}{parts}': {'regularizer.mode': mode, 'subspace.semantic_energy': energy}
+        f'{mode}{parts}': {
+          'regularizer.mode': mode,
+          'subspace.semantic_energy': energy,
+          'regularizer.w_sem': 2.0,
+        }
         for mode in ('loss', 'decoupled', 'exact')
         for parts, energy in ((2, 1.0), (3, 0.5))
       },
@@ -230,6 +244,7 @@ SWEEPS = {
           'subspace.semantic_energy': 0.5,
           'regularizer.w_self': 0.0,
           'regularizer.w_cross': 0.0,
+          'regularizer.w_sem': 2.0,
         }
         for mode in ('loss', 'exact')
       },

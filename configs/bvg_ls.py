@@ -13,6 +13,7 @@ def preset(config):
   config.mask.granularity = 'block'
   config.mask.score = 'bvr'
   config.mask.select = 'global'
+  config.mask.keep_by = 'share'
   config.mask.keep_count = 1
   config.mask.warmup_steps = 2
   config.mask.refresh_steps = 1

@@ -92,8 +92,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.mask.score = 'grad_norm'  # grad_norm, rgn, bvr, bvr_unbiased or gsnr.
   config.mask.select = 'per_subspace'  # per_subspace, per_layer or global.
   config.mask.granularity = 'block_subspace'  # A group: block, block_subspace or kernel_subspace.
-  config.mask.keep = 0.5  # Share that stays on: of the groups, or of their scores.
-  config.mask.keep_by = 'share'  # share: of the groups; score: the fewest that hold so much of it.
+  config.mask.keep = 0.9  # Share that stays on: of the groups, or of their scores.
+  config.mask.keep_by = 'score'  # share: of the groups; score: the fewest that hold so much of it.
   config.mask.keep_count = 0  # So many of each ranking stay on, in place of a share; 0: the share.
   config.mask.hysteresis = 0.1  # A group that is on counts as if its score were so much higher.
   config.mask.probe_batches = 16  # Batches that FMSD measures gradients on before it trains.
@@ -109,7 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.regularizer.spectral = 1.0  # lambda_spec; 0 leaves the loss out.
   config.regularizer.w_self = 1.0  # Each artifact basis orthonormal.
   config.regularizer.w_cross = 2.0  # Artifact bases orthogonal to each other.
-  config.regularizer.w_sem = 2.0  # Artifact bases orthogonal to the semantic one.
+  config.regularizer.w_sem = 0.0  # Artifact bases orthogonal to the semantic one.
   config.regularizer.spectral_kind = 'energy'  # energy or singular_values.
   config.regularizer.relative_energy = True  # Divide by an energy; False is Effort's own form.
   config.regularizer.energy_of = 'artifact'  # By whose: artifact, |S_0|^2, or kernel, |W|^2.
@@ -136,7 +136,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.val = dataset(split='val')  # Chooses the best checkpoint; never a test set.
   config.data.tests = ml_collections.ConfigDict()  # Name -> dataset(...), evaluated at the end.
   config.data.sampler = 'uniform'  # uniform; balanced, per_method, paired: real and fake in turn.
-  config.data.augment = 'gend'  # deepfakebench, effort, gend, none; sbi: fakes from real faces.
+  config.data.augment = 'gend'  # none, flip, deepfakebench, effort, gend; sbi: fakes of real faces.
   config.data.num_workers = 0  # Worker processes that load images; 0 loads in this one.
   config.data.num_threads = 4  # Threads per process that load images.
   config.data.max_replaced_share = 0.01  # Stop when more records than this cannot be decoded.

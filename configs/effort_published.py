@@ -13,6 +13,7 @@ def preset(config):
   """Sets what the method is, and the recipe that goes with it."""
   effort.preset(config)
   config.regularizer.orthogonality = 1.0
+  config.regularizer.w_sem = 2.0
   config.regularizer.spectral = 1.0
   config.regularizer.spectral_kind = 'energy'
   config.regularizer.relative_energy = False

@@ -14,6 +14,8 @@ def preset(config):
   config.mask.kind = 'oneshot'
   config.mask.granularity = 'block'
   config.mask.score = 'bvr_unbiased'
+  config.mask.keep_by = 'share'
+  config.mask.keep = 0.5
   config.mask.probe_batches = 32
   config.mask.head_batches = 32
 

@@ -28,7 +28,7 @@ _CHOICES = {
   'optim.decay_towards': ('zero', 'start'),
   'backbone.dtype': ('auto', 'float32', 'bfloat16'),
   'data.sampler': ('uniform', 'balanced', 'per_method', 'paired'),
-  'data.augment': ('none', 'deepfakebench', 'effort', 'gend', 'sbi'),
+  'data.augment': ('none', 'flip', 'deepfakebench', 'effort', 'gend', 'sbi'),
   'eval.select_by': ('frame_auroc', 'frame_ap', 'video_auroc', 'video_ap'),
 }
 
@@ -67,8 +67,8 @@ _DURATIONS = (
   *('train.duration', 'eval.every', 'checkpoint.every'),
 )
 
-# Fields that a resumed run may change: they alter where it runs and what it reports. (`mesh.fsdp`
-# and the number of devices change rounding: only the same topology repeats bit for bit.)
+# Fields that a resumed run may change: they alter where it runs and what it reports. (Only the same
+# number of devices, and `mesh.fsdp`, repeats bit for bit.)
 _MAY_CHANGE = (
   'data.num_workers',
   'data.num_threads',
@@ -86,8 +86,7 @@ _MAY_CHANGE = (
 )
 
 
-# What a config means that was stored before these fields were: runs stay readable, and their
-# fingerprints what they were.
+# What a config stored before these fields means: runs stay readable, fingerprints what they were.
 _BEFORE = {
   'subspace.semantic_rank': 0,
   'subspace.semantic_energy': 1.0,
@@ -111,13 +110,11 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
     stored: nested, as JSON gives it back.
   """
   config = ml_collections.ConfigDict(stored)
-  for name, value in _BEFORE.items():
-    *groups, field = name.split('.')
-    group: Any = config
-    for part in groups:
-      group = group.get(part) if isinstance(group, ml_collections.ConfigDict) else None
-    if group is not None and field not in group:
-      group[field] = value
+  known = flatten(config)
+  groups = {name.rpartition('.')[0] for name in known}
+  config.update_from_flattened_dict(
+    {n: v for n, v in _BEFORE.items() if n not in known and n.rpartition('.')[0] in groups}
+  )
   return config.lock()
 
 
@@ -198,9 +195,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'pairs stand in two batches'
     )
   if config.data.val.split == 'test':
-    problems.append(
-      'data.val.split = test: checkpoints are chosen on validation data, never on a test set'
-    )
+    problems.append('data.val.split = test: it chooses checkpoints, never on a test set')
   if problems:
     raise UserError('config: ' + '; '.join(problems))
 

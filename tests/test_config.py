@@ -1,5 +1,7 @@
 """Config values are checked before anything is loaded; durations become steps."""
 
+import functools
+import operator
 import pathlib
 
 import ml_collections
@@ -219,8 +221,8 @@ def test_a_config_stored_before_a_field_was_means_what_the_program_did_then(comm
   config.update_from_flattened_dict(config_lib._BEFORE)
   stored = config.to_dict()
   for name in config_lib._BEFORE:
-    group, _, field = name.rpartition('.')
-    del stored[group][field]
+    *groups, field = name.split('.')
+    del functools.reduce(operator.getitem, groups, stored)[field]
   with pytest.raises(UserError, match='it lacks'):
     config_lib.validate(ml_collections.ConfigDict(stored).lock())
   completed = config_lib.completed(stored)

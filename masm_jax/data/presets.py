@@ -41,6 +41,7 @@ SBI = 'sbi'  # The preset that makes its own fakes.
 
 PRESETS: Mapping[str, tuple[Operation, ...]] = {
   'none': (),
+  'flip': (HorizontalFlip(probability=0.5),),  # Which leaves every trace as it is. [ours]
   # SCLBD/DeepfakeBench, training/dataset/abstract_dataset.py and the detectors' configs.
   'deepfakebench': (
     HorizontalFlip(probability=0.5),

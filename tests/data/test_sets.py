@@ -42,7 +42,7 @@ def config(manifest, train=None, val=None, augment='none', **tests):
     'val': val or spec(manifest, split='val'),
     'tests': tests,
     'augment': augment,
-    'synthetic': {'root': '', 'seed': 0, 'size_px': 32},
+    'synthetic': {'root': '', 'seed': 0, 'size_px': 32, 'strength': 2.0},
   })  # fmt: skip
 
 
@@ -105,17 +105,17 @@ def test_an_empty_set_is_a_result_where_it_is_allowed(manifest, caplog):
 def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
   calls = []
 
-  def materialize(root, *, seed, size_px):
-    calls.append((root, seed, size_px))
+  def materialize(root, *, seed, size_px, strength):
+    calls.append((root, seed, size_px, strength))
     raise UserError('drawn')
 
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr('masm_jax.data.synthetic.materialize', materialize)
   with pytest.raises(UserError, match='drawn'):
     sets.load_sets(config('synthetic'))
-  ((root, seed, size_px),) = calls
-  assert root.parent == tmp_path / 'masm_jax' and (seed, size_px) == (0, 32)
-  assert '32px_seed0' in root.name
+  ((root, *drawn),) = calls
+  assert root.parent == tmp_path / 'masm_jax' and drawn == [0, 32, 2.0]
+  assert '32px_seed0_strength2' in root.name
 
 
 def test_only_self_blending_trains_without_fakes(manifest):

@@ -52,9 +52,9 @@ def test_what_the_component_rows_are(tmp_path):
   assert found['none/seed0'] == ('none', 1, 0.0, 0.0, 0)
   assert found['+mask/seed0'] == ('dynamic', 1, 0.0, 0.0, 0)
   assert found['+subspaces/seed0'] == ('none', 4, 0.0, 0.0, 0)
-  assert found['+orthogonality/seed7'] == ('none', 1, 0.1, 0.0, 7)
+  assert found['+orthogonality/seed7'] == ('none', 1, 1.0, 0.0, 7)
   assert found['+spectrum/seed7'] == ('none', 1, 0.0, 1.0, 7)
-  assert found['all/seed7'] == ('dynamic', 4, 0.1, 1.0, 7)
+  assert found['all/seed7'] == ('dynamic', 4, 1.0, 1.0, 7)
 
 
 def test_every_method_is_a_row():
@@ -73,7 +73,7 @@ def test_a_method_is_given_as_the_argument_that_other_fields_follow(tmp_path):
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [
-    ({'name': 'colour'}, "no sweep 'colour': there are components"),
+    ({'name': 'colour'}, "no sweep 'colour': there are forms, components"),
     ({'seeds': (1, 1)}, '--seeds=1,1: give different numbers'),
     ({'fields': {'seed': '3'}}, '--config.seed: a sweep sets it by itself'),
     ({'fields': {'mask.kind': 'all'}}, "--config.mask.kind: the row 'none' of the sweep sets it"),
