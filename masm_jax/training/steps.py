@@ -95,6 +95,8 @@ def make_update(
     # Update.
     pull = method.penalty_pull(reference)
     if not pull:
+      if terms:
+        report['task_share'] = task_share(grads, penalty_grads)
       grads = jax.tree.map(jnp.add, grads, penalty_grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
     if pull:
@@ -118,6 +120,35 @@ def make_update(
     return new_state, report
 
   return update
+
+
+def task_share(task_grads: Any, penalty_grads: Any) -> jax.Array:
+  """The task's share of a normalised step, float32 []: 1 where no penalty pulls, 0 without a task.
+
+  Adam moves every element by about the learning rate, however small its gradient is: a penalty that
+  is small beside the task in all may decide where most elements go. So shares `|g| / (|g| + |p|)`
+  are taken element by element, and averaged over those that have any gradient. [ours]
+
+  Args:
+    task_grads: g, of the task loss.
+    penalty_grads: p, of the penalties, a tree of the same shape.
+  """
+
+  def parts(task: jax.Array, penalty: jax.Array) -> tuple[jax.Array, jax.Array]:
+    total = jnp.abs(task) + jnp.abs(penalty)
+    share = jnp.where(total > 0, jnp.abs(task) / jnp.where(total > 0, total, 1.0), 0.0)
+    return jnp.sum(share), jnp.sum((total > 0).astype(jnp.float32))
+
+  found = [
+    parts(task, penalty)
+    for task, penalty in zip(
+      jax.tree.leaves(task_grads), jax.tree.leaves(penalty_grads), strict=True
+    )
+  ]
+  shares, counts = (
+    sum(column, start=jnp.zeros((), jnp.float32)) for column in zip(*found, strict=True)
+  )
+  return shares / jnp.maximum(counts, 1.0)
 
 
 def metrics_class(report: Mapping[str, Any]) -> type[clu.metrics.Collection]:

@@ -115,3 +115,13 @@ def test_decoupled_penalties_move_beside_adam_and_only_what_is_on(tiny_run):
   held = tree.flatten(jax.tree.map(lambda m, keep: np.where(keep, 0, m).max(), moved, on))
   free = tree.flatten(jax.tree.map(lambda m, keep: np.where(keep, m, 0).max(), moved, on))
   assert max(held.values()) == 0 and sum(value > 0 for value in free.values()) > len(free) / 3
+
+
+def test_the_tasks_share_of_a_normalised_step_by_hand():
+  task = {'a': jnp.array([3.0, -1.0, 0.0]), 'b': jnp.array([0.0, 0.0])}
+  penalty = {'a': jnp.array([1.0, 1.0, 2.0]), 'b': jnp.array([0.0, -5.0])}
+  # 3/4, 1/2, 0, and of b nothing (no gradient) and 0: four elements that move.
+  assert float(steps.task_share(task, penalty)) == pytest.approx((0.75 + 0.5) / 4)
+  nothing = jax.tree.map(jnp.zeros_like, penalty)
+  assert float(steps.task_share(task, nothing)) == 1.0
+  assert float(steps.task_share(nothing, nothing)) == 0.0
