@@ -35,7 +35,7 @@ def summarize(workdir: pathlib.Path) -> None:
 
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
   best = {method: result['best']['sets'] for method, result in results.items()}
-  sets = [name for name in best[METHODS[0]] if name != 'val']
+  sets = sorted((n for n in best[METHODS[0]] if n != 'val'), key=lambda name: name != 'known')
   print('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
   for level in scores.LEVELS:
     metrics = {method: {name: best[method][name] for name in sets} for method in METHODS}

@@ -70,7 +70,9 @@ def test_a_compiled_step_on_vit_l14_costs_what_the_specification_allows(
   """
   config = ffpp.get_config(f'method={method},backbone=clip_l14')
   assert (config.subspace.num_subspaces, config.subspace.rank) == (4, 8)
-  assert (config.subspace.targets, config.mask.keep) == ('all', 0.5)
+  keeps = {'masm': ('score', 0.9), 'fmsd': ('share', 0.5)}
+  assert (config.mask.keep_by, config.mask.keep) == keeps[method]
+  assert config.subspace.targets == 'all'
   assert config.train.batch_size == 32
   assert backbones.get_preset('clip_l14').config.depth == 24
 
