@@ -1,7 +1,7 @@
-"""Several detectors on one set: every figure with its interval and its paired difference.
+"""Several detectors on one set: every metric with its interval and its paired difference.
 
 All see the same bootstrap draws of the same clusters, so that what makes a set easy or hard falls
-out of a difference. Several seeds of a method stand for one detector: its figure is their mean, in
+out of a difference. Several seeds of a method stand for one detector: its value is their mean, in
 every draw too, and their standard deviation is given beside it.
 """
 
@@ -21,11 +21,11 @@ def entries(
   reference: str,
   confidence: float,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-  """Figures of every detector, and differences from the reference.
+  """Metrics of every detector, and differences from the reference.
 
   Args:
-    point: name -> figures by metric, one mapping per seed.
-    draws: name -> [B] of each metric, from `summary.draw_figures`, one mapping per seed.
+    point: name -> values by metric, one mapping per seed.
+    draws: name -> [B] of each metric, from `summary.draw_metrics`, one mapping per seed.
     reference: the detector that the others are held against.
     confidence: of the intervals.
 
@@ -40,13 +40,13 @@ def entries(
     made[name] = {}
     for metric in drawn[name]:
       held = None if name == reference else (values[reference][metric], drawn[reference][metric])
-      each = [figures[metric] for figures in seeds]
+      each = [one[metric] for one in seeds]
       made[name][metric] = _entry(each, drawn[name][metric], held, confidence)
   return made
 
 
 def _mean(seeds: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: np.mean([figures[name] for figures in seeds], axis=0) for name in names}
+  return {name: np.mean([one[name] for one in seeds], axis=0) for name in names}
 
 
 def _entry(
@@ -55,7 +55,7 @@ def _entry(
   reference: tuple[float, np.ndarray] | None,
   confidence: float,
 ) -> dict[str, Any]:
-  """One cell: figure, interval, spread over seeds, difference from the reference."""
+  """One cell: value, interval, spread over seeds, difference from the reference."""
   value = float(np.mean(seeds))
   entry = dataclasses.asdict(uncertainty.interval(value, draws, confidence))
   entry |= {

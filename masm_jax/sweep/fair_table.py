@@ -90,9 +90,9 @@ def _compare(
         raise UserError(f'{run.workdir}: it scored other rows of {name} than the runs before it')
       for level in scores.LEVELS:
         part = scored if level == 'frame' else metrics.video_scores(scored, settings.video_score)
-        figures = metrics.binary_metrics(part['label'], part['score'], name=None)
-        point[level].setdefault(row, []).append(figures)
-        drawn = summary.draw_figures(part, clusters, settings, float('nan'))
+        values = metrics.binary_metrics(part['label'], part['score'], name=None)
+        point[level].setdefault(row, []).append(values)
+        drawn = summary.draw_metrics(part, clusters, settings, float('nan'))
         draws[level].setdefault(row, []).append({key: drawn[key] for key in scores.SHOWN})
   made = {
     level: paired.entries(
@@ -114,7 +114,7 @@ def to_markdown(
   level: str = 'video',
   speed: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-  """The table for people: two columns per test set, the figure and the difference.
+  """The table for people: two columns per test set, the value and the difference.
 
   Args:
     document: from `make`.

@@ -147,7 +147,7 @@ def run(
     if not values_of:
       continue
     sweep = make(
-      {trial: owner[trial].fields | values for trial, values in values_of.items()},
+      {trial: {**owner[trial].fields, **values} for trial, values in values_of.items()},
       workdir=workdir / 'search', seeds=(seed,), with_tests=False,
     )  # fmt: skip
     failed = {failure.run.row: failure.reason
@@ -213,6 +213,6 @@ def validation(run: Run) -> float:
   if run.progress() is not Progress.FINISHED:
     return -math.inf
   level, _, metric = run.config.eval.select_by.partition('_')
-  figures = telemetry.read_json(run.workdir / 'results.json')['best']['sets']['val']
-  value = float(figures[level][metric])
+  found = telemetry.read_json(run.workdir / 'results.json')['best']['sets']['val']
+  value = float(found[level][metric])
   return value if math.isfinite(value) else -math.inf

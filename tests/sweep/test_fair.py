@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from masm_jax import telemetry
-from masm_jax.errors import UserError
 from masm_jax.metrics import binary, scores, summary
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.sweep import __main__ as sweep
@@ -112,7 +111,7 @@ def check_paired(folder, made):
     clusters = make_clusters(tables[0])
     videos = [binary.video_scores(table, 'mean') for table in tables]
     points.append(np.mean([binary.binary_metrics(v['label'], v['score'])['auroc'] for v in videos]))
-    drawn = [summary.draw_figures(v, clusters, summary.Settings(), np.nan)['auroc'] for v in videos]
+    drawn = [summary.draw_metrics(v, clusters, summary.Settings(), np.nan)['auroc'] for v in videos]
     draws.append(np.mean(drawn, axis=0))
   difference = entry['difference']
   assert difference['value'] == pytest.approx(points[1] - points[0], abs=1e-12)
