@@ -146,7 +146,8 @@ def _reenact(shot: Shot, video_rng: np.random.Generator, _, strength: float) -> 
   y, x = np.mgrid[:size_px, : shot.inner.shape[1]].astype(np.float32)
   u, v = (x - centre[0]) / half, (y - centre[1]) / half
   mask = _softened(shot.inner, 1.0)
-  field = np.exp(-((u / 1.1) ** 2) - (v / 0.9) ** 2).astype(np.float32) * mask
+  reach = 1 + 0.4 * (strength - 1)
+  field = np.exp(-((u / (1.1 * reach)) ** 2) - (v / (0.9 * reach)) ** 2).astype(np.float32) * mask
   map_x = x - np.float32(stretch * 0.35 * half) * u * field
   # Below the lips' line the jaw drops or rises; at the corners the line bends.
   map_y = y - np.float32(lift * 0.5 * half) * (np.tanh(2 * v) + np.float32(0.8) * (u * u)) * field
