@@ -18,8 +18,9 @@ no effect either. K matters through the layer mask, which switches (block, subsp
 through how many components K*q are trained at all.
 """
 
+import functools
+
 from configs import common, masm_v01
-from masm_jax import config as config_lib
 
 BASE = 'configs/demo.py'
 
@@ -69,8 +70,10 @@ def _form(fields, *groups):
 
 
 # The same fields in their present form.
+_DEFAULTS = common.get_config()
 _NOW = {
-  name: config_lib.flatten(common.get_config())[name] for name in (*masm_v01.FIELDS, 'mask.keep')
+  name: functools.reduce(getattr, name.split('.'), _DEFAULTS)
+  for name in (*masm_v01.FIELDS, 'mask.keep')
 }
 # Which fields make up each named part of the method.
 _ORTHOGONAL = (
