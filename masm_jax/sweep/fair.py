@@ -27,7 +27,7 @@ def final_sweep(
   found: Sequence[search.Searched], make: Callable[..., Sweep], *, workdir: pathlib.Path,
   seeds: Sequence[int],
 ) -> Sweep:  # fmt: skip
-  """The choices over all seeds; a choice that the search has run goes on in its directory."""
+  """The choices over all seeds; a choice that the search has run resumes in its directory."""
   sweep = make(
     {searched.row.name: dict(searched.row.fields) | dict(searched.best.values)
      for searched in found},

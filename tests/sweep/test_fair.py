@@ -84,7 +84,7 @@ def test_it_searches_on_validation_and_tests_the_choice_alone(command, tmp_path)
     rate = max(row['trials'][:2], key=lambda trial: trial['validation'])['values']
     assert row['trials'][2]['values'][search.RATE] == rate[search.RATE]
     chosen[row['row']] = row['chosen']
-  # The choice's own run is the first seed's: it goes on to the test sets, without a new training.
+  # The choice's own run is the first seed's: it scores the test sets without a new training.
   tested = [name for name, tests in done if tests]
   assert len(tested) == 4 and {tests for _, tests in done} == {(), ('known',)}
   made = telemetry.read_json(tmp_path / 'fair' / 'fair.json')
