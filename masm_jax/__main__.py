@@ -24,7 +24,7 @@ COMMANDS = {
   'compare': 'set evaluations side by side, with paired intervals',
   'report': 'turn evaluations into one HTML file',
   'analysis': 'measure what fine-tuning did to subspaces and features',
-  'export': 'write a trained detector as one folder that needs nothing else',
+  'export': 'write a trained detector as a folder, an adapter, or for other programs',
   'convert': 'take a detector that another program has trained',
   'sweep': 'run a table of ablations over seeds',
   'explain': 'say which learned change fired, where, and whether that is true',

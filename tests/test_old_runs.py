@@ -145,7 +145,7 @@ def test_training_resumes_from_an_old_checkpoint(old, monkeypatch):
   (workdir / 'results.json').unlink()
   stored = json.loads((workdir / 'run.json').read_text())['config']
   with jax.numpy_dtype_promotion('standard'):  # Of optax' own.
-    assert loop.train(trained._stored_config(stored, workdir), workdir) == 0
+    assert loop.train(trained.stored_config(stored, workdir), workdir) == 0
   after = json.loads((workdir / 'results.json').read_text())
   assert after.pop('format') == 'masm_jax training 1' and 'format' not in before
   for part in ('best', 'last'):
@@ -159,7 +159,7 @@ def test_a_state_with_other_parts_is_refused_with_one_line(old, monkeypatch):
   workdir = old / 'resumed' / 'masm'
   shutil.copytree(old / 'runs' / 'masm', workdir)
   stored = json.loads((workdir / 'run.json').read_text())['config']
-  config = trained._stored_config(stored, workdir)
+  config = trained.stored_config(stored, workdir)
   with (
     jax.numpy_dtype_promotion('standard'),
     pytest.raises(UserError, match='a run of another version of this program, whose state') as told,

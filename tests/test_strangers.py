@@ -155,7 +155,7 @@ def test_a_run_is_not_followed_to_other_machines(copy, tmp_path, place, field):
 def test_files_and_object_stores_are_places(run, place):
   config = reading.SavedRun(run).meta(2)['config']
   config['data']['val'] |= {'manifest': place, 'root': place}
-  assert trained._stored_config(config, run).data.val.root == place
+  assert trained.stored_config(config, run).data.val.root == place
 
 
 def test_the_built_in_set_is_not_drawn_where_a_run_says(copy, tmp_path, monkeypatch):

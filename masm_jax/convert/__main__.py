@@ -16,6 +16,7 @@ _ABOUT = {
   'effort': 'Effort (arXiv 2411.15633): faces, UniversalFakeDetect, GenImage',
   'gend': 'GenD (arXiv 2508.06248), a folder of transformers, on CLIP, DINO or PE-Core',
   'deepfakebench': "DeepfakeBench's CLIP baseline",
+  'adapter': 'what masm_jax.export --format adapter writes, on its base weights',
 }
 
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--from', choices=_ABOUT, required=True, dest='format', help='see below')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the detector file')
   parser.add_argument('--name', default='', help="of the detector; the file's name by default")
+  parser.add_argument('--base-weights', default='', help='of an adapter: the file of base weights')
   parser.add_argument(
     '--whole-images', action='store_true', help='it scores whole images, not crops of faces'
   )
@@ -54,6 +56,7 @@ def _convert(args: argparse.Namespace) -> int:
     name=args.name,
     licence_note=args.licence_note,
     whole_images=args.whole_images,
+    base_weights=args.base_weights,
   )
   return 0
 

@@ -12,6 +12,7 @@ from masm_jax import backbones, files, tree
 from masm_jax.convert.states import State, read_state
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
+from masm_jax.inference import detector_schema
 from masm_jax.methods import ln
 
 # How DeepfakeBench and GenD cut faces.
@@ -33,6 +34,8 @@ class Converted:
     params: plain parameters `{'backbone': ..., 'head': ...}`, float32.
     trainable_parameters: how many its authors' code trains.
     crops: how its faces were cut; () for detectors of whole images.
+    origin: its run, where that is known.
+    config: of that run, for the record.
   """
 
   method: str
@@ -41,6 +44,8 @@ class Converted:
   params: dict[str, Any]
   trainable_parameters: int
   crops: tuple[CropSettings, ...]
+  origin: detector_schema.Origin | None = None
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def effort(path: pathlib.Path) -> Converted:

@@ -4,7 +4,9 @@ import pathlib
 
 import masm_jax
 from masm_jax import backbones, files, tree
+from masm_jax.convert import adapter
 from masm_jax.convert.formats import FORMATS
+from masm_jax.errors import UserError
 from masm_jax.inference import detector_file, detector_schema
 from masm_jax.metrics import text_tables
 
@@ -17,21 +19,28 @@ def convert(
   name: str = '',
   licence_note: str = '',
   whole_images: bool = False,
+  base_weights: str = '',
 ) -> None:
   """Reads a file of another program, writes a detector file, and prints what it holds.
 
   Args:
-    source_format: a key of `formats.FORMATS`.
+    source_format: a key of `formats.FORMATS`, or `adapter`.
     path: the file, or a folder of transformers.
     out: a new or empty folder, or an older detector file.
     name: what people call the detector; the file's name by default.
     licence_note: under what terms its weights may be used.
     whole_images: it scores whole images: nothing is said of how faces are cut.
+    base_weights: of an adapter, the file of its base weights.
 
   Raises:
     UserError: the file is of another kind, or the folder cannot be written.
   """
-  found = FORMATS[source_format](path)
+  if source_format == 'adapter':
+    found = adapter.read(path, base_weights)
+  elif base_weights:
+    raise UserError(f'a file of {source_format} needs no base weights: leave them out')
+  else:
+    found = FORMATS[source_format](path)
   family, fields = detector_schema.describe(found.backbone.config)
   file = path / 'model.safetensors' if path.is_dir() else path
   crops = () if whole_images else found.crops
@@ -52,7 +61,8 @@ def convert(
     head=detector_schema.Head(normalize_features=found.normalize_features),
     crops=tuple(detector_schema.Crops(**way.to_json()) for way in crops),
     training=detector_schema.Training(sets=(), forgeries=(), videos=None, frames=None),
-    origin=detector_schema.Origin(
+    origin=found.origin
+    or detector_schema.Origin(
       seed=0,
       checkpoint='last',
       step=0,
@@ -66,7 +76,7 @@ def convert(
       train_manifest='',
       val_manifest='',
     ),
-    config={},
+    config=dict(found.config),
   )
   print(f'{note.name}: {note.method} on {note.backbone.preset}, converted from {source_format}')
   print(f'  weights     {note.weights.bytes / 1e6:.1f} MB, SHA-256 {note.weights.sha256[:12]}')

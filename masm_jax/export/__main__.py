@@ -4,7 +4,7 @@ python -m masm_jax.export --run runs/ffpp --format detector --out detectors/ffpp
 
 `detector` is one folder with all that scoring needs: weights, thresholds and calibration from
 validation, hashes. `masm_jax.load` and `python -m masm_jax.evaluate --checkpoint` take it in the
-place of a run.
+place of a run. The other formats are for other programs; docs/formats.md has them.
 """
 
 import argparse

@@ -74,7 +74,7 @@ def write(request: Request) -> None:
     crops=tuple(detector_schema.Crops(**way.to_json()) for way in crops),
     training=_training(train),
     origin=_origin(run.facts),
-    config=_without_places(files.to_json(run.config.to_dict())),
+    config=without_places(files.to_json(run.config.to_dict())),
   )
   megabytes = note.weights.bytes / 1e6
   print(f'{name}: {note.method} on {note.backbone.preset}, step {note.origin.step}')
@@ -200,14 +200,14 @@ def _origin(facts: Mapping[str, Any]) -> detector_schema.Origin:
   )
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
   """A config without the paths of the machine that it comes from."""
   if isinstance(value, list):
-    return [_without_places(item) for item in value]
+    return [without_places(item) for item in value]
   if not isinstance(value, dict):
     return value
   return {
-    key: '' if key in _PLACES and item not in _NOT_PLACES else _without_places(item)
+    key: '' if key in _PLACES and item not in _NOT_PLACES else without_places(item)
     for key, item in value.items()
   }
 

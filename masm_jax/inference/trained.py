@@ -154,7 +154,7 @@ def load_adapted(
   try:
     number = saved.find_step(step)
     meta = saved.meta(number)
-    config = _stored_config(meta['config'], workdir)
+    config = stored_config(meta['config'], workdir)
     backbone, detector_config = detector_lib.from_config(config)
     params, base_hash = detector_lib.load_params(
       backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
@@ -164,7 +164,7 @@ def load_adapted(
         f'{workdir} was trained on other base weights (hash {meta["base_weights"][:12]}, now'
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
-    _check_patterns(config, params, workdir)
+    check_patterns(config, params, workdir)
     # A cache that the config names is read as well: its factors are those of the training.
     cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
     method = make_method(config, cache_dir=cache, on_progress=on_progress)
@@ -214,7 +214,7 @@ def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:
   return crop_settings.read_record(record.get('crops') if isinstance(record, dict) else None)
 
 
-def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """The config of a run as it was, checked by this version of the program."""
   config = config_lib.completed(_tuples(stored))
   try:
@@ -239,7 +239,7 @@ def _stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collecti
   return config
 
 
-def _check_patterns(
+def check_patterns(
   config: ml_collections.ConfigDict, params: Mapping[str, Any], workdir: pathlib.Path
 ) -> None:
   """Refuses patterns over layers that keep Python busy for ever.

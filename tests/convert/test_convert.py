@@ -263,4 +263,4 @@ def test_gend_on_another_clip_is_refused(tmp_path, capsys):
 def test_every_format_is_listed():
   from masm_jax.convert import __main__
 
-  assert set(__main__._ABOUT) == set(formats.FORMATS)
+  assert set(__main__._ABOUT) == {*formats.FORMATS, 'adapter'}

@@ -427,14 +427,14 @@ def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_
   monkeypatch.setattr(synthetic, 'materialize', materialize)
   suite = own_suite(portraits, clean={'manifest': 'synthetic'})
   suite.synthetic.seed, suite.synthetic.root = 7, 'suite'
-  own = trained._stored_config
+  own = trained.stored_config
 
   def synthetic_run(stored, workdir):
     config = own(stored, workdir)
     config.data.val.manifest, config.data.synthetic.root = 'synthetic', 'run'
     return config
 
-  monkeypatch.setattr(trained, '_stored_config', synthetic_run)
+  monkeypatch.setattr(trained, 'stored_config', synthetic_run)
   evaluate(run, suite, tmp_path / 'out')
   assert drawn == [('run', 0, 64), ('suite', 7, 64)]
 

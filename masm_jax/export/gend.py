@@ -1,0 +1,90 @@
+"""A folder in the layout of GenD (arXiv 2508.06248), which its users can load.
+
+    config.json         `backbone`, the name of its base, and `head`
+    model.safetensors   `feature_extractor.*` and `model.linear.*`
+    export.json         the input, the difference
+
+Any detector fits, however it was trained: CLIP, DINOv2, DINOv3 or PE-Core below a linear head.
+GenD's class builds the base by its name, hence its positions have to have the base's size.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from masm_jax import backbones, files, tree
+from masm_jax.errors import UserError
+from masm_jax.export import common
+from masm_jax.export.huggingface import CONFIG, WEIGHTS, preset_of
+from masm_jax.export.request import Request
+
+# Preset -> the name of its base, as GenD's config has it.
+BASES = {
+  'clip_b32': 'openai/clip-vit-base-patch32',
+  'clip_b16': 'openai/clip-vit-base-patch16',
+  'clip_l14': 'openai/clip-vit-large-patch14',
+  'clip_l14_336': 'openai/clip-vit-large-patch14-336',
+  'dinov2_s14': 'facebook/dinov2-small',
+  'dinov2_b14': 'facebook/dinov2-base',
+  'dinov2_l14': 'facebook/dinov2-large',
+  'dinov2_g14': 'facebook/dinov2-giant',
+  'dinov2_reg_s14': 'facebook/dinov2-with-registers-small',
+  'dinov2_reg_b14': 'facebook/dinov2-with-registers-base',
+  'dinov2_reg_l14': 'facebook/dinov2-with-registers-large',
+  'dinov2_reg_g14': 'facebook/dinov2-with-registers-giant',
+  'dinov3_s16': 'facebook/dinov3-vits16-pretrain-lvd1689m',
+  'dinov3_splus16': 'facebook/dinov3-vits16plus-pretrain-lvd1689m',
+  'dinov3_b16': 'facebook/dinov3-vitb16-pretrain-lvd1689m',
+  'dinov3_l16': 'facebook/dinov3-vitl16-pretrain-lvd1689m',
+  'dinov3_hplus16': 'facebook/dinov3-vith16plus-pretrain-lvd1689m',
+  'pe_core_b16': 'vit_pe_core_base_patch16_224',
+  'pe_core_l14': 'vit_pe_core_large_patch14_336',
+}
+
+
+def write(request: Request) -> None:
+  """Writes the folder, reads it back as GenD's, and compares what it computes with JAX.
+
+  Raises:
+    UserError: no such run, a backbone or an image size that GenD's class cannot build, or the
+      folder cannot be written.
+  """
+  run = common.load(request)
+  preset = preset_of(run)
+  if preset.name not in BASES:
+    raise UserError(f'GenD has no backbone of the form of {preset.name}')
+  published = backbones.get_preset(preset.name)
+  size = published.published_size or published.config.image_size
+  if preset.resamples and preset.config.image_size != size:
+    raise UserError(
+      f'GenD builds {preset.name} with positions for {size} px, this detector has them for'
+      f' {preset.config.image_size} px: train it with --config.backbone.image_size={size}'
+    )
+  part = 'vision_model' if preset.name.startswith('clip_') else 'backbone'
+  exported = backbones.export_weights(run.params['backbone'], preset)
+  arrays = {
+    f'feature_extractor.{part}.{name.removeprefix(preset.keys.prefix)}': array
+    for name, array in exported.items()
+  }
+  head = run.params['head']
+  arrays['model.linear.weight'] = np.asarray(head['kernel'], np.float32).T
+  arrays['model.linear.bias'] = np.asarray(head['bias'], np.float32)
+  with common.folder(request, run, 'gend') as note:
+    common.save(request.out / WEIGHTS, arrays, format='pt')
+    files.write_json(
+      request.out / CONFIG,
+      {
+        'architectures': ['GenD'],
+        'model_type': 'GenD',
+        'backbone': BASES[preset.name],
+        'head': 'LinearNorm' if run.detector.normalize_features else 'linear',
+      },
+    )
+    # By the code that reads what GenD's authors have trained.
+    from masm_jax.convert import formats
+
+    found = formats.gend(request.out)
+    read_back = dataclasses.replace(run, params=found.params)
+    assert tree.param_count(found.params) == tree.param_count(run.params)
+    ours, theirs = (common.logits(one) for one in (run, read_back))
+    note['difference'] = common.difference(ours, theirs, 'the file read back and JAX')

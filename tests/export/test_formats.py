@@ -1,0 +1,285 @@
+"""Each export is loaded by its own consumer, and computes what JAX does."""
+
+import dataclasses
+import json
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+import transformers
+
+import masm_jax
+from configs import demo, ffpp
+from masm_jax import backbones, files, tree
+from masm_jax import detector as detector_lib
+from masm_jax.backbones import presets
+from masm_jax.convert.__main__ import main as convert
+from masm_jax.convert.adapter import probe_images, probe_logits
+from masm_jax.export import FORMATS, common
+from masm_jax.export import adapter as export_adapter
+from masm_jax.export.__main__ import main
+from masm_jax.export.request import Request
+from masm_jax.inference import detector_file, detector_schema, trained
+from masm_jax.methods import chosen_layers, make_method
+
+
+def _export(source, export_format, out, *words):
+  command = ['--run', str(source), '--format', export_format, '--out', str(out), *words]
+  assert main(command) == 0
+  return json.loads((out / 'export.json').read_text()) if out.is_dir() else None
+
+
+@pytest.fixture
+def make_detector(monkeypatch, tmp_path):
+  """A function that writes the detector file of a small preset with random weights."""
+
+  def make(name, normalize=False):
+    preset = backbones.get_preset(name)
+    config = dataclasses.replace(
+      preset.config, image_size=32, width=64, depth=2, num_heads=2, mlp_dim=256, patch_size=8
+    )
+    small = dataclasses.replace(preset, config=config, published_size=None)
+    monkeypatch.setitem(presets.PRESETS, name, small)
+    rng = np.random.default_rng(0)
+    shapes = backbones.param_shapes(config)
+    flat = {
+      path: rng.normal(size=shape).astype(np.float32) * (0.1 if len(shape) == 2 else 0.3)
+      for path, shape in shapes.items()
+    }
+    head = {'kernel': rng.normal(size=(64, 2)).astype(np.float32), 'bias': np.zeros(2, np.float32)}
+    family, fields = detector_schema.describe(config)
+    detector_file.write_detector_file(
+      tmp_path / 'detector',
+      params={'backbone': tree.unflatten(flat), 'head': head},
+      validation=None,
+      name='random',
+      licence_note='',
+      code=detector_schema.Code(version='0', commit=None),
+      method='full',
+      backbone=detector_schema.Backbone(
+        preset=name, family=family, architecture=files.to_json(fields), dtype='float32'
+      ),
+      head=detector_schema.Head(normalize_features=normalize),
+      crops=(),
+      training=detector_schema.Training(sets=(), forgeries=(), videos=None, frames=None),
+      origin=detector_schema.Origin(
+        seed=0, checkpoint='last', step=0, best_step=None, last_step=0, selected_by='loss',
+        config_sha256='', base_weights='none', trained_weights='0' * 64, trainable_parameters=0,
+        train_manifest='', val_manifest='',
+      ),
+      config={},
+    )  # fmt: skip
+    return tmp_path / 'detector'
+
+  return make
+
+
+def _log_odds(folder):
+  scores = masm_jax.load(folder, batch_size=3).score(probe_images(32))
+  return np.log(scores) - np.log1p(-scores)
+
+
+def _torch_pixels(note):
+  pixels = probe_images(32) / 255.0
+  pixels = (pixels - note['input']['mean']) / note['input']['std']
+  return torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2).copy())
+
+
+def test_stablehlo_runs_for_any_batch(make_detector, tmp_path):
+  detector = make_detector('pe_core_b16')
+  note = _export(detector, 'stablehlo', tmp_path / 'out')
+  assert note['difference']['logits'] < 1e-5 and note['platforms'] == ['cpu', 'cuda', 'tpu']
+  program = jax.export.deserialize(bytearray((tmp_path / 'out' / 'model.stablehlo').read_bytes()))
+  weights = safetensors.numpy.load_file(tmp_path / 'out' / 'weights.safetensors')
+  expected = _log_odds(detector)
+  for count in (1, 3):
+    logits = np.asarray(program.call(weights, probe_images(32)[:count]))
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected[:count], atol=1e-4)
+  # The weights are arguments.
+  assert (tmp_path / 'out' / 'model.stablehlo').stat().st_size < 100_000
+
+
+def test_onnx_runs_for_any_batch(make_detector, tmp_path):
+  pytest.importorskip('jax2onnx')
+  onnxruntime = pytest.importorskip('onnxruntime')
+  detector = make_detector('dinov3_b16')
+  note = _export(detector, 'onnx', tmp_path / 'out', '--name', 'mine')
+  assert note['difference']['logits'] < 1e-4 and note['name'] == 'mine'
+  assert 'onnxruntime' in note['difference']['between']
+  session = onnxruntime.InferenceSession(str(tmp_path / 'out' / 'model.onnx'))
+  expected = _log_odds(detector)
+  for count in (1, 3):
+    (logits,) = session.run(['logits'], {'images': probe_images(32)[:count]})
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected[:count], atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['clip_l14', 'dinov2_reg_s14', 'siglip_b16'])
+def test_transformers_loads_the_backbone(name, make_detector, tmp_path):
+  detector = make_detector(name, normalize=name == 'clip_l14')
+  note = _export(detector, 'huggingface', tmp_path / 'out')
+  assert note['difference']['logits'] < 1e-4
+  assert note['difference']['between'].startswith('transformers ')
+  cls = getattr(transformers, note['class'])
+  model, info = cls.from_pretrained(tmp_path / 'out', output_loading_info=True)
+  assert not {key: value for key, value in info.items() if value and 'mask_token' not in str(value)}
+  head = safetensors.torch.load_file(tmp_path / 'out' / 'head.safetensors')
+  with torch.no_grad():
+    features = model.eval()(_torch_pixels(note)).pooler_output
+    if note['normalize_features']:
+      features = torch.nn.functional.normalize(features)
+    logits = features @ head['weight'].T + head['bias']
+  np.testing.assert_allclose(logits[:, 1] - logits[:, 0], _log_odds(detector), atol=1e-4)
+
+
+def test_without_transformers_the_file_is_read_back(make_detector, tmp_path, monkeypatch):
+  from masm_jax.export import huggingface
+
+  monkeypatch.setattr(huggingface.importlib.util, 'find_spec', lambda name: None)
+  note = _export(make_detector('dinov3_b16'), 'huggingface', tmp_path / 'out')
+  assert note['difference'] == {'logits': 0.0, 'between': 'the file read back and JAX'}
+
+
+class _GenD(torch.nn.Module):
+  """GenD's class as far as its names and its arithmetic go, on CLIP."""
+
+  def __init__(self, sizes, normalize):
+    super().__init__()
+    self.feature_extractor = torch.nn.Module()
+    vision = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes))
+    self.feature_extractor.vision_model = vision
+    self.model = torch.nn.Module()
+    self.model.linear = torch.nn.Linear(64, 2)
+    self.normalize = normalize
+
+  def forward(self, pixels):
+    features = self.feature_extractor.vision_model(pixels).pooler_output
+    if self.normalize:
+      features = torch.nn.functional.normalize(features, p=2, dim=1)
+    return self.model.linear(features)
+
+
+def test_the_layout_of_gend(make_detector, tmp_path):
+  detector = make_detector('clip_l14', normalize=True)
+  note = _export(detector, 'gend', tmp_path / 'out')
+  assert note['difference']['logits'] == 0
+  config = json.loads((tmp_path / 'out' / 'config.json').read_text())
+  assert config['backbone'] == 'openai/clip-vit-large-patch14' and config['head'] == 'LinearNorm'
+  sizes = {
+    'hidden_size': 64, 'intermediate_size': 256, 'num_hidden_layers': 2, 'num_attention_heads': 2,
+    'image_size': 32, 'patch_size': 8,
+  }  # fmt: skip
+  theirs = _GenD(sizes, normalize=True).eval()
+  theirs.load_state_dict(safetensors.torch.load_file(tmp_path / 'out' / 'model.safetensors'))
+  with torch.no_grad():
+    logits = theirs(_torch_pixels(note))
+  np.testing.assert_allclose(logits[:, 1] - logits[:, 0], _log_odds(detector), atol=1e-4)
+
+
+def test_what_a_format_has_no_form_for_is_refused(make_detector, tmp_path, capsys):
+  detector = make_detector('siglip_b16')
+  words = ['--run', str(detector), '--out', str(tmp_path / 'out')]
+  assert main([*words, '--format', 'gend']) == 2
+  assert 'GenD has no backbone of the form of siglip_b16' in capsys.readouterr().err
+  assert main([*words, '--format', 'adapter']) == 2
+  assert 'is a detector file, whose parts are merged: give a run' in capsys.readouterr().err
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'holiday.jpg').write_bytes(b'')
+  assert main([*words, '--format', 'stablehlo']) == 2
+  assert 'holds other files' in capsys.readouterr().err
+
+
+def test_an_adapter_fits_its_base_weights_alone(trained_run, tmp_path, capsys):
+  out = tmp_path / 'probe.adapter'
+  assert main(['--run', str(trained_run), '--format', 'adapter', '--out', str(out)]) == 0
+  assert '0.0e+00 in logits' in capsys.readouterr().out
+  leaves = safetensors.numpy.load_file(out)
+  assert set(leaves) == {'head/kernel', 'head/bias'}
+  words = [str(out), '--from', 'adapter', '--out', str(tmp_path / 'whole')]
+  assert convert(words) == 0
+  own, whole = masm_jax.load(trained_run), masm_jax.load(tmp_path / 'whole')
+  images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+  np.testing.assert_allclose(whole.score(images), own.score(images), atol=1e-6)
+  same = ('method', 'step', 'base_weights', 'trained_weights', 'train_manifest', 'seed')
+  assert {name: whole.facts[name] for name in same} == {name: own.facts[name] for name in same}
+
+  # Other base weights of the same shapes.
+  preset = backbones.get_preset('demo_vit')
+  shipped = backbones.load_weights('masm_jax/assets/demo_vit.safetensors', preset)
+  shipped['ln_post']['bias'] = shipped['ln_post']['bias'] + 1
+  other = tmp_path / 'other.safetensors'
+  common.save(other, backbones.export_weights(shipped, preset))
+  assert convert([*words, '--base-weights', str(other)]) == 2
+  message = capsys.readouterr().err
+  assert own.facts['base_weights'] in message and backbones.weights_hash(other) in message
+
+
+@pytest.fixture
+def fmsd_adapter(tmp_path, monkeypatch):
+  """The adapter of a run of FMSD that has learned something, and its merged detector."""
+  config = demo.get_config('method=fmsd')
+  preset, detector = detector_lib.from_config(config)
+  params, base = detector_lib.load_params(preset, '', detector, jax.random.key(config.seed))
+  method = chosen_layers.assume_deepest(make_method(config), params, config)
+  initial, frozen, _ = method.init(params, jax.random.key(config.seed))
+  trainable = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.1 + 0.01, initial)
+  facts = {
+    'method': 'fmsd', 'backbone': 'demo_vit', 'base_weights': base, 'seed': 0, 'checkpoint': 'best',
+    'step': 3, 'best_step': 3, 'last_step': 4, 'selected_by': 'auroc', 'config_sha256': '',
+    'trained_weights': '0' * 64, 'trainable_parameters': tree.param_count(trainable),
+    'train_manifest': '', 'val_manifest': '',
+  }  # fmt: skip
+  run = trained.AdaptedRun(config, detector, method, initial, trainable, frozen, facts, ())
+  monkeypatch.setattr(trained, 'load_adapted', lambda *args, **kwargs: run)
+  export_adapter.write(Request(run=tmp_path / 'run', out=tmp_path / 'fmsd.adapter'))
+  return tmp_path / 'fmsd.adapter', detector, method.merge(trainable, frozen)
+
+
+def test_an_adapter_is_put_together_again_or_refused(fmsd_adapter, tmp_path, capsys):
+  """Decomposition, chosen layers and all."""
+  path, detector, merged = fmsd_adapter
+  words = [str(path), '--from', 'adapter', '--out', str(tmp_path / 'whole')]
+  assert convert(words) == 0
+  scores = masm_jax.load(tmp_path / 'whole').score(probe_images(64))
+  logits = probe_logits(detector, merged)
+  np.testing.assert_allclose(
+    np.log(scores) - np.log1p(-scores), logits[:, 1] - logits[:, 0], atol=1e-4
+  )
+  capsys.readouterr()
+
+  leaves = safetensors.numpy.load_file(path)
+  with safetensors.safe_open(path, framework='numpy') as file:
+    metadata = file.metadata()
+  assert json.loads(metadata['masm_jax'])['difference']['logits'] < 1e-4
+  fewer = {name: leaf for name, leaf in leaves.items() if name != 'head/bias'}
+  moved = leaves | {'head/bias': leaves['head/bias'] + np.float32([0, 1])}
+  for arrays, note, message in (
+    (fewer, metadata, '1 arrays differ, the first is head/bias'),
+    (moved, metadata, 'computes other logits than when it was exported'),
+    (leaves, {}, 'is no adapter file of this version'),
+  ):
+    common.save(path, arrays, **note)
+    assert convert(words) == 2
+    assert message in capsys.readouterr().err
+  path.write_bytes(b'x')
+  assert convert(words) == 2
+  assert 'is no whole adapter file' in capsys.readouterr().err
+
+
+def test_the_adapter_of_effort_is_small(tmp_path):
+  """On ViT-L/14, by the shapes of what it trains."""
+  config = ffpp.get_config('method=effort')
+  detector = detector_lib.DetectorConfig(backbones.get_preset('clip_l14').config)
+  shapes = jax.eval_shape(lambda: detector_lib.init_params(detector, jax.random.key(0)))
+  trainable, *_ = jax.eval_shape(make_method(config).init, shapes, jax.random.key(0))
+  leaves = {path: np.zeros(x.shape, np.float32) for path, x in tree.flatten(trainable).items()}
+  note = json.dumps({'config': files.to_json(config.to_dict()), 'logits': [[0.123456789] * 2] * 3})
+  common.save(tmp_path / 'effort.adapter', leaves, masm_jax=note)
+  assert 790_000 < (tmp_path / 'effort.adapter').stat().st_size < 1_000_000
+
+
+def test_every_format_is_tested():
+  assert set(FORMATS) == {'detector', 'huggingface', 'gend', 'adapter', 'stablehlo', 'onnx'}
