@@ -17,10 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from masm_jax.data import synthetic
+from masm_jax.data import synthetic, transforms
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
+from masm_jax.export import detector as export
+from masm_jax.export.request import Request
 from masm_jax.inference import trained
+from masm_jax.prediction import predictor
 from masm_jax.training import loop
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -107,6 +110,18 @@ def test_an_old_run_gets_the_metrics_that_it_had(evaluated):
     assert len(hollow) < len(old) / 3
   assert before['run']['trained_weights'] == after['run']['trained_weights']
   assert before['masks'] == after['masks']
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_an_old_run_becomes_a_detector_file_of_the_same_scores(old, method, monkeypatch):
+  monkeypatch.chdir(old)
+  export.write(Request(run=pathlib.Path('runs', method), out=pathlib.Path('detectors', method)))
+  detector = predictor.load(pathlib.Path('detectors', method), batch_size=16)
+  table = pd.read_parquet(pathlib.Path('runs', method, 'scores', 'best', 'known.parquet'))
+  crops = [transforms.decode(old / 'portraits' / path) for path in table['path']]
+  np.testing.assert_allclose(detector.score(crops), table['score'], rtol=0, atol=1e-6)
+  # The images are at hand: the file knows how far from them a picture is.
+  assert detector.validation.features.num and detector.file.training.sets == ('synthetic',)
 
 
 def test_old_evaluations_are_compared_and_reported(old):

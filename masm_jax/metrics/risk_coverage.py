@@ -27,14 +27,14 @@ class Ranked:
   Attributes:
     wrong: float64 [N], 1 where the threshold's decision is wrong; nan without a threshold.
     clusters: int64 [N].
-    ends: int64 [M], the last example of each group of equal confidence.
+    ends: int64 [M], the last example of each group of equal confidence; None where all differ.
     sums: float64 [C, 4], per cluster: decided outside the band, of these right, within the band,
       of these right at the threshold; nan without a band.
   """
 
   wrong: np.ndarray
   clusters: np.ndarray
-  ends: np.ndarray
+  ends: np.ndarray | None
   sums: np.ndarray
 
   @classmethod
@@ -71,7 +71,7 @@ class Ranked:
     order = np.argsort(-confidence, kind='stable')
     ranked = confidence[order]
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    return cls(wrong[order], clusters[order], ends, sums)
+    return cls(wrong[order], clusters[order], ends if len(ends) < len(order) else None, sums)
 
   def metrics(self, counts: np.ndarray) -> dict[str, np.ndarray]:
     """The metrics of `catalogue.SELECTIVE`, each [B], of draws with `counts` [B, C] of clusters.
@@ -115,9 +115,9 @@ class Ranked:
     weights = counts[:, self.clusters]
     parts = []
     for values in (weights, weights * self.wrong[None]):
-      sums = np.zeros((len(counts), len(self.ends) + 1))
-      sums[:, 1:] = np.cumsum(values, axis=1)[:, self.ends]
-      parts.append(sums)
+      sums = np.zeros((len(counts), len(self.clusters) + 1))
+      np.cumsum(values, axis=1, out=sums[:, 1:])
+      parts.append(sums if self.ends is None else sums[:, np.append(0, self.ends + 1)])
     return parts[0], parts[1]
 
 

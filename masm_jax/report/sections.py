@@ -19,6 +19,7 @@ from masm_jax.report.words import HEADLINES, cell, number
 MAX_ROWS = 1000  # Of the table of videos; more are in the score file alone.
 _OPEN_SETS = 6  # More are folded away until they are asked for.
 _CHANCE = 0.5
+_ABSTENTION = 'Abstention (circle: the band of validation)'
 
 
 def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
   if diagrams := _diagrams(shown, name):
     drawings.append(('Calibration', panels.reliability(name, diagrams, key=f'{key}-cal')))
   if lines := _risks(shown, name):
-    drawings.append(('Abstention', panels.risk_coverage(name, lines, key=f'{key}-risk')))
+    drawings.append((_ABSTENTION, panels.risk_coverage(name, lines, key=f'{key}-risk')))
   if not any(curve.both_classes for curve in curves):
     drawings = []  # One class has no curve, and nothing to be calibrated against.
   for run in runs:

@@ -329,7 +329,7 @@ def test_the_first_page_counts_in_plain_words(evaluation, tmp_path):
 
 def test_abstention_is_drawn_and_told_where_there_is_a_band(evaluation, whole, tmp_path):
   (ffpp, *_) = whole['sets']
-  (drawing,) = [drawing for caption, drawing in ffpp['panels'] if caption == 'Abstention']
+  (drawing,) = [drawing for caption, drawing in ffpp['panels'] if 'Abstention' in caption]
   (run,) = runs.read_runs([str(evaluation)])
   found = run.level('ffpp', 'video')
   risk = 1 - found.metric('selective_accuracy').value
@@ -347,7 +347,7 @@ def test_abstention_is_drawn_and_told_where_there_is_a_band(evaluation, whole, t
         del levels[level]['risk_coverage']
 
   old = built(edited(tmp_path / 'old', evaluation, forget))
-  assert 'Abstention' not in [caption for caption, _ in old['sets'][0]['panels']]
+  assert not any('Abstention' in caption for caption, _ in old['sets'][0]['panels'])
   assert 'Abstention band' not in dict(old['protocol'][0]['facts'])
   assert not any('undecided' in text for text in old['plain'][0]['sets'][0]['sentences'])
 
