@@ -43,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     '--licence-note', default='', help='under what terms the weights may be used, in one line'
   )
   parser.add_argument(
+    '--weights',
+    choices=('merged', 'adapter'),
+    default='merged',
+    help='of detector: all parameters, or what training added (it is loaded with the base weights)',
+  )
+  parser.add_argument(
     '--explanations',
     choices=('auto', 'always', 'never'),
     default='auto',
@@ -65,6 +71,7 @@ def _export(args: argparse.Namespace) -> int:
     step=args.step,
     base_weights=args.base_weights,
     name=args.name,
+    weights=args.weights,
     licence_note=args.licence_note,
     explanations=args.explanations,
     benchmark=args.benchmark,

@@ -59,6 +59,7 @@ def write(request: Request) -> None:
     params=run.params,
     validation=found,
     changes=added,
+    added=changes_lib.learned_changes(adapted) if request.weights == 'adapter' else None,
     benchmark=measured or None,
     name=name,
     licence_note=text_tables.one_line(request.licence_note),
@@ -78,7 +79,8 @@ def write(request: Request) -> None:
   )
   megabytes = note.weights.bytes / 1e6
   print(f'{name}: {note.method} on {note.backbone.preset}, step {note.origin.step}')
-  print(f'  weights     {megabytes:.1f} MB, SHA-256 {note.weights.sha256[:12]}')
+  kind = '' if request.weights == 'merged' else f', added to {note.origin.base_weights[:12]}'
+  print(f'  weights     {megabytes:.1f} MB, SHA-256 {note.weights.sha256[:12]}{kind}')
   print(f'  thresholds  {_thresholds(found)}')
   features = found and found.features
   told = f'of {features.num} validation frames' if features else f'none: {problem}'

@@ -1,7 +1,7 @@
 """A detector file: one folder with everything that a trained detector needs to score.
 
     detector.json            what it is, see `detector_schema`
-    weights.safetensors      its merged parameters
+    weights.safetensors      its merged parameters, or what training added to base weights
     validation.safetensors   the validation's scores and statistics of its features
     changes.safetensors      what training added, for explanations; not in every file
 
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from masm_jax import detector as detector_lib
 from masm_jax import files, tree
 from masm_jax.errors import UserError
-from masm_jax.inference import array_file, detector_schema, trained
+from masm_jax.inference import adapter, array_file, detector_schema, trained
 from masm_jax.inference import changes as changes_lib
 from masm_jax.inference.changes import Changes
 from masm_jax.inference.detector_schema import Blob, DetectorFile
@@ -62,7 +62,8 @@ def load_detector(
     source: the folder.
     mesh: where the parameters go.
     step: of a run: 'best', 'last' or a number; a detector file holds one checkpoint.
-    weights: of a run: the file of base weights, if it is no longer where the run found it.
+    weights: the file of base weights: of a run, if it is no longer where the run found it; of a
+      detector file that holds an adapter.
     on_progress: of a run, see `trained.load_adapted`.
 
   Raises:
@@ -72,23 +73,24 @@ def load_detector(
     return trained.load_run(source, mesh, step=step, weights=weights, on_progress=on_progress)
   if step != 'best':
     raise UserError(f'{source} is a detector file, which holds one checkpoint: leave out the step')
-  if weights:
-    raise UserError(f'{source} is a detector file, which needs no base weights: leave them out')
-  return load_detector_file(source, mesh)
+  return load_detector_file(source, mesh, weights=weights)
 
 
-def load_detector_file(path: str | os.PathLike, mesh: Mesh) -> TrainedRun:
+def load_detector_file(path: str | os.PathLike, mesh: Mesh, *, weights: str = '') -> TrainedRun:
   """Loads a detector file.
 
   Args:
     path: the folder.
     mesh: where the parameters go.
+    weights: the file of base weights, for one that holds an adapter; '' for what ships with its
+      backbone.
 
   Returns:
     A `TrainedRun` with its `file` and `validation`. Its `config` is for the record alone.
 
   Raises:
-    UserError: no detector file, a damaged one, or one of another version; one line.
+    UserError: no detector file, a damaged one, one of another version, or other base weights; one
+      line.
   """
   folder = pathlib.Path(path)
   try:
@@ -99,7 +101,12 @@ def load_detector_file(path: str | os.PathLike, mesh: Mesh) -> TrainedRun:
       note.head.normalize_features,
       detector_lib.compute_dtype(note.backbone.dtype),
     )
-    params = tree.unflatten(_read_weights(folder / WEIGHTS, note.weights, config))
+    if note.weights.kind == 'adapter':
+      params = adapter.read(folder / WEIGHTS, note, config, weights)
+    elif weights:
+      raise UserError('it holds all its weights, and needs no base weights: leave them out')
+    else:
+      params = tree.unflatten(_read_weights(folder / WEIGHTS, note.weights, config))
     width = params['head']['kernel'].shape[0]
     found = _read_validation(folder / VALIDATION, note.validation, width)
   except UserError as error:
@@ -153,6 +160,7 @@ def write_detector_file(
   params: Mapping[str, Any],
   validation: Validation | None,
   changes: Changes | None = None,
+  added: Changes | None = None,
   benchmark: detector_schema.MapsBenchmark | None = None,
   **facts: Any,
 ) -> DetectorFile:
@@ -163,6 +171,7 @@ def write_detector_file(
     params: merged parameters.
     validation: what the validation set fixed, if anything.
     changes: what training added, for explanations.
+    added: what training added, to be written in the place of the merged parameters.
     benchmark: what was measured of the maps, if anything.
     **facts: the other fields of `DetectorFile`.
 
@@ -183,7 +192,10 @@ def write_detector_file(
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_unfinished(folder)
     (folder / NOTE).unlink(missing_ok=True)  # First: what is there now no longer fits.
-    weights = array_file.write_arrays(folder / WEIGHTS, flat)
+    kept = flat if added is None else adapter.arrays(added, flat)
+    blob = array_file.write_arrays(folder / WEIGHTS, kept)
+    kind = 'merged' if added is None else 'adapter'
+    weights = detector_schema.Weights(sha256=blob.sha256, bytes=blob.bytes, kind=kind)
     part = None
     if validation is None:
       (folder / VALIDATION).unlink(missing_ok=True)

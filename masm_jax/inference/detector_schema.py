@@ -47,6 +47,17 @@ class Blob(_Strict):
   bytes: _Count
 
 
+class Weights(Blob):
+  """Of `weights.safetensors`.
+
+  Attributes:
+    kind: `merged` parameters, or an `adapter`: the head, and what training added to the base
+      weights that `origin.base_weights` names.
+  """
+
+  kind: Literal['merged', 'adapter']
+
+
 class Code(_Strict):
   """The program that wrote the file; the commit is None for an installed one."""
 
@@ -177,7 +188,7 @@ class DetectorFile(_Strict):
     name: what people call the detector.
     licence_note: under what terms its weights may be used, in the words of whoever made the file.
     method: how it was adapted.
-    weights: of `weights.safetensors`: merged parameters, float32.
+    weights: the parameters, float32.
     crops: ways in which the training crops were made; () where the run does not tell.
     validation: None where the run had no scores of its validation set, nor the images.
     explanation: None where the file does not hold what was learned apart from the merged weights.
@@ -192,7 +203,7 @@ class DetectorFile(_Strict):
   backbone: Backbone
   head: Head
   crops: Annotated[tuple[Crops, ...], Field(max_length=100)]
-  weights: Blob
+  weights: Weights
   validation: Validation | None
   training: Training
   origin: Origin

@@ -5,16 +5,21 @@ import os
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import masm_jax
+from masm_jax import tree
 from masm_jax.data import transforms
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 from masm_jax.export import detector as export
 from masm_jax.export.__main__ import main
 from masm_jax.export.request import Request
+from masm_jax.inference import adapter as adapter_lib
+from masm_jax.inference import changes
 from masm_jax.metrics import scores
 
 
@@ -113,6 +118,69 @@ def test_a_checkpoint_that_the_run_did_not_score_is_scored(trained_run, tmp_path
   found = masm_jax.load(tmp_path / 'file')
   assert found.facts['step'] == 2 and found.facts['checkpoint'] == 'step'
   assert found.thresholds['frame'] and found.validation.features.num > 0
+
+
+@pytest.fixture(scope='module')
+def adapter(trained_run, tmp_path_factory):
+  out = tmp_path_factory.mktemp('adapter') / 'file'
+  export.write(Request(run=trained_run, out=out, weights='adapter', explanations='never'))
+  return out
+
+
+def test_an_adapter_is_small_and_scores_as_the_run(adapter, folder, portraits):
+  """The base weights of the demo's backbone ship with the program."""
+  sizes = [(of / 'weights.safetensors').stat().st_size for of in (adapter, folder)]
+  assert sizes[0] < sizes[1] / 100  # A linear probe: the head alone.
+  root = pathlib.Path(load_manifest(portraits).root)
+  crops = [transforms.decode(path) for path in sorted(root.rglob('*.png'))[:8]]
+  one, two = (masm_jax.load(of, batch_size=8) for of in (adapter, folder))
+  np.testing.assert_allclose(one.score(crops), two.score(crops), rtol=0, atol=1e-6)
+  assert one.thresholds == two.thresholds
+
+
+def test_an_adapter_on_other_base_weights_is_refused(adapter, folder, tmp_path):
+  assets = pathlib.Path(masm_jax.__file__).parent / 'assets' / 'demo_vit.safetensors'
+  other = {k: v + 1e-3 for k, v in safetensors.numpy.load_file(assets).items()}
+  safetensors.numpy.save_file(other, tmp_path / 'other.safetensors')
+  with pytest.raises(UserError, match='it is an adapter of the base weights'):
+    masm_jax.load(adapter, weights=str(tmp_path / 'other.safetensors'))
+  masm_jax.load(adapter, weights=str(assets))
+  with pytest.raises(UserError, match='needs no base weights'):
+    masm_jax.load(folder, weights=str(assets))
+  copy = tmp_path / 'copy'
+  shutil.copytree(adapter, copy)
+  note = json.loads((copy / 'detector.json').read_text())
+  for change, match in (
+    ({'preset': 'clip_b16'}, 'backbone.architecture is not that of clip_b16'),
+    ({'preset': 'of_tomorrow'}, "unknown backbone 'of_tomorrow'"),
+  ):
+    text = json.dumps(note | {'backbone': note['backbone'] | change})
+    (copy / 'detector.json').write_text(text)
+    with pytest.raises(UserError, match=match):
+      masm_jax.load(copy)
+
+
+def test_an_adapter_of_low_rank_or_whole_changes_makes_the_weights_again():
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  base = {
+    'backbone': {'q': {'kernel': normal(6, 5), 'bias': normal(5)}},
+    'head': {'bias': normal(2)},
+  }
+  parts = {
+    'backbone/q/kernel': changes.LowRank(normal(3, 6, 2), normal(3, 2, 5)),
+    'backbone/q/bias': changes.Dense(normal(3, 5)),
+  }
+  added = changes.Changes(base, parts, 3)
+  merged = tree.flatten(jax.device_get(added.at(np.ones(3, np.float32))))
+  found = adapter_lib.arrays(added, merged)
+  assert {name: array.shape for name, array in found.items()} == {
+    'head/bias': (2,), 'backbone/q/bias/values': (1, 5),
+    'backbone/q/kernel/left': (1, 6, 6), 'backbone/q/kernel/right': (1, 6, 5),
+  }  # fmt: skip
+  merged['backbone/q/bias'] = merged['backbone/q/bias'] + np.float32(0.1)
+  with pytest.raises(UserError, match='would change backbone/q/bias by more than rounding'):
+    adapter_lib.arrays(added, merged)
 
 
 def test_the_command_ends_with_one_line(tmp_path, capsys):
