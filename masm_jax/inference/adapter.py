@@ -66,7 +66,7 @@ def read(
   name = note.backbone.preset
   preset = backbones.get_preset(name).with_image_size(config.backbone.image_size)
   if preset.config != config.backbone:
-    raise UserError(f'backbone.architecture is not that of {name}, which the adapter changes')
+    raise UserError(f'backbone.architecture is not the one of {name}, which the adapter changes')
   base, found_hash = detector_lib.load_params(
     preset, weights, config, jax.random.key(note.origin.seed)
   )

@@ -151,7 +151,7 @@ def test_an_adapter_on_other_base_weights_is_refused(adapter, folder, tmp_path):
   shutil.copytree(adapter, copy)
   note = json.loads((copy / 'detector.json').read_text())
   for change, match in (
-    ({'preset': 'clip_b16'}, 'backbone.architecture is not that of clip_b16'),
+    ({'preset': 'clip_b16'}, 'backbone.architecture is not the one of clip_b16'),
     ({'preset': 'of_tomorrow'}, "unknown backbone 'of_tomorrow'"),
   ):
     text = json.dumps(note | {'backbone': note['backbone'] | change})
