@@ -4,10 +4,8 @@ Nothing here imports jax when it is imported, so that `--help` and bad flags tak
 """
 
 import contextlib
-import errno
 import importlib
 import keyword
-import logging
 import os
 import re
 import signal
@@ -22,15 +20,12 @@ from ml_collections.config_flags import config_flags
 
 from masm_jax import errors, shipped
 from masm_jax.errors import NO_FIELD, UserError, flag_text, terminal_line, unknown_field
-from masm_jax.parallel import peers
+from masm_jax.parallel import peers, talk
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
 flags.disclaim_key_flags()
 
 _SHUTDOWN_TIMEOUT_S = 6 * 3600
-
-# Storage that is full or fails is for the user to mend, like bad input.
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 _TYPED = 'python -m masm_jax.'  # Docstrings and errors name commands so.
 _typed = _TYPED  # What the user typed in its place, see `typed_as`.
@@ -219,7 +214,7 @@ def start_jax(*, deterministic: bool) -> None:
 
   if cache := _value('compilation_cache'):
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(cache))
-  drop_talk_of_others()
+  talk.drop_of_others()
   if _has_peers():
     jax.distributed.initialize(
       _value('coordinator'),
@@ -231,15 +226,6 @@ def start_jax(*, deterministic: bool) -> None:
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
     )
     peers.listen()
-
-
-def drop_talk_of_others() -> None:
-  """From now on, logs nothing that Orbax and jax tell about their own work, warnings aside."""
-  # The folder, with its end: a checkout of that name holds jax too, in its `.venv`.
-  package = os.path.join(os.path.dirname(__file__), '')
-  ours = lambda record: record.levelno >= logging.WARNING or record.pathname.startswith(package)
-  for handler in (*logging.getLogger().handlers, *logging.getLogger('absl').handlers):
-    handler.addFilter(ours)
 
 
 # --- The user's words -----------------------------------------------------------------------------
@@ -272,7 +258,8 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     interrupted: what Ctrl-C says.
 
   Returns:
-    The command's status; 2 for a `UserError` and 130 for Ctrl-C, each told in one line.
+    The command's status; 2 for a `UserError` and for storage that is full or fails, 130 for
+    Ctrl-C, each told in one line.
   """
   try:
     with errors.unread_output():
@@ -283,6 +270,11 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
   except KeyboardInterrupt:
     print(interrupted, file=sys.stderr)
     return 130
+  except OSError as error:
+    if not (text := errors.storage_text(error)):
+      raise
+    print(f'error: {text}', file=sys.stderr)
+    return peers.USER_STATUS
 
 
 def run(main_fn: Callable[[Sequence[str]], int]) -> None:
@@ -301,10 +293,8 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
     _fail(130, 'interrupted; what was saved before stays')
   except Exception as error:
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
-      where = f': {error.filename}' if error.filename else ''
-      what = f'error: {error.strerror}{where}; mend that, and run the same command again'
-      _fail(peers.USER_STATUS, what)
+    if text := errors.storage_text(error):
+      _fail(peers.USER_STATUS, f'error: {text}')
     if not _has_peers():
       raise
     if peers.is_lost(error):

@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and the end of output that nobody reads."""
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -35,6 +36,18 @@ def terminal_line(text: str) -> str:
     for letter in ' '.join(part.strip() for part in text.splitlines())
   )
   return line if len(line) <= _MAX_LENGTH else f'{line[: _MAX_LENGTH - 200]} ... {line[-190:]}'
+
+
+# Storage that is full or fails is for the user to mend, like bad input.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def storage_text(error: BaseException) -> str:
+  """What an error of full or broken storage tells the user, in one line; '' for any other error."""
+  if not isinstance(error, OSError) or error.errno not in _STORAGE_ERRORS:
+    return ''
+  where = f': {error.filename}' if error.filename else ''
+  return f'{error.strerror}{where}; mend that, and run the same command again'
 
 
 def first_line(error: Exception) -> str:

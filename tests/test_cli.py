@@ -12,6 +12,7 @@ import pytest
 from masm_jax import cli
 from masm_jax.__main__ import COMMANDS
 from masm_jax.errors import UserError
+from masm_jax.parallel import talk
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -148,7 +149,7 @@ def test_what_jax_tells_of_itself_is_dropped(folder, level, is_told, monkeypatch
   handler = logging.NullHandler()
   monkeypatch.setattr(logging.getLogger(), 'handlers', [handler])
   monkeypatch.setattr(logging.getLogger('absl'), 'handlers', [])
-  cli.drop_talk_of_others()
+  talk.drop_of_others()
   record = logging.makeLogRecord({'pathname': f'{folder}/module.py', 'levelno': level})
   assert bool(handler.filter(record)) == is_told
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from masm_jax import files, tree
 from masm_jax.errors import UserError
@@ -16,6 +18,7 @@ from masm_jax.parallel import agreement
 
 T = TypeVar('T')
 
+_MAX_KEPT = 256  # Checkpoints that processes tell one another of.
 # Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
 _READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
 
@@ -80,7 +83,7 @@ class SavedRun:
     if not self._directory.is_dir():
       raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
     self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
-    self.steps = sorted(self._manager.all_steps())
+    self.steps = self._kept()
     if not self.steps:
       raise UserError(
         f'{workdir} has no complete checkpoint yet: wait for its first one '
@@ -99,8 +102,34 @@ class SavedRun:
     """
     return self._read(step, lambda: read_meta(self._folder(step)))
 
+  def choose(self, which: str) -> tuple[int, dict[str, Any]]:
+    """The step that `best`, `last` or a number names now, and what was stored beside its state.
+
+    The run may be training: what it has removed meanwhile is not asked for again.
+
+    Raises:
+      UserError: as of `find_step` and `meta`.
+    """
+
+    def read() -> tuple[int, dict[str, Any]]:
+      step = self.find_step(which)
+      return step, self.meta(step)
+
+    return self._up_to_date(read)
+
+  def chosen(self, which: str, target: Any) -> tuple[int, dict[str, Any], Any]:
+    """As `choose`, and the trainable leaves of that step, see `trainable`."""
+
+    def read() -> tuple[int, dict[str, Any], Any]:
+      step, meta = self.choose(which)
+      return step, meta, self.trainable(step, target)
+
+    return self._up_to_date(read)
+
   def find_step(self, which: str) -> int:
     """The step that `best` (by validation), `last` or a number names.
+
+    Before the first validation `best` is the last one, which is said.
 
     Raises:
       UserError: it is none of these, or not kept.
@@ -108,7 +137,12 @@ class SavedRun:
     last = self.steps[-1]
     best = self.meta(last)['best_step']
     if which == 'best' and not best:
-      raise UserError(f'{self._directory}: no validation has chosen a checkpoint yet; use last')
+      logging.warning(
+        '%s: no validation has chosen a checkpoint yet: it is the newest one, of step %d',
+        self._directory,
+        last,
+      )
+      best = last
     named = {'last': last, 'best': best}
     if which not in named and not which.isdecimal():
       raise UserError(f'no checkpoint {which!r}: give best, last or the number of a step')
@@ -142,6 +176,25 @@ class SavedRun:
       return found
 
     return self._read(step, read)
+
+  def _kept(self) -> list[int]:
+    """The complete checkpoints that there are now, the same on every process."""
+    steps = sorted(self._manager.all_steps(read=True))
+    if jax.process_count() == 1:
+      return steps
+    listing = np.zeros(_MAX_KEPT, np.int32)
+    listing[: len(steps)] = steps[-_MAX_KEPT:]
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(listing) if step]
+
+  def _up_to_date(self, read: Callable[[], T]) -> T:
+    """What `read` gives; again, if it fails and the run has saved or removed a checkpoint since."""
+    while True:
+      try:
+        return read()
+      except UserError:
+        before, self.steps = self.steps, self._kept()
+        if not self.steps or self.steps == before:
+          raise
 
   def _folder(self, step: int) -> pathlib.Path:
     return self._directory / f'{step:08d}'

@@ -13,6 +13,7 @@ Records stand in the order of the manifest. The images are stored as the files a
 import dataclasses
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
+from absl import logging
 
 from masm_jax.data import storage
 from masm_jax.data.columns import SPLITS
@@ -129,7 +131,12 @@ def _build_once(manifest: Manifest, data_dir: storage.Path, name: str, above: st
   """As `build`; `above` is the folder of the set's versions."""
   folder = storage.join(above, str(FaceCrops.VERSION))
   if storage.is_folder(folder):
-    raise UserError(f'{folder} is there already; delete it or choose another --name')
+    if _is_made_from(folder, manifest):  # By this command, killed after its last write, say.
+      logging.info('%s is there already, whole, with the same content', folder)
+      return folder
+    raise UserError(
+      f'{folder} is there already, and holds something else; delete it or choose another --name'
+    )
   if not storage.is_remote(data_dir):
     _build(manifest, data_dir, name)
     return folder
@@ -139,12 +146,28 @@ def _build_once(manifest: Manifest, data_dir: storage.Path, name: str, above: st
 
 
 def _build(manifest: Manifest, data_dir: storage.Path, name: str) -> pathlib.Path:
+  for left in pathlib.Path(data_dir, FaceCrops.name, name).glob('incomplete.*'):  # By a kill.
+    shutil.rmtree(left, ignore_errors=True)
   builder = FaceCrops(manifest=manifest, data_dir=data_dir, config=FaceCropsConfig(name=name))
   try:
     builder.download_and_prepare()
   except OSError as error:
     raise UserError(f'cannot write to {data_dir}: {error.strerror or error}') from error
+  except RuntimeError as error:  # As ArrayRecord says it.
+    if not (full := re.search(r'No space left on device|Disk quota exceeded|Input/output error',
+                              str(error))):  # fmt: skip
+      raise
+    raise UserError(f'cannot write to {data_dir}: {full[0]}') from error
   return pathlib.Path(builder.data_dir)
+
+
+def _is_made_from(folder: storage.Path, manifest: Manifest) -> bool:
+  """Whether a set holds the rows of a manifest; it has its name when all of it is there."""
+  try:
+    there = load_manifest(folder)
+  except UserError:
+    return False
+  return there.sha256 == manifest.sha256
 
 
 def _feature(column: pd.Series) -> Any:

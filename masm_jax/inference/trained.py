@@ -152,8 +152,7 @@ def load_adapted(
   """
   saved = saved_run.SavedRun(workdir)
   try:
-    number = saved.find_step(step)
-    meta = saved.meta(number)
+    number, meta = saved.choose(step)
     config = stored_config(meta['config'], workdir)
     backbone, detector_config = detector_lib.from_config(config)
     params, base_hash = detector_lib.load_params(
@@ -178,15 +177,17 @@ def load_adapted(
     target = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
     )
-    trainable = saved.trainable(number, target)
-    best, last = saved.meta(saved.steps[-1])['best_step'], saved.steps[-1]
+    # The run may be training, and have removed that checkpoint: then it is the newest again.
+    number, meta, trainable = saved.chosen(step, target)
+    last, newest = saved.choose('last')
+    best = newest['best_step']
   finally:
     saved.close()
   facts = {
     'method': config.method,
     'backbone': config.backbone.name,
     'seed': config.seed,
-    'checkpoint': step if step in ('best', 'last') else 'step',
+    'checkpoint': 'last' if step == 'best' and not best else _named(step),
     'step': number,
     'best_step': best,
     'last_step': last,
@@ -203,6 +204,10 @@ def load_adapted(
   if len(ways) == 1:
     facts['crops'] = ways[0].to_json() | {'size_px': ways[0].size_px or None}
   return AdaptedRun(config, detector_config, method, initial, trainable, frozen, facts, ways)
+
+
+def _named(step: str) -> str:
+  return step if step in ('best', 'last') else 'step'
 
 
 def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:

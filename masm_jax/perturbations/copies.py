@@ -11,7 +11,7 @@ import cv2
 from masm_jax import files, telemetry
 from masm_jax.data import crop_settings, storage, transforms
 from masm_jax.data.importers import names
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, storage_text
 from masm_jax.parallel import locks
 from masm_jax.perturbations import catalogue, clips
 from masm_jax.preprocess import pool, video
@@ -176,9 +176,16 @@ def _make_worker(
       else:
         with files.replacing(end) as fresh:
           shutil.copyfile(start, fresh)
-    except (video.UnreadableError, UserError) as error:
-      return str(error)
-    except OSError as error:
+    except Exception as error:
+      cause = error
+      while cause:  # The file is sound, and the disk is not.
+        if text := storage_text(cause):
+          raise UserError(f'cannot write {end}: {text}') from error
+        cause = cause.__cause__ or cause.__context__
+      if isinstance(error, (video.UnreadableError, UserError)):
+        return str(error)
+      if not isinstance(error, OSError):
+        raise
       return error.strerror or str(error)
     return ''
 

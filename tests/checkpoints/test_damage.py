@@ -235,3 +235,19 @@ def test_every_bit_that_flips_in_a_score_table_is_found_or_changes_nothing(tmp_p
       assert '\n' not in str(error)
       found += 1
   assert found > 50
+
+
+def test_a_reader_beside_a_running_training_takes_the_newest_checkpoint(run, tmp_path):
+  save(run, tmp_path, {10: Best(), 20: Best()})
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state.trainable
+  )
+  reader = reading.SavedRun(tmp_path)
+  assert reader.choose('best')[0] == 20  # No validation has chosen one.
+  save(run, tmp_path, {30: Best(), 40: Best()})  # Two are kept: the first two are gone.
+  assert not (tmp_path / 'checkpoints' / '00000020').exists()
+  step, _, trainable = reader.chosen('last', target)
+  assert step == 40 and same(trainable, state_of(run, 40).trainable)
+  with pytest.raises(UserError, match='does not hold step 20; it keeps 30, 40'):
+    reader.choose('20')
+  reader.close()

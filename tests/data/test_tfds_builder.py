@@ -114,7 +114,7 @@ def test_reading_and_building_keep_tensorflow_out(files, folder, tmp_path):
 import sys
 import simple_parsing
 from tensorflow_datasets.scripts.cli import build
-from masm_jax.data.manifest import load_manifest
+from masm_jax.data.manifest import load_manifest, write_manifest
 manifest = load_manifest({str(folder)!r})
 assert len(manifest.images.read(3)) > 50
 parser = simple_parsing.ArgumentParser()
@@ -162,15 +162,19 @@ def test_remote_sets_and_files(files, folder, tmp_path, monkeypatch):
   copies = list((tmp_path / 'masm_jax/remote').iterdir())
   load_manifest(where)
   assert list((tmp_path / 'masm_jax/remote').iterdir()) == copies  # Copied once.
+  assert build(files, 'memory://sets', 'crops') == where  # Whole, and with the same content.
   with pytest.raises(UserError, match='is there already'):
-    build(files, 'memory://sets', 'crops')
+    build(files.select(split='test'), 'memory://sets', 'crops')
   memory.store.clear()
 
 
 def test_what_cannot_be(files, folder, tmp_path, capsys):
   arguments = ['tfds', str(files.root / 'm.parquet'), '--output']
-  assert main([*arguments, str(folder.parents[2]), '--name', 'crops']) == 2
-  assert 'is there already; delete it or choose another --name' in capsys.readouterr().err
+  again = [*arguments, str(folder.parents[2]), '--name', 'crops']
+  assert main(again) == 0  # As after a kill behind the last write.
+  write_manifest(files.select(split='test'), tmp_path / 'other.parquet')
+  assert main([again[0], str(tmp_path / 'other.parquet'), *again[2:]]) == 2
+  assert 'something else; delete it or choose another --name' in capsys.readouterr().err
   assert main([*arguments, str(tmp_path), '--name', 'a/b']) == 2
   assert main(['sample', str(folder), '--output', str(tmp_path / 'm.csv'), '--frames', '1']) == 2
   assert 'is a TFDS set: change the manifest' in capsys.readouterr().err
