@@ -39,11 +39,14 @@ class Explained(NamedTuple):
     explainer: of its detector and changes.
     facts: what the detector is, see `inference.trained.TrainedRun`.
     config: of the run; None for a detector file, which names no data.
+    benchmark: what a detector file tells of the maps, in the form of `benchmark.measure`; None
+      where nobody measured them.
   """
 
   explainer: Explainer
   facts: Mapping[str, Any]
   config: ml_collections.ConfigDict | None
+  benchmark: Mapping[str, Any] | None = None
 
 
 def load(source: pathlib.Path, *, step: str = 'best', weights: str = '') -> Explained:
@@ -61,7 +64,13 @@ def load(source: pathlib.Path, *, step: str = 'best', weights: str = '') -> Expl
   if detector_file.is_detector_file(source):
     found = detector_file.load_detector(source, mesh, step=step, weights=weights)
     changes = detector_file.load_changes(source, found)
-    return Explained(Explainer(found.detector, changes), found.facts, None)
+    measured = found.file and found.file.explanation and found.file.explanation.benchmark
+    return Explained(
+      Explainer(found.detector, changes),
+      found.facts,
+      None,
+      verdict.stored(measured.model_dump()) if measured else None,
+    )
   run = trained.load_adapted(source, mesh, step=step, weights=weights)
   changes = learned_changes(run)
   if not changes.parts:

@@ -17,6 +17,15 @@ def beats_centre_prior(result: Mapping[str, Any]) -> bool:
   return float(result['differences'][CENTRE][DECISIVE]['low']) > 0
 
 
+def stored(measured: Mapping[str, Any]) -> dict[str, Any]:
+  """What a detector file tells (`detector_schema.MapsBenchmark`), as `benchmark.measure` has it."""
+  difference = {key: measured[key] for key in ('value', 'low', 'high')}
+  return {
+    'num_pairs': measured['num_pairs'],
+    'differences': {CENTRE: {DECISIVE: difference}},
+  }
+
+
 def in_words(result: Mapping[str, Any] | None) -> str:
   """The benchmark's result in one or two sentences; None for maps that nobody measured."""
   if result is None:
