@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--policy', metavar='FILE', help='threshold, abstention and more as JSON: docs/prediction.md')
   add('--frames', type=int, metavar='N', help='frames looked at in a video (default: 32)')
   add('--save', choices=('pictures',), help='writes annotated frames and timelines too')
+  add(
+    '--explain', nargs='?', choices=('measured', 'always'), const='measured', default='',
+    help='say which learned change fired for one face a person, and where: maps that beat the'
+    ' middle of the picture in the benchmark (measured), or all (always)',
+  )  # fmt: skip
   add('--shard', default='0/1', metavar='I/N', help='only the I-th of N parts, from 0')
   add('--step', default='best', help='of a run: best, last, or a number (default: %(default)s)')
   add('--weights', default='', metavar='FILE', help='of a run: base weights, if they have moved')
@@ -86,6 +91,7 @@ def _run(args: argparse.Namespace) -> int:
     policy=args.policy,
     num_frames=args.frames,
     pictures=args.save == 'pictures',
+    explain=args.explain,
     shard=args.shard,
     step=args.step,
     weights=args.weights,

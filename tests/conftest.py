@@ -14,6 +14,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tarfile
 
 import jax
 import numpy as np
@@ -216,6 +217,15 @@ def trained_run(portraits, tmp_path_factory):
   with jax.numpy_dtype_promotion('standard'):  # Of optax' own; the steps have tests of their own.
     assert train(config, workdir) == 0
   return workdir
+
+
+@pytest.fixture(scope='session')
+def old_runs(tmp_path_factory):
+  """The folder `runs/` of version 0.1: `masm` and `linear` after six steps. Not to be changed."""
+  folder = tmp_path_factory.mktemp('version_0_1')
+  with tarfile.open(_REPOSITORY / 'tests' / 'fixtures' / 'version_0_1.tar.xz') as archive:
+    archive.extractall(folder, filter='data')
+  return folder / 'runs'
 
 
 @pytest.fixture(scope='session')

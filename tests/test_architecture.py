@@ -68,6 +68,7 @@ ALLOWED = {
   },
   'prediction': {
     'data',
+    'explain',
     'inference',
     'metrics',
     'parallel',

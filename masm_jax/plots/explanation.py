@@ -29,7 +29,8 @@ def explanation_figure(
 
   Args:
     image: uint8 [S, S, 3].
-    maps: name -> float [G, G], logit that goes through each patch; red speaks for fake.
+    maps: name -> float [G, G], logit that goes through each patch; red speaks for fake. May be
+      empty.
     values: name -> Shapley value, in units of the logit; the pretrained start first.
     path: PNG to write; its folder is made.
     title: above all.
@@ -46,7 +47,7 @@ def explanation_figure(
   first, *others, last = figure.subplots(1, columns)
   first.imshow(image)
   first.set_title('picture', fontsize=9)
-  scale = max(max(float(np.abs(values).max()) for values in maps.values()), 1e-12)
+  scale = max((float(np.abs(values).max()) for values in maps.values()), default=0.0) or 1e-12
   for axes, (name, saliency) in zip(others, maps.items(), strict=True):
     _overlay(axes, image, saliency, scale)
     axes.set_title(name, fontsize=9)

@@ -29,6 +29,7 @@ class Options:
   policy: str | None = None
   num_frames: int | None = None
   pictures: bool = False
+  explain: Literal['', 'measured', 'always'] = ''
   shard: str = '0/1'
   step: str = 'best'
   weights: str = ''
@@ -69,9 +70,17 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
   if options.num_frames is not None:
     changed = policies.from_fields({'num_frames': options.num_frames}, detector).num_frames
     policy = dataclasses.replace(policy, num_frames=changed)
+  explainer = None
+  if options.explain:
+    from masm_jax.prediction.explaining import FaceExplainer
+
+    explainer = FaceExplainer(
+      options.model, step=options.step, weights=options.weights, maps=options.explain
+    )
   with Engine(
     detector,
     policy=policy,
+    explainer=explainer,
     limits=options.limits,
     num_workers=options.num_workers,
     faces=options.faces,
@@ -115,6 +124,7 @@ def _identity(engine: Any, options: Options) -> dict[str, Any]:
     'model': dataclasses.asdict(dataclasses.replace(engine.model, code='')),
     'policy': engine.policy.sha256(),
     'faces': options.faces,
+    'explain': options.explain,
     'batch_size': engine.scorer.batch_size,
     'settings': settings,
   }
@@ -158,10 +168,12 @@ def _predict(
     nonlocal num_done
     future, views = waiting.popleft()
     answer = future.result()
-    if pictures:
+    if pictures or answer.explanation:
       from masm_jax.prediction import pictures as drawing
-
+    if pictures:
       drawing.save(folder.path, answer, views)
+    if answer.explanation:
+      drawing.save_explanation(folder.path, answer)
     folder.append(answer)
     found = words.describe(answer)
     line = _columns(found.short, found.number, str(len(answer.tracks)), answer.input.name)

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from masm_jax.errors import UserError
 from masm_jax.prediction import messages, verdicts
 from masm_jax.prediction.answers import Answer, InputFacts
 from masm_jax.prediction.facts import crop_settings, model_facts
-from masm_jax.prediction.jobs import Job, descriptor_sha256, open_source
+from masm_jax.prediction.jobs import Candidate, Explainer, Job, descriptor_sha256, open_source
 from masm_jax.prediction.media import Faces, Limits, Source, View
 from masm_jax.prediction.policy import Policy, from_detector
 from masm_jax.prediction.predictor import Detector
@@ -48,6 +48,7 @@ class Engine:
     batch_size: in the place of the detector's.
     faces: how faces are found; `whole` takes every picture and frame for one face crop.
     yunet: YuNet's model file; by default the published one, fetched once.
+    explainer: explains a face of each person; None for answers without an explanation.
 
   Raises:
     UserError: YuNet cannot be had, or a batch size that does not divide over the devices.
@@ -63,8 +64,10 @@ class Engine:
     batch_size: int | None = None,
     faces: Faces = 'yunet',
     yunet: str | os.PathLike | None = None,
+    explainer: Explainer | None = None,
   ):
     self.detector = detector
+    self.explainer = explainer
     self.policy = policy or from_detector(detector)
     self.limits = limits or Limits()
     self.model = model_facts(detector)
@@ -221,6 +224,8 @@ class Engine:
           job.is_cutting = True
           self.scorer.more_will_come(1)
         job.tickets.append(self.scorer.submit(crops, single=message.is_single))
+        if self.explainer:
+          job.crops.extend(crops)
     elif isinstance(message, messages.View):
       if job.on_view:
         job.on_view(View(message.index, message.time_s, crops[0], message.scale))
@@ -259,6 +264,7 @@ class Engine:
       model=self.model,
       policy=self.policy.facts(level),
       tracks=tuple(one.track for one in judged),
+      explanation=self._explanation(job, scored, judged),
       warnings=tuple(text[:2000] for text in warnings),
       timing_s=reading.timing_s | {'score': sum(part.seconds for part in scored)},
       **{f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)},
@@ -286,6 +292,22 @@ class Engine:
       verdicts.judge(person, faces, self.policy, level=level, upside_down=person in turned)
       for person, faces in sorted(people.items())
     ]
+
+  def _explanation(
+    self, job: Job, scored: list[Scored], judged: list[verdicts.Judged]
+  ) -> dict[str, Any] | None:
+    """Of each person the face with the highest score."""
+    if not self.explainer or not judged or not scored:
+      return None
+    logits = iter(np.concatenate([part.logits for part in scored]).tolist())
+    best: dict[int, tuple[float, Candidate]] = {}
+    for position, face in enumerate(face for face in job.faces if face.scored):
+      logit = next(logits)
+      if face.person not in best or logit > best[face.person][0]:
+        found = Candidate(face.person, face.index, job.crops[position])
+        best[face.person] = (logit, found)
+    tracks = [one.track.id for one in judged if one.track.verdict != 'no_answer']
+    return self.explainer.document([best[track][1] for track in tracks if track in best])
 
   def _distances(self, scored: list[Scored]) -> np.ndarray | None:
     """Of each scored face, over the limit; None where the detector has no statistics."""

@@ -9,8 +9,8 @@ import io
 import os
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,25 +18,12 @@ from PIL import Image
 from masm_jax.explain import verdict
 from masm_jax.explain.explanation import explain
 from masm_jax.explain.run import Explained, load, part_names
+from masm_jax.prediction.jobs import Candidate
 
 MAX_PEOPLE = 4  # Of one input that are explained.
 _QUALITY = 85
 
 Maps = Literal['measured', 'always']
-
-
-class Candidate(NamedTuple):
-  """The face of a person that is explained.
-
-  Attributes:
-    track: of the answer.
-    frame: its index.
-    crop: uint8 RGB [S, S, 3], as the detector saw it.
-  """
-
-  track: int
-  frame: int
-  crop: np.ndarray
 
 
 class FaceExplainer:
@@ -107,27 +94,6 @@ class FaceExplainer:
       'maps_shown': self.shows_maps,
       'faces': faces,
     }
-
-
-def in_words(explanation: Mapping[str, Any]) -> list[str]:
-  """A sentence for each explained face: what training added, and which part most.
-
-  >>> in_words({'parts': ['subspace 1', 'subspace 2'], 'faces': [
-  ...   {'track': 0, 'frame': 3, 'base_logit': -0.5, 'logit': 1.5, 'shapley': [1.75, 0.25]}]})
-  ['Person 1, frame 3: training moved the score from -0.5 to +1.5; most of it is subspace 1 (+1.8).']
-  """
-  lines = []
-  for face in explanation['faces']:
-    values = np.asarray(face['shapley'])
-    text = (
-      f'Person {face["track"] + 1}, frame {face["frame"]}: training moved the score from'
-      f' {face["base_logit"]:+.1f} to {face["logit"]:+.1f}'
-    )
-    if len(values) > 1:
-      most = int(np.abs(values).argmax())
-      text += f'; most of it is {explanation["parts"][most]} ({values[most]:+.1f})'
-    lines.append(f'{text}.')
-  return lines
 
 
 def _data_uri(crop: np.ndarray) -> str:

@@ -6,7 +6,8 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +18,28 @@ from masm_jax.prediction.predictor import as_images
 from masm_jax.prediction.scorer import Scored
 
 _READ_BYTES = 2**20
+
+
+class Candidate(NamedTuple):
+  """The face of a person that is explained.
+
+  Attributes:
+    track: of the answer.
+    frame: its index.
+    crop: uint8 RGB [S, S, 3], as the detector saw it.
+  """
+
+  track: int
+  frame: int
+  crop: np.ndarray
+
+
+class Explainer(Protocol):
+  """What explains faces: `explaining.FaceExplainer`."""
+
+  def document(self, candidates: Sequence[Candidate]) -> dict[str, Any] | None:
+    """The field `explanation` of an answer."""
+    ...
 
 
 @dataclasses.dataclass
@@ -33,6 +56,7 @@ class Job:
   is_cutting: bool = False
   faces: list[messages.Face] = dataclasses.field(default_factory=list)
   tickets: list[concurrent.futures.Future[Scored]] = dataclasses.field(default_factory=list)
+  crops: list[np.ndarray] = dataclasses.field(default_factory=list)  # Kept to be explained.
   reading: messages.Reading = dataclasses.field(default_factory=messages.Reading)
   refused: tuple[Reason, str] | None = None
 

@@ -1,5 +1,6 @@
 """Pictures of an answer: frames with boxes around faces, and a timeline."""
 
+import base64
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from PIL import Image
 
 from masm_jax import files
 from masm_jax.plots import timeline
+from masm_jax.plots.explanation import explanation_figure
 from masm_jax.plots.timeline import Line
 from masm_jax.prediction import words
 from masm_jax.prediction.answers import Answer, Verdict
@@ -70,6 +72,38 @@ def save(folder: pathlib.Path, answer: Answer, views: Sequence[View]) -> None:
       band=policy.abstain,
       note=words.describe(answer).fine_print,
     )
+
+
+def save_explanation(folder: pathlib.Path, answer: Answer) -> None:
+  """Writes `FOLDER/HASH/explanation_1.png` for each explained face.
+
+  Raises:
+    OSError, UserError: they cannot be written.
+  """
+  explanation = answer.explanation
+  for number, face in enumerate(explanation['faces'] if explanation else (), start=1):
+    parts = explanation['parts']
+    _, _, encoded = face['picture'].partition(',')
+    with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=['JPEG']) as opened:
+      crop = np.asarray(opened.convert('RGB'))
+    maps = {}
+    if face['maps'] is not None:
+      found = np.asarray(face['maps'])
+      maps = {'all changes': found.sum(axis=0)}
+      maps |= dict(zip(parts, found, strict=True)) if len(parts) > 1 else {}
+    explanation_figure(
+      crop,
+      maps,
+      {'pretrained': face['base_logit'], **dict(zip(parts, face['shapley'], strict=True))},
+      folder / FOLDER / answer.input.sha256[:16] / f'explanation_{number}.png',
+      title=f'Person {face["track"] + 1}, frame {face["frame"]}: logit {face["logit"]:+.2f}',
+      note=explanation['measured'],
+    )
+
+
+def saved_explanations(folder: pathlib.Path, answer: Answer) -> list[pathlib.Path]:
+  """The pictures that `save_explanation` wrote, in order."""
+  return sorted((folder / FOLDER / answer.input.sha256[:16]).glob('explanation_*.png'))
 
 
 def saved(folder: pathlib.Path, answer: Answer) -> list[pathlib.Path]:

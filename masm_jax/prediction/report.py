@@ -69,8 +69,18 @@ def _details(number: int, answer: Answer, folder: pathlib.Path) -> dict[str, Any
   return {
     'timeline': drawing,
     'pictures': [_data_uri(path) for path in shown[::step][:_MAX_PICTURES]],
+    'explanation': _explanation(answer, folder) if is_drawn and answer.explanation else None,
+  }
+
+
+def _explanation(answer: Answer, folder: pathlib.Path) -> dict[str, Any]:
+  return {
+    'lines': words.explanation_lines(answer),
+    'measured': answer.explanation['measured'],
+    'pictures': [_data_uri(path) for path in pictures.saved_explanations(folder, answer)],
   }
 
 
 def _data_uri(path: pathlib.Path) -> str:
-  return f'data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}'
+  kind = {'.jpg': 'jpeg'}.get(path.suffix, 'png')
+  return f'data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}'

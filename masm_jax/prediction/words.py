@@ -94,6 +94,25 @@ def describe(answer: Answer) -> Words:
   )
 
 
+def explanation_lines(answer: Answer) -> list[str]:
+  """A sentence for each explained face: what training added to its score, and which part most."""
+  explanation = answer.explanation
+  if explanation is None:
+    return []
+  lines = []
+  for face in explanation['faces']:
+    text = (
+      f'Person {face["track"] + 1}, frame {face["frame"]}: training moved the score from'
+      f' {face["base_logit"]:+.1f} to {face["logit"]:+.1f}'
+    )
+    named = list(zip(face['shapley'], explanation['parts'], strict=True))
+    if len(named) > 1:
+      value, part = max(named, key=lambda one: abs(one[0]))
+      text += f', mostly by {part} ({value:+.1f})'
+    lines.append(f'{text}.')
+  return lines
+
+
 def reason_sentence(reason: Reason) -> str:
   """The sentence for a reason."""
   return _REASONS[reason]

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import pathlib
 import shutil
-import tarfile
 
 import cv2
 import jax
@@ -23,21 +21,11 @@ from masm_jax.export import detector as export
 from masm_jax.export.request import Request
 from masm_jax.inference import detector_file
 
-FIXTURE = pathlib.Path(__file__).resolve().parents[1] / 'fixtures' / 'version_0_1.tar.xz'
-
 
 @pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('old')
-  with tarfile.open(FIXTURE) as archive:
-    archive.extractall(folder, filter='data')
-  return folder / 'runs'
-
-
-@pytest.fixture(scope='module')
-def masm(runs):
+def masm(old_runs):
   with jax.numpy_dtype_promotion('standard'):  # Of optax' own.
-    return explain_run.load(runs / 'masm')
+    return explain_run.load(old_runs / 'masm')
 
 
 def test_files_are_explained_in_lines_and_pictures(masm, portraits, tmp_path):
@@ -90,9 +78,9 @@ def test_maps_are_measured_on_the_built_in_set(masm, portraits, tmp_path):
   assert verdict.in_words(found) in text
 
 
-def test_a_run_that_trained_its_head_alone_has_nothing_to_explain(runs):
+def test_a_run_that_trained_its_head_alone_has_nothing_to_explain(old_runs):
   with jax.numpy_dtype_promotion('standard'), pytest.raises(UserError, match='the head alone'):
-    explain_run.load(runs / 'linear')
+    explain_run.load(old_runs / 'linear')
 
 
 def test_the_sets_are_those_that_the_suite_names(masm, portraits):
@@ -130,11 +118,11 @@ def test_words_follow_the_interval(low, high, says):
 
 
 @pytest.fixture(scope='module')
-def detector(runs, tmp_path_factory):
+def detector(old_runs, tmp_path_factory):
   """The detector file of the run of MASM, with what training added."""
   out = tmp_path_factory.mktemp('detector') / 'masm'
   with jax.numpy_dtype_promotion('standard'):
-    export.write(Request(runs / 'masm', out, explanations='always'))
+    export.write(Request(old_runs / 'masm', out, explanations='always'))
   return out
 
 
@@ -201,18 +189,18 @@ def test_a_damaged_or_missing_file_of_changes_is_told(detector, tmp_path):
     explain_run.load(folder)
 
 
-def test_a_detector_file_may_be_written_without_changes(runs, tmp_path, monkeypatch):
+def test_a_detector_file_may_be_written_without_changes(old_runs, tmp_path, monkeypatch):
   with jax.numpy_dtype_promotion('standard'):
-    export.write(Request(runs / 'masm', tmp_path / 'out', explanations='never'))
+    export.write(Request(old_runs / 'masm', tmp_path / 'out', explanations='never'))
   assert not (tmp_path / 'out' / detector_file.CHANGES).exists()
   with pytest.raises(UserError, match='--explanations=always'):
     explain_run.load(tmp_path / 'out')
 
 
-def test_a_benchmark_of_other_weights_is_refused(runs, tmp_path):
+def test_a_benchmark_of_other_weights_is_refused(old_runs, tmp_path):
   (tmp_path / 'b.json').write_text(json.dumps({'run': {'trained_weights': '0' * 64}, 'sets': {}}))
   request = Request(
-    runs / 'masm', tmp_path / 'out', explanations='always', benchmark=tmp_path / 'b.json'
+    old_runs / 'masm', tmp_path / 'out', explanations='always', benchmark=tmp_path / 'b.json'
   )
   with jax.numpy_dtype_promotion('standard'), pytest.raises(UserError, match='other weights'):
     export.write(request)
