@@ -80,8 +80,8 @@ def save_explanation(folder: pathlib.Path, answer: Answer) -> None:
   Raises:
     OSError, UserError: they cannot be written.
   """
-  explanation = answer.explanation
-  for number, face in enumerate(explanation['faces'] if explanation else (), start=1):
+  explanation = answer.explanation or {'faces': ()}
+  for number, face in enumerate(explanation['faces'], start=1):
     parts = explanation['parts']
     _, _, encoded = face['picture'].partition(',')
     with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=['JPEG']) as opened:

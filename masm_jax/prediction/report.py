@@ -69,11 +69,13 @@ def _details(number: int, answer: Answer, folder: pathlib.Path) -> dict[str, Any
   return {
     'timeline': drawing,
     'pictures': [_data_uri(path) for path in shown[::step][:_MAX_PICTURES]],
-    'explanation': _explanation(answer, folder) if is_drawn and answer.explanation else None,
+    'explanation': _explanation(answer, folder) if is_drawn else None,
   }
 
 
-def _explanation(answer: Answer, folder: pathlib.Path) -> dict[str, Any]:
+def _explanation(answer: Answer, folder: pathlib.Path) -> dict[str, Any] | None:
+  if answer.explanation is None:
+    return None
   return {
     'lines': words.explanation_lines(answer),
     'measured': answer.explanation['measured'],
