@@ -1,9 +1,11 @@
 """ViTs of "How to train your ViT?" (AugReg, arXiv 2106.10270), in timm's names.
 
+The `.npz` files of their authors, and checkpoints of such a ViT that Scenic and big_vision have
+trained, are read, too. These compute GELU by its tanh approximation; timm's exact one stands here.
 The demo's backbone has the same form and names at a size of its own.
 """
 
-from masm_jax.backbones import backbone, positions, timm_names, vit
+from masm_jax.backbones import backbone, flax_names, positions, timm_names, vit
 
 KEYS = backbone.KeyTable(rules=timm_names.rules(), ignored=timm_names.IGNORED)
 
@@ -37,6 +39,7 @@ def _preset(
     keys=KEYS,
     source=source,
     resamples={'pos_embed': positions.WITH_CLASS_TOKEN},
+    other_keys=flax_names.vit_keys(num_heads),
   )
 
 

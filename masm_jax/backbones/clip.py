@@ -1,9 +1,10 @@
 """CLIP's vision towers (arXiv 2103.00020).
 
-In the names of Hugging Face's `CLIPVisionModel`; those of OpenAI, OpenCLIP and timm are read, too.
+In the names of Hugging Face's `CLIPVisionModel`; those of OpenAI, OpenCLIP, timm and Scenic are
+read, too.
 """
 
-from masm_jax.backbones import backbone, positions, timm_names, vit
+from masm_jax.backbones import backbone, flax_names, positions, timm_names, vit
 
 _BLOCK = 'encoder.layers.{}.'
 
@@ -94,7 +95,7 @@ def _preset(
       ".save_pretrained('FOLDER') writes one)"
     ),
     resamples={'pos_embed': positions.WITH_CLASS_TOKEN},
-    other_keys=(_OPENAI, _TIMM),
+    other_keys=(_OPENAI, _TIMM, flax_names.scenic_clip_keys(num_heads)),
   )
 
 

@@ -17,6 +17,7 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
+from masm_jax.backbones import flax_names
 from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, param_shapes
 from masm_jax.backbones.presets import PRESETS
 from masm_jax.errors import UserError
@@ -28,7 +29,7 @@ _LAYER = re.compile(r'(?<=[._])\d+(?=[./])')
 def load_weights(
   path: str | os.PathLike[str], backbone: Backbone, image_size: int | None = None
 ) -> dict[str, Any]:
-  """Reads the weights of `backbone` from a safetensors file.
+  """Reads the weights of `backbone` from a safetensors file, or a `.npz` or `.msgpack` of Flax.
 
   Arrays that `backbone.resamples` names may be of another grid, and are resampled.
 
@@ -48,6 +49,8 @@ def load_weights(
   file_path = _existing_file(path, backbone)
   if image_size is not None:
     backbone = backbone.with_image_size(image_size)
+  if file_path.suffix in flax_names.SUFFIXES:
+    return from_arrays(flax_names.read_arrays(file_path), backbone, file_path)
   try:
     with safetensors.safe_open(file_path, framework='numpy') as file:
       views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
