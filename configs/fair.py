@@ -25,7 +25,7 @@ _SKELETON = {
 }
 
 ROWS = {
-  'masm': {'fields': {'method': 'masm'}, 'rates': _FACTORS, 'own': {'mask.keep': (0.5, 0.75)}},
+  'masm': {'fields': {'method': 'masm'}, 'rates': _FACTORS, 'own': {'mask.keep': (0.9, 0.75)}},
   'masm_v01': {
     'fields': {'method': 'masm', **masm_v01.FIELDS},
     'rates': _FACTORS,

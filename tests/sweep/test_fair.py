@@ -10,7 +10,7 @@ from masm_jax import telemetry
 from masm_jax.metrics import binary, scores, summary
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.sweep import __main__ as sweep
-from masm_jax.sweep import local, search
+from masm_jax.sweep import fair, local, plan, search
 from masm_jax.sweep.plan import Progress
 from masm_jax.training.loop import train
 
@@ -140,3 +140,22 @@ def test_rows_with_other_batches_are_not_equal(command, capsys):
   status, done = command(*flags)
   assert (status, done) == (2, [])
   assert "--config.train.batch_size: the row 'other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('protocol', ['within', 'unseen', 'across'])
+def test_the_shipped_rows_are_searched_alike_and_resolve_on_every_protocol(
+  protocol, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(REPOSITORY)
+  module = plan.load_sweeps('fair', needed=('ROWS', 'BASE'))
+  rows = search.load_rows(module, [], {})
+  assert {row.length() for row in rows} == {6}
+  for recipe in ('equal', 'published'):
+    make = fair.maker(f'configs/protocols.py:protocol={protocol}', {}, recipe=recipe,
+                      more_flags=(), about='')  # fmt: skip
+    searched = {'equal': lambda row: row.start(), 'published': lambda row: {}}[recipe]
+    sweep = make({row.name: {**row.fields, **searched(row)} for row in rows},
+                 workdir=tmp_path, seeds=(0,), with_tests=True)  # fmt: skip
+    assert [run.config.method for run in sweep.runs] == [row.fields['method'] for row in rows]
+  sizes = {run.row: run.config.train.batch_size for run in sweep.runs}
+  assert sizes['gend'] == 128 and sizes['masm'] == 32  # Published recipes are not equal.
