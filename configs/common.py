@@ -144,6 +144,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.synthetic.root = ''  # Where it is drawn; '' is the user's cache folder.
   config.data.synthetic.seed = 0  # Of every portrait and forgery.
   config.data.synthetic.size_px = 64  # Side of a crop, pixels.
+  config.data.synthetic.identities = 90  # People over all splits; no one is in two of them.
   config.data.synthetic.strength = 1.0  # Of the forgeries' traces: above 1 they are easier to find.
 
   config.train = ml_collections.ConfigDict()
@@ -178,6 +179,7 @@ def get_suite() -> ml_collections.ConfigDict:
   suite.synthetic.root = ''  # Where it is drawn; '' is the user's cache folder.
   suite.synthetic.seed = 0  # Of every portrait and forgery.
   suite.synthetic.size_px = 64  # Side of a crop, pixels.
+  suite.synthetic.identities = 90  # People over all splits; no one is in two of them.
   suite.synthetic.strength = 1.0  # Of the forgeries' traces: above 1 they are easier to find.
 
   suite.batch_size = 64  # Global: over all devices of all hosts.

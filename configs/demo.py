@@ -16,6 +16,7 @@ _HELD_OUT = ('checkerboard', 'poisson', 'regenerate')
 def set_data(config):
   """The built-in portraits: four mechanisms to train on, these and three others to test on."""
   config.backbone.name = 'demo_vit'  # Its weights ship with the package.
+  config.data.synthetic.identities = 180  # Of 90, the model learns the 60 it trains on by heart.
   config.data.synthetic.strength = 3.0  # At 1 so small a model needs far longer to find a trace.
   config.data.train = common.dataset('synthetic', split='train')
   config.data.val = common.dataset('synthetic', split='val')
@@ -32,10 +33,8 @@ def get_config(arg=None):
   common.with_arguments(config, arg, {'method': 'method'})  # The recipe below is for all methods.
   set_data(config)
   config.train.batch_size = 32
-  config.train.duration = '10 epochs'
-  config.eval.every = '2 epochs'
-  config.checkpoint.every = '2 epochs'
-  config.optim.warmup = '1 epochs'
+  config.train.duration = '5 epochs'
+  config.optim.warmup = '0.5 epochs'
   config.optim.schedule = 'cosine'
   config.optim.clip_norm = 1.0
   # One rate does not fit all. At 5e-3 the factors were still guessing after 480 steps.

@@ -99,6 +99,7 @@ _BEFORE = {
   'regularizer.squared': True,
   'regularizer.energy_of': 'kernel',
   'optim.decay_towards': 'zero',
+  'data.synthetic.identities': 90,
   'data.synthetic.strength': 1.0,
 }
 

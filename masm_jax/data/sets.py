@@ -175,17 +175,22 @@ def _load(
     # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
     from masm_jax.data.synthetic import CODE_VERSION, materialize
 
-    for field in ('seed', 'size_px'):  # A run's config may be a stranger's, and they name a folder.
+    for field in ('seed', 'size_px', 'identities'):  # A stranger's config may name a folder.
       if type(synthetic[field]) is not int:
         raise UserError(f'data.synthetic.{field} = {synthetic[field]!r}: needs a whole number')
-    strength = synthetic.strength
-    if type(strength) not in (int, float):
-      raise UserError(f'data.synthetic.strength = {strength!r}: needs a number')
-    name = f'synthetic_v{CODE_VERSION}_{synthetic.size_px}px_seed{synthetic.seed}'
-    name += '' if strength == 1 else f'_strength{float(strength):g}'
+    if type(synthetic.strength) not in (int, float):
+      raise UserError(f'data.synthetic.strength = {synthetic.strength!r}: needs a number')
+    seed, size_px, identities = synthetic.seed, synthetic.size_px, synthetic.identities
+    name = f'synthetic_v{CODE_VERSION}_{size_px}px_seed{seed}'
+    name += '' if identities == 90 else f'_identities{identities}'
+    name += '' if synthetic.strength == 1 else f'_strength{float(synthetic.strength):g}'
     root = pathlib.Path(synthetic.root or storage.cache_folder() / name)
     path = materialize(
-      root, seed=synthetic.seed, size_px=synthetic.size_px, strength=float(strength)
+      root,
+      seed=seed,
+      size_px=size_px,
+      num_identities=identities,
+      strength=float(synthetic.strength),
     )
     return manifest_lib.load_manifest(path)
   if not spec.manifest:

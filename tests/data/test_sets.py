@@ -42,7 +42,7 @@ def config(manifest, train=None, val=None, augment='none', **tests):
     'val': val or spec(manifest, split='val'),
     'tests': tests,
     'augment': augment,
-    'synthetic': {'root': '', 'seed': 0, 'size_px': 32, 'strength': 2.0},
+    'synthetic': {'root': '', 'seed': 0, 'size_px': 32, 'strength': 2.0, 'identities': 9},
   })  # fmt: skip
 
 
@@ -105,8 +105,8 @@ def test_an_empty_set_is_a_result_where_it_is_allowed(manifest, caplog):
 def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
   calls = []
 
-  def materialize(root, *, seed, size_px, strength):
-    calls.append((root, seed, size_px, strength))
+  def materialize(root, **parameters):
+    calls.append((root, *parameters.values()))
     raise UserError('drawn')
 
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
@@ -114,8 +114,8 @@ def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='drawn'):
     sets.load_sets(config('synthetic'))
   ((root, *drawn),) = calls
-  assert root.parent == tmp_path / 'masm_jax' and drawn == [0, 32, 2.0]
-  assert '32px_seed0_strength2' in root.name
+  assert root.parent == tmp_path / 'masm_jax' and drawn == [0, 32, 9, 2.0]
+  assert '32px_seed0_identities9_strength2' in root.name
 
 
 def test_only_self_blending_trains_without_fakes(manifest):
