@@ -25,6 +25,7 @@ COMMANDS = {
   'report': 'turn evaluations into one HTML file',
   'analysis': 'measure what fine-tuning did to subspaces and features',
   'export': 'write a trained detector as a folder, an adapter, or for other programs',
+  'serve': 'answer over HTTP, with a page: uploads in, verdicts out',
   'convert': 'take a detector that another program has trained',
   'sweep': 'run a table of ablations over seeds',
   'explain': 'say which learned change fired, where, and whether that is true',

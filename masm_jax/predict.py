@@ -11,7 +11,6 @@ Exit status: 0 when every input has its answer, whatever it says; 2 for input th
 """
 
 import argparse
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -64,25 +63,15 @@ def _parser() -> argparse.ArgumentParser:
   add('--yunet', metavar='FILE', help="YuNet's model; fetched once without it")
   add('--num-processes', type=int, default=1, metavar='N', help='that read files (default: 1)')
   add('--batch-size', type=int, default=32, metavar='N', help='faces scored at a time')
-  limits = parser.add_argument_group('limits of a single file; beyond one, it gets no answer')
-  from masm_jax.prediction.media import Limits
+  from masm_jax.prediction import flags
 
-  for field in dataclasses.fields(Limits):
-    limits.add_argument(
-      f'--max-{field.name.replace("_", "-")}',
-      type=float if field.type is float else int,
-      default=field.default,
-      metavar='N',
-      help='default: %(default)s',
-    )
+  flags.add_limits(parser)
   return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-  from masm_jax.prediction import command
-  from masm_jax.prediction.media import Limits
+  from masm_jax.prediction import command, flags
 
-  limits = {field.name: getattr(args, f'max_{field.name}') for field in dataclasses.fields(Limits)}
   options = command.Options(
     model=args.model,
     sources=tuple(args.source),
@@ -99,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
     yunet=args.yunet,
     num_workers=args.num_processes,
     batch_size=args.batch_size,
-    limits=Limits(**limits),
+    limits=flags.limits(args),
   )
   return command.run(options, start_jax=lambda: cli.start_jax(deterministic=True))
 

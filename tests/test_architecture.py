@@ -119,7 +119,8 @@ ALLOWED = {
   'perturb_videos': {'cli', 'perturbations'},
   'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
   'pretrain': {'cli', 'training'},
-  'serving': {'prediction'},
+  'serving': {'data', 'prediction'},
+  'serve': {'cli', 'parallel', 'prediction', 'serving'},
   '__main__': {'cli'},
 }
 # What a package's own command may import beside.

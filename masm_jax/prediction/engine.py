@@ -143,8 +143,12 @@ class Engine:
     while waiting:
       yield waiting.popleft().result()
 
-  def close(self) -> None:
-    """Ends processes and threads; inputs that wait are cancelled, open ones are finished."""
+  def close(self, *, now: bool = False) -> None:
+    """Ends processes and threads; inputs that wait are cancelled, open ones are finished.
+
+    Args:
+      now: whether to give up the files that are being read; their answers are worth nothing.
+    """
     if self._is_closed:
       return
     self._is_closed = True
@@ -153,6 +157,8 @@ class Engine:
         job.future.cancel()
     for _ in self._threads:
       self._jobs.put(None)
+    for worker in self._workers if now else ():
+      worker.kill()
     for thread in self._threads:
       thread.join()
     self.scorer.close()

@@ -1,5 +1,6 @@
 """The parent's side of a process that reads files: gives it one at a time, and outlives it."""
 
+import contextlib
 import json
 import multiprocessing
 import signal
@@ -94,6 +95,13 @@ class Worker:
       yield messages.Refused(reason='limit_exceeded', text=text), _NONE
     except (EOFError, OSError, ValueError):  # It died, or sent nonsense.
       yield self._obituary(self.stop()), _NONE
+
+  def kill(self) -> None:
+    """Ends the process from another thread; whoever reads from it hears that it died."""
+    process = self._process
+    if process is not None:
+      with contextlib.suppress(ValueError):  # It was ended meanwhile.
+        process.kill()
 
   def stop(self) -> str:
     """Ends the process; returns how it ended."""

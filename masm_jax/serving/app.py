@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import logging
 import pathlib
@@ -80,7 +79,7 @@ class _Service:
     counters: Counters,
     model: Mapping[str, Any],
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    report: Callable[[Mapping[str, Any], Callable[[str], bytes | None]], str],
+    report: Callable[[Mapping[str, Any], Mapping[str, bytes]], str],
   ):
     self.settings, self.jobs, self.store, self.counters = settings, jobs, store, counters
     self._model, self._read, self._report = model, read, report
@@ -154,8 +153,8 @@ class _Service:
     job = await self._job(request)
     if job.answer is None:
       raise Problem(409, 'There is no report before the answer.')
-    picture = functools.partial(self.store.picture, job.id)
-    text = await asyncio.to_thread(self._report, job.answer, picture)
+    pictures = await asyncio.to_thread(self.store.pictures, job.id)
+    text = await asyncio.to_thread(self._report, job.answer, pictures)
     headers = {
       'Content-Security-Policy': _REPORT_POLICY,
       'Content-Disposition': f'inline; filename="report-{job.id[:8]}.html"',
@@ -224,7 +223,7 @@ class _Service:
       'kept_until': _iso(job.finished + self.settings.keep_s) if job.finished else None,
       'answer': job.answer,
       'words': self._read(job.answer) if job.answer else None,
-      'pictures': self.store.pictures(job.id) if job.answer else [],
+      'pictures': self.store.picture_names(job.id) if job.answer else [],
       'links': {'self': place, 'events': f'{place}/events', 'report': f'{place}/report'},
     }
     headers = {'Location': place} if status == 202 else {}
@@ -238,7 +237,7 @@ def build(
   *,
   model: Mapping[str, Any],
   read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-  report: Callable[[Mapping[str, Any], Callable[[str], bytes | None]], str],
+  report: Callable[[Mapping[str, Any], Mapping[str, bytes]], str],
 ) -> Starlette:
   """The server's application; `app.state.jobs` is its queue.
 
@@ -248,9 +247,9 @@ def build(
     settings: see `Settings`.
     model: what `GET /v1/model` shows of the detector.
     read: an answer in plain words, by its document.
-    report: the printable page of an answer; its second argument gives the pictures by name.
+    report: the printable page of an answer; its second argument has the pictures by name.
   """
-  counters = Counters()
+  counters = Counters(lambda: scorer.num_faces)
   jobs = Jobs(
     store,
     scorer,

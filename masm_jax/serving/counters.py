@@ -1,5 +1,7 @@
 """What the server counts of itself, in the text format of Prometheus."""
 
+from collections.abc import Callable
+
 import prometheus_client
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
@@ -11,7 +13,12 @@ _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class Counters:
   """Counters of one server; two in a process do not mix."""
 
-  def __init__(self) -> None:
+  def __init__(self, num_faces: Callable[[], float]):
+    """Counters at 0.
+
+    Args:
+      num_faces: how many faces were scored so far.
+    """
     self._registry = own = prometheus_client.CollectorRegistry()
     self.requests = prometheus_client.Counter(
       'masm_jax_http_requests',
@@ -31,6 +38,10 @@ class Counters:
     self.seconds = prometheus_client.Histogram(
       'masm_jax_job_seconds', 'From acceptance to the answer.', buckets=_SECONDS, registry=own
     )
+    faces = prometheus_client.Gauge(
+      'masm_jax_faces_scored', 'Faces scored since the start.', registry=own
+    )
+    faces.set_function(num_faces)
     self.waiting = prometheus_client.Gauge('masm_jax_jobs_queued', 'Jobs that wait.', registry=own)
     self.running = prometheus_client.Gauge('masm_jax_jobs_running', 'Jobs under way.', registry=own)
 

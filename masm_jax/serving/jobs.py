@@ -31,6 +31,11 @@ Progress = dict[str, Any]  # `stage`, and the `share` of it that is done.
 class Scorer(Protocol):
   """What the jobs need of `prediction.engine`."""
 
+  @property
+  def num_faces(self) -> int:
+    """How many faces were scored so far."""
+    ...
+
   def submit(
     self, path: pathlib.Path, name: str, on_progress: Callable[[str, float], None]
   ) -> concurrent.futures.Future['Result']:

@@ -1,6 +1,7 @@
 """The socket, and uvicorn on it: started, told to stop, stopped without losing a job."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import signal
@@ -34,17 +35,18 @@ def bind(host: str, port: int) -> socket.socket:
   Raises:
     UserError: the address is taken, or none of this machine's.
   """
-  try:
-    info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, address = info[0]
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(address)
-    made.listen(_BACKLOG)
-  except (OSError, OverflowError) as error:
-    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    what = 'the port is in use' if taken else str(error)
-    raise UserError(f'cannot listen at {host}:{port}: {what}; give another --port') from error
+  with contextlib.ExitStack() as stack:
+    try:
+      info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+      family, kind, protocol, _, address = info[0]
+      made = stack.enter_context(socket.socket(family, kind, protocol))
+      made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      made.bind(address)
+      made.listen(_BACKLOG)
+    except OSError as error:
+      what = 'the port is in use' if error.errno == errno.EADDRINUSE else str(error)
+      raise UserError(f'cannot listen at {host}:{port}: {what}; give another --port') from error
+    stack.pop_all()
   return made
 
 
@@ -83,7 +85,10 @@ class Server(uvicorn.Server):
 
   def handle_exit(self, sig: int, frame: FrameType | None) -> None:
     """Of SIGTERM and SIGINT."""
-    super().handle_exit(sig, frame)
+    # Not uvicorn's own: it would end the process by the signal before the engine is closed.
+    if self.should_exit and sig == signal.SIGINT:
+      self.force_exit = True
+    self.should_exit = True
     self._loop.call_soon_threadsafe(self._jobs.stop)
 
   def stop(self) -> None:

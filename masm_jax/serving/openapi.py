@@ -43,7 +43,7 @@ _STATE = {
     {
       'type': 'object',
       'properties': {
-        'stage': {'enum': ['decode', 'faces', 'score']},
+        'stage': {'enum': ['read', 'decode', 'faces', 'score']},
         'share': {'type': 'number', 'minimum': 0, 'maximum': 1},
       },
       'required': ['stage', 'share'],

@@ -1,6 +1,6 @@
 """Jobs and answers in SQLite, and the uploads beside them.
 
-    DATA/lock           who serves from this folder
+    DATA/.lock          who serves from this folder, see `parallel.locks`
     DATA/jobs.sqlite    jobs, answers, small pictures of faces
     DATA/uploads/ID     a file that waits for its answer, under a name that the server drew
 
@@ -192,7 +192,11 @@ class Store:
     rows = self._read('SELECT jpeg FROM picture WHERE job = ? AND name = ?', (job_id, name))
     return rows[0][0] if rows else None
 
-  def pictures(self, job_id: str) -> list[str]:
+  def pictures(self, job_id: str) -> dict[str, bytes]:
+    """The pictures that an answer came with, by name."""
+    return dict(self._read('SELECT name, jpeg FROM picture WHERE job = ?', (job_id,)))
+
+  def picture_names(self, job_id: str) -> list[str]:
     """Names of the pictures that an answer came with, sorted."""
     return [row[0] for row in self._read(
       'SELECT name FROM picture WHERE job = ? ORDER BY name', (job_id,)

@@ -22,7 +22,7 @@ from masm_jax.serving.problems import Problem
 
 FIELD = 'file'
 _MAX_NAME = 200
-_MAX_HEADERS = 4096  # Bytes of the headers of a part, and of what may stand around the parts.
+_MAX_HEADERS = 16_384  # Bytes of the headers of a part, and of what may stand around the parts.
 _DRAIN_S = 10.0
 _NO_FILE = f'Send one file, as the part {FIELD!r} of a multipart/form-data body.'
 
@@ -129,6 +129,7 @@ class _Form:
         'on_part_data': self._write,
         'on_end': self._end,
       },
+      max_header_size=_MAX_HEADERS,
     )
 
   def feed(self, chunk: bytes) -> None:

@@ -12,7 +12,7 @@ from tests.serving import fakes
 
 
 @contextlib.contextmanager
-def serving(folder, scorer, **settings):
+def serving(folder, scorer, *, model=None, read=None, report=None, **settings):
   """A client of a server on a data folder."""
   folder.mkdir(exist_ok=True)
   store = Store(folder)
@@ -20,9 +20,10 @@ def serving(folder, scorer, **settings):
     store,
     scorer,
     app_lib.Settings(**({'wait_s': 20.0, 'beat_s': 0.2, 'hosts': ('localhost',)} | settings)),
-    model={'model': fakes.MODEL, 'policy': fakes.POLICY},
-    read=lambda answer: {'headline': answer['verdict']},
-    report=lambda answer, picture: f'<!doctype html><title>{answer["verdict"]}</title>',
+    model=model or {'model': fakes.MODEL, 'policy': fakes.POLICY},
+    read=read or (lambda answer: {'headline': answer['verdict']}),
+    report=report
+    or (lambda answer, pictures: f'<!doctype html><title>{answer["verdict"]}</title>'),
   )
   client = TestClient(app, base_url='http://localhost', raise_server_exceptions=False)
   with client:

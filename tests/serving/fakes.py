@@ -83,14 +83,9 @@ def answer(verdict, *, kind='video', data=b'', tracks=None, reasons=(), warnings
   }  # fmt: skip
 
 
-def face_jpeg(number):
-  """A small picture of something like a face."""
-  image = np.full((160, 160, 3), (150 - 20 * number, 170, 200), np.uint8)
-  cv2.ellipse(image, (80, 84), (48, 62), 0, 0, 360, (160, 190, 235), -1)
-  for x in (62, 98):
-    cv2.circle(image, (x, 72), 6, (60, 60, 60), -1)
-  cv2.ellipse(image, (80, 112), (18, 7), 0, 0, 180, (80, 80, 170), 3)
-  return cv2.imencode('.jpg', image)[1].tobytes()
+def picture():
+  """A small JPEG file."""
+  return cv2.imencode('.jpg', np.full((36, 64, 3), 128, np.uint8))[1].tobytes()
 
 
 class FakeScorer:
@@ -105,6 +100,11 @@ class FakeScorer:
   def __init__(self):
     self.seen, self.gate, self.prepared = [], threading.Event(), {}
     self._pool = concurrent.futures.ThreadPoolExecutor(4)
+
+  @property
+  def num_faces(self):
+    """See `serving.jobs.Scorer`."""
+    return len(self.seen)
 
   def submit(self, path, name, on_progress):
     """See `serving.jobs.Scorer`."""
@@ -126,9 +126,7 @@ class FakeScorer:
       return self.prepared[name]
     verdict = word if word in answers.VERDICTS else 'real'
     reasons = {'no_answer': ['no_face'], 'undecided': ['near_threshold']}.get(verdict, [])
-    return Result(
-      answer(verdict, data=data, name=name, reasons=reasons), {'face-0-0.jpg': face_jpeg(0)}
-    )
+    return Result(answer(verdict, data=data, name=name, reasons=reasons), {'view-0.jpg': picture()})
 
   def close(self):
     """Ends the threads."""

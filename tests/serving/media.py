@@ -27,9 +27,9 @@ def frame(t, people=1):
   return image
 
 
-def picture():
+def picture(t=0.0, people=1):
   """A JPEG file."""
-  return cv2.imencode('.jpg', frame(0.0))[1].tobytes()
+  return cv2.imencode('.jpg', frame(t, people))[1].tobytes()
 
 
 def video(seconds=12, fps=5, people=1):

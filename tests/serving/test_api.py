@@ -114,7 +114,7 @@ def test_delete_takes_all_that_there_is(client, scorer):
   place = upload(client, b'fake 1').headers['location']
   ended(client, place)
   assert client.delete(place).status_code == 204
-  for path in (place, f'{place}/events', f'{place}/report', f'{place}/pictures/face-0-0.jpg'):
+  for path in (place, f'{place}/events', f'{place}/report', f'{place}/pictures/view-0.jpg'):
     problem(client.get(path), 404)
   problem(client.delete(place), 404)
   held = [upload(client, b'hold 1').headers['location'] for _ in range(5)]  # Four run, one waits.
@@ -142,7 +142,7 @@ def test_an_error_of_the_scorer_is_one_sentence(client, caplog):
     ('..\\..\\boot.ini', 'boot.ini'),
     ('a/../..', 'upload'),
     ('x\u202egpj.exe', 'xgpj.exe'),
-    ('n' * 3000, 'n' * 200),
+    ('n' * 10_000, 'n' * 200),
     ('日本.mp4', '日本.mp4'),
     ('<img src=x onerror=alert(1)>.png', '<img src=x onerror=alert(1)>.png'),
   ],
@@ -178,8 +178,8 @@ def part(head, body=b'fake 1'):
     (part(b'name="url"', b'http://x') + b'--b--\r\n', BOUNDARY, 400),
     (part(b'name="other"; filename="a"') + b'--b--\r\n', BOUNDARY, 400),
     (part(b'name="file"') + b'--b--\r\n', BOUNDARY, 400),  # A field, not a file.
-    (PART + b'--b--\r\n' + b'x' * 20000, BOUNDARY, 400),
-    (part(b'name="file"; filename="' + b'a' * 9000 + b'"') + b'--b--\r\n', BOUNDARY, 400),
+    (PART + b'--b--\r\n' + b'x' * 40_000, BOUNDARY, 400),
+    (part(b'name="file"; filename="' + b'a' * 20_000 + b'"') + b'--b--\r\n', BOUNDARY, 400),
     (PART + b'--b--\r\n', BOUNDARY, 202),
     (part(b'name="file"; filename=""', b'') + b'--b--\r\n', BOUNDARY, 202),  # Empty: unreadable.
     (part(b'name="file"; filename="a\x00\x1b[31m\xff"') + b'--b--\r\n', BOUNDARY, 202),

@@ -9,7 +9,6 @@ import pytest
 
 from masm_jax.errors import UserError
 from masm_jax.serving import jobs as jobs_lib
-from masm_jax.serving.lock import Lock
 from masm_jax.serving.store import Store
 from tests.serving import fakes
 from tests.serving.conftest import ended, serving, upload, wait_until
@@ -99,19 +98,6 @@ def test_what_is_deleted_is_not_in_the_file_either(tmp_path):
 def test_the_folder_is_for_its_owner_alone(tmp_path):
   killed_with(tmp_path / 'data', [])
   assert os.stat(tmp_path / 'data' / 'uploads').st_mode & 0o077 == 0
-
-
-def test_a_second_server_is_told_who_has_the_folder(tmp_path):
-  lock = Lock(tmp_path, 'http://127.0.0.1:8000')
-  with pytest.raises(UserError) as error:
-    Lock(tmp_path, 'http://127.0.0.1:8001')
-  message = str(error.value)
-  assert f'process {os.getpid()}' in message and 'http://127.0.0.1:8000' in message
-  assert '\n' not in message
-  lock.release()
-  Lock(tmp_path, 'http://127.0.0.1:8001').release()
-  (tmp_path / 'lock').write_text('of a server that was killed')  # A file alone locks nothing.
-  Lock(tmp_path, 'http://127.0.0.1:8001').release()
 
 
 @pytest.mark.parametrize('what', ['text', 'version', 'folder'])

@@ -4,7 +4,7 @@ import { showResult } from './result.js';
 const $ = id => document.getElementById(id);
 const TOKEN = 'masm_jax.token';  // In sessionStorage: gone with the tab, never sent by itself.
 const STAGES = {
-  queued: 'Waiting for its turn', decode: 'Reading the file', faces: 'Looking for faces',
+  queued: 'Waiting for its turn', read: 'Reading the file', decode: 'Reading the file', faces: 'Looking for faces',
   score: 'Judging the faces', explain: 'Drawing where it looked',
 };
 let server = { max_bytes: Infinity, keep_s: 0 };
@@ -50,6 +50,7 @@ function start() {
   history.replaceState(null, '', location.pathname);
   document.title = 'Check a picture or a video · masm_jax';
   $('file').value = '';
+  $('result').replaceChildren();
   show('start');
 }
 
@@ -68,7 +69,7 @@ async function enter() {
     $('detector').textContent = `Detector: ${model.model.name}`;
     $('limits').textContent = `Pictures: JPEG, PNG, WebP. Videos: MP4, MOV, WebM, MKV, AVI. Up to ${size(server.max_bytes)}.`;
     $('privacy').textContent = 'The file goes to this server alone and is deleted as soon as it has been looked at; '
-      + `the answer is kept for ${span(server.keep_s)}.`;
+      + `the answer, with up to six pictures from it, is kept for ${span(server.keep_s)}.`;
     $('token').hidden = true;
     $('drop').hidden = false;
     $('problem').replaceChildren();
@@ -142,8 +143,10 @@ async function follow(job) {
     const answered = await (await ask(`v1/predictions/${job.id}`, { signal: job.abort.signal })).json();
     if (current !== job) return;
     if (answered.status === 'failed') throw new Refusal(500, answered.error);
+    const again = () => { start(); $('file').focus(); };
+    await showResult($('result'), answered, job.file, { ask, remove, again, token: token() });
+    if (current !== job) return;
     show('result');
-    await showResult($('result'), answered, job.file, { ask, remove, again: () => { start(); $('file').focus(); }, token: token() });
     document.title = `${answered.words.headline}: ${answered.name} · masm_jax`;
     say('');
     $('verdict').focus();
@@ -188,7 +191,7 @@ function told(state, job) {
     return progress(`${STAGES.queued}${ahead}`, null);
   }
   const { stage, share } = state.progress ?? { stage: 'decode', share: null };
-  progress(STAGES[stage] ?? 'Looking at the file', stage === 'decode' ? null : share);
+  progress(STAGES[stage] ?? 'Looking at the file', stage === 'decode' || stage === 'read' || share >= 1 ? null : share);
 }
 
 async function remove() {

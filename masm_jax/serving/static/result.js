@@ -30,18 +30,37 @@ const part = (title, ...children) => el('section', { class: 'part' }, el('h2', {
 export async function showResult(root, job, file, page) {
   const { answer, words } = job;
   root.className = answer.verdict;
-  const stage = file && answer.tracks.length ? makeStage(answer, file) : null;
-  const people = answer.tracks.map((track, i) => person(track, words.tracks[i], answer, job, page, stage));
-  root.replaceChildren(
+  const views = await loadViews(job, page);
+  const stage = answer.tracks.length && (file || views.length) ? makeStage(answer, file, views) : null;
+  const people = answer.tracks.map((track, i) => person(track, words.tracks[i], job, views, stage));
+  const parts = [
     finding(job),
-    stage ? part(answer.input.kind === 'video' ? 'The video' : 'The picture', stage.node) : '',
-    people.length ? part(people.length > 1 ? `${people.length} people` : 'The person', ...people) : '',
-    heatMaps(job, page),
+    stage ? part(answer.input.kind === 'video' ? 'The video' : 'The picture', stage.node) : null,
+    people.length ? part(people.length > 1 ? `${people.length} people` : 'The person', ...people) : null,
+    await heatMaps(job, page),
     part('What was not looked at', list('plain', unseen(answer))),
     part('How this was decided', rules(answer, words)),
     part('Next', actions(job, page)),
-  );
-  for (const empty of [...root.childNodes].filter(node => node.nodeType === Node.TEXT_NODE)) empty.remove();
+  ];
+  root.replaceChildren(...parts.filter(Boolean));
+}
+
+async function load(job, name, page) {
+  try {
+    const response = await page.ask(`v1/predictions/${job.id}/pictures/${encodeURIComponent(name)}`);
+    return URL.createObjectURL(await response.blob());
+  } catch {
+    return null;  // Deleted meanwhile; the answer is still worth its place.
+  }
+}
+
+// Frames that came with the answer: { index, time, url }, in order.
+async function loadViews(job, page) {
+  const found = job.pictures.map(name => [name, name.match(/^view-(\d+)\.jpg$/)]).filter(([, match]) => match);
+  const times = new Map(job.answer.tracks.flatMap(track => track.frames.map(frame => [frame.index, frame.time_s])));
+  const views = await Promise.all(found.map(async ([name, match]) =>
+    ({ index: +match[1], time: times.get(+match[1]) ?? 0, url: await load(job, name, page) })));
+  return views.filter(view => view.url).sort((a, b) => a.index - b.index);
 }
 
 function facts(input) {
@@ -57,8 +76,8 @@ function finding({ answer, words, name }) {
     el('p', { class: 'hint' }, about ? `${name} · ${about}` : name),
     el('h1', { id: 'verdict', tabindex: '-1' }, words.headline),
     el('p', { class: 'lead' }, words.explanation),
-    answer.probability === null ? '' : scale(answer, words),
-    list('caveats', words.reasons) ?? '');
+    answer.probability === null ? null : scale(answer, words),
+    list('caveats', words.reasons));
 }
 
 function scale(answer, words) {
@@ -84,27 +103,21 @@ function scale(answer, words) {
       el('p', { class: 'caption' }, `From ${percent(high)} on the verdict is “signs of manipulation”.${band}${spread}`)));
 }
 
-// The user's own file, read by the browser alone, with the boxes of the answer over it.
-function makeStage(answer, file) {
-  const { width, height, kind } = answer.input;
-  const url = URL.createObjectURL(file);
-  const isVideo = kind === 'video';
+const sizeOf = ({ width, height }) => ({ width: width || 1, height: height || 1 });
+const nearest = (items, time, of) => items.reduce((a, b) => !a || Math.abs(of(b) - time) < Math.abs(of(a) - time) ? b : a, null);
+
+// The user's own file, read by the browser alone; or the frames that came with the answer. Boxes lie over it.
+function makeStage(answer, file, views) {
+  const { width, height } = sizeOf(answer.input), isVideo = answer.input.kind === 'video';
   const what = `${isVideo ? 'The video' : 'The picture'} with a box around each face that was looked at`;
-  const media = isVideo ? el('video', { src: url, muted: true, controls: true, playsInline: true, preload: 'auto', 'aria-label': what })
-    : el('img', { src: url, alt: what });
   const boxes = svg('svg', { viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' });
-  const holder = el('div', { class: 'stage' }, media, boxes);
-  const caption = el('p', { class: 'hint' }, isVideo ? 'The boxes follow the moments that were looked at.' : '');
-  const node = el('div', {}, holder, isVideo ? caption : '');
-  media.addEventListener('error', () => {  // A codec that this browser lacks.
-    holder.remove();
-    caption.textContent = 'This browser cannot show the file; the answer does not depend on it.';
-    node.append(caption);
-  });
+  const holder = el('div', { class: 'stage' });
+  const caption = el('p', { class: 'hint' });
+  const node = el('div', {}, holder, caption);
   const size = Math.max(16, Math.max(width, height) / 36);
   const draw = time => {
     boxes.replaceChildren(...answer.tracks.flatMap(track => {
-      const near = track.frames.reduce((a, b) => !a || Math.abs(b.time_s - time) < Math.abs(a.time_s - time) ? b : a, null);
+      const near = nearest(track.frames, time, frame => frame.time_s);
       if (!near || (isVideo && Math.abs(near.time_s - time) > gapOf(track))) return [];
       const [x, y, w, h] = near.box;
       const shape = { x, y, width: w, height: h, rx: size / 4 };
@@ -113,9 +126,54 @@ function makeStage(answer, file) {
       return [svg('rect', { ...shape, class: 'under' }), svg('rect', { ...shape, class: 'over' }), label];
     }));
   };
-  if (isVideo) for (const event of ['timeupdate', 'seeked', 'loadeddata']) media.addEventListener(event, () => draw(media.currentTime));
-  draw(isVideo ? answer.tracks[0].start_s : 0);
-  return { node, seek: time => { if (isVideo) { media.pause(); media.currentTime = time; } draw(time); } };
+  let seek;
+  const showViews = () => {
+    if (!views.length) {
+      holder.remove();
+      caption.textContent = 'This browser cannot show the file; the answer does not depend on it.';
+      return;
+    }
+    const image = el('img', { alt: what });
+    holder.replaceChildren(image, boxes);
+    seek = time => {
+      const view = nearest(views, time, one => one.time);
+      image.src = view.url;
+      draw(view.time);
+      caption.textContent = isVideo ? `The moment at ${exact(view.time)}, one of ${views.length} that are kept with the answer.` : '';
+    };
+    seek(answer.tracks[0].start_s);
+  };
+  const showFile = () => {
+    const src = URL.createObjectURL(file);
+    const media = isVideo ? el('video', { src, muted: true, controls: true, playsInline: true, preload: 'auto', 'aria-label': what })
+      : el('img', { src, alt: what });
+    holder.replaceChildren(media, boxes);
+    media.addEventListener('error', showViews);  // A codec that this browser lacks.
+    seek = time => {
+      if (isVideo) {
+        media.pause();
+        media.currentTime = time;
+      }
+      draw(time);
+    };
+    if (isVideo) {
+      for (const event of ['timeupdate', 'seeked', 'loadeddata']) media.addEventListener(event, () => draw(media.currentTime));
+      caption.textContent = 'The boxes follow the moments that were looked at.';
+    }
+    draw(isVideo ? 0 : answer.tracks[0].start_s);
+  };
+  if (file) showFile(); else showViews();
+  return { node, seek: time => seek?.(time) };
+}
+
+// A face, cut out of a frame by the browser.
+function face(track, frame, view, input) {
+  const [x, y, w, h] = frame.box;
+  const side = 1.25 * Math.max(w, h, 1);
+  const label = `Person ${track.id + 1}${input.kind === 'video' ? ` at ${exact(frame.time_s)}` : ''}`;
+  const image = svg('image', { href: view.url, ...sizeOf(input), preserveAspectRatio: 'none' });
+  return el('li', {}, svg('svg', { viewBox: `${x + w / 2 - side / 2} ${y + h / 2 - side / 2} ${side} ${side}`, role: 'img',
+    'aria-label': label }, image));
 }
 
 function gapOf(track) {
@@ -123,23 +181,17 @@ function gapOf(track) {
   return Math.max(0.05, ...times.slice(1).map((time, i) => time - times[i]).slice(0, 50)) * 0.75;
 }
 
-function person(track, said, answer, job, page, stage) {
-  const shown = job.pictures.filter(name => name.startsWith(`face-${track.id}-`));
-  const faces = el('ul', { class: 'faces', 'aria-label': `Faces of person ${track.id + 1}` });
-  for (const name of shown) faces.append(el('li', {}, picture(job, name, `Face of person ${track.id + 1}`, page)));
-  const many = answer.input.kind === 'video' && track.frames.length > 1 && track.frames_used;
-  const alone = answer.tracks.length === 1;  // Its reasons were told above.
+function person(track, said, job, views, stage) {
+  const { input, tracks } = job.answer;
+  const shown = views.map(view => [track.frames.find(frame => frame.index === view.index), view]).filter(([frame]) => frame);
+  const faces = el('ul', { class: 'faces', 'aria-label': `Faces of person ${track.id + 1}` },
+    ...shown.map(([frame, view]) => face(track, frame, view, input)));
+  const many = input.kind === 'video' && track.frames.length > 1 && track.frames_used;
+  const told = tracks.length === 1 ? job.words.reasons : [];  // Of one alone, above already.
   return el('article', { class: `person ${track.verdict}` },
     el('h3', {}, said.title), el('p', {}, said.text),
-    list('caveats', said.reasons.filter(text => !alone || !job.words.reasons.includes(text))) ?? '',
-    shown.length ? faces : '', many ? timeline(track, answer, stage) : '', frameTable(track));
-}
-
-function picture(job, name, alt, page) {
-  const image = el('img', { alt, width: '84', height: '84' });
-  page.ask(`v1/predictions/${job.id}/pictures/${encodeURIComponent(name)}`).then(response => response.blob())
-    .then(blob => { image.src = URL.createObjectURL(blob); }, () => image.remove());
-  return image;
+    list('caveats', said.reasons.filter(text => !told.includes(text))),
+    shown.length ? faces : null, many ? timeline(track, job.answer, stage) : null, frameTable(track));
 }
 
 function timeline(track, answer, stage) {
@@ -189,10 +241,11 @@ function frameTable(track) {
   return el('details', {}, el('summary', {}, count === 1 ? 'The values' : `All ${count} moments as a table`), scroll);
 }
 
-function heatMaps(job, page) {
-  const shown = job.pictures.filter(name => name.startsWith('heat-'));
-  if (job.answer.explanation === null || !shown.length) return '';
-  const figures = shown.map((name, i) => el('figure', {}, picture(job, name, `Heat map ${i + 1}`, page)));
+async function heatMaps(job, page) {
+  const names = job.answer.explanation === null ? [] : job.pictures.filter(name => name.startsWith('heat-'));
+  if (!names.length) return null;
+  const figures = (await Promise.all(names.map(name => load(job, name, page)))).filter(Boolean)
+    .map((src, i) => el('figure', {}, el('img', { src, alt: `Heat map ${i + 1}` })));
   return part('Where the detector looked', el('p', {}, 'Warm colours mark what weighed most. It is a help for the eye, not a proof.'),
     el('div', { class: 'maps' }, ...figures));
 }
