@@ -80,9 +80,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def remove_unfinished(folder: str | os.PathLike) -> None:
-  """Removes what killed processes left of `replacing` in a folder that no process writes to now."""
-  for path in pathlib.Path(folder).glob(f'.*.{"[0-9a-f]" * 16}{_UNFINISHED}'):
+def remove_unfinished(folder: str | os.PathLike, *, deep: bool = False) -> None:
+  """Removes what killed processes left of `replacing` in a folder that no process writes to now.
+
+  Args:
+    folder: the folder.
+    deep: whether in all folders below it too.
+  """
+  find = pathlib.Path(folder).rglob if deep else pathlib.Path(folder).glob
+  for path in find(f'.*.{"[0-9a-f]" * 16}{_UNFINISHED}'):
     with contextlib.suppress(OSError):
       path.unlink()
 

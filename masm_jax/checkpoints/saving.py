@@ -200,6 +200,9 @@ class Checkpoints:
     if best.step and best.step not in self._manager.all_steps():
       best = Best()  # Gone with what was damaged: a later validation chooses.
     self._policy.best_step = best.step
+    kept = {*self._newest_first()[: self._policy.keep], best.step}
+    for extra in set(self._newest_first()) - kept:  # A kill came before its removal.
+      self._manager.delete(extra)
     return restored, iterator, best
 
   def _newest_first(self) -> list[int]:

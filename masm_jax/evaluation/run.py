@@ -53,6 +53,8 @@ def evaluate(
     locks.held(out, enabled=jax.process_index() == 0),
     peers.Watchdog(hang_timeout_s) as watchdog,
   ):
+    if jax.process_index() == 0:
+      files.remove_unfinished(out, deep=True)
     _evaluate(workdir, suite, out, step, weights, devices, watchdog)
 
 

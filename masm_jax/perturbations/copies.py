@@ -105,13 +105,13 @@ def _copy(
 
 def _begin(output: pathlib.Path, record: Mapping[str, Any]) -> None:
   """Refuses to resume a copy that was begun in another way."""
+  files.remove_unfinished(output, deep=True)  # Of a start that was killed.
   path = output / crop_settings.PERTURBATION
   if path.exists():
     earlier = files.read_json(path)
     if any(earlier.get(name) != value for name, value in record.items()):
       raise UserError(f'{output} holds a copy made in another way ({path}): take a new folder')
     return  # As it is: it tells what failed until this start has ended.
-  files.remove_unfinished(output)  # Of a start that was killed in its first write.
   if any(not entry.name.startswith(locks.NAME) for entry in output.iterdir()):
     raise UserError(f'--output {output} is not empty, and no copy of this program')
   try:

@@ -250,6 +250,7 @@ class Cropper:
       'width': found.crop.shape[1],
       'height': found.crop.shape[0],
       'sha256': hashlib.sha256(content).hexdigest(),
+      'bytes': len(content),
       'face_detected': found.detected,
       'face_score': round(found.score, 4),
       'face_px': found.face_px,

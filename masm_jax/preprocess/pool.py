@@ -7,14 +7,14 @@ new process takes its place; when the parent dies, they end.
 
 import contextlib
 import multiprocessing
-import os
+import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
 from typing import Any
 
 from masm_jax.errors import UserError
+from masm_jax.parallel import parents
 
 _ATTEMPTS = 2  # A process that the system ended (memory) deserves a second one.
 
@@ -29,7 +29,9 @@ class _Worker:
   def __init__(self, make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]):
     context = multiprocessing.get_context('spawn')
     self.pipe, far_end = context.Pipe()
-    self._process = context.Process(target=_serve, args=(far_end, make, args), daemon=True)
+    # Read when the process watches its parent already: to import what it needs takes seconds.
+    work = pickle.dumps((make, args))
+    self._process = context.Process(target=_serve, args=(far_end, work), daemon=True)
     self._process.start()
     far_end.close()
     self.task: tuple[Any, int] | None = None  # With the count of attempts before.
@@ -116,13 +118,12 @@ def run(
 _END = object()
 
 
-def _serve(
-  pipe: connection.Connection, make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]
-) -> None:
-  """The life of a worker process."""
+def _serve(pipe: connection.Connection, work: bytes) -> None:
+  """The life of a worker process; `work` is what makes its function, pickled."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  parents.end_with_parent()
   try:
+    make, args = pickle.loads(work)
     do = make(*args)
     while True:
       pipe.send(do(pipe.recv()))
@@ -132,10 +133,3 @@ def _serve(
     # Not every exception survives pickling: its text does.
     known = isinstance(error, UserError)
     pipe.send(error if known else RuntimeError(f'{type(error).__name__}: {error}'))
-
-
-def _end_with_parent() -> None:
-  parent = multiprocessing.parent_process()
-  if parent is not None:
-    parent.join()
-    os._exit(1)

@@ -4,13 +4,15 @@ They are committed at a stroke, by renaming one folder: a process that is killed
 leaves either all of a video or nothing of it.
 """
 
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 from typing import Any
 
-from masm_jax.data import crop_flags, storage
+from masm_jax import files as sealing
+from masm_jax.data import crop_flags
 from masm_jax.errors import UserError
 from masm_jax.preprocess.raw_video import RawVideo
 
@@ -63,7 +65,7 @@ def commit(
   """
   final = video_folder(output, raw)
   partial = output / PARTIAL / str(os.getpid())
-  content = {**files, RECORD: json_line(record)}
+  content = {**files, RECORD: json_line(sealing.seal(record))}
   try:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -84,14 +86,26 @@ def commit(
 
 
 def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
-  """The record of a video that is done; None if it is not, or if some of it is gone since."""
+  """The record of a video that is done; None if it is not, or if some of it is gone since.
+
+  A crop that was cut is gone too. Earlier versions did not note the sizes: those crops are read.
+  """
   folder = video_folder(output, raw)
   try:
-    record = json.loads((folder / RECORD).read_bytes())
-    crops = {crop['file'] for crop in record['crops']}
+    record = sealing.unseal(json.loads((folder / RECORD).read_bytes()))
+    with os.scandir(folder) as entries:
+      sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    for crop in record['crops']:
+      if 'bytes' in crop:
+        is_whole = sizes[crop['file']] == crop['bytes']
+      else:
+        content = (folder / crop['file']).read_bytes()
+        is_whole = hashlib.sha256(content).hexdigest() == crop['sha256']
+      if not is_whole:
+        return None
   except (OSError, ValueError, TypeError, KeyError):
     return None
-  return record if crops <= storage.file_names(folder) else None
+  return record
 
 
 def video_folder(output: pathlib.Path, raw: RawVideo) -> pathlib.Path:

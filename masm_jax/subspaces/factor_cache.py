@@ -7,7 +7,6 @@ import math
 import mmap
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -112,19 +111,14 @@ class FactorCache:
       for owner, leaves in factors.items()
       for leaf, value in leaves.items()
     }
-    folder = self._path.parent
     try:
-      folder.mkdir(parents=True, exist_ok=True)
+      if self.read() is not None:  # What another process wrote meanwhile may be mapped already.
+        return
       # Whole or not at all, also among several processes and on a disk that fills up.
-      with tempfile.TemporaryDirectory(dir=folder, prefix='.writing-') as temporary_folder:
-        temporary = pathlib.Path(temporary_folder) / self._path.name
-        safetensors.numpy.save_file(flat, temporary, {'digest': _digest(factors)})
-        with temporary.open('rb') as file:
-          os.fsync(file.fileno())
-        if self.read() is None:  # What another process wrote meanwhile may be mapped already.
-          os.replace(temporary, self._path)
+      with files.replacing(self._path) as fresh:
+        safetensors.numpy.save_file(flat, fresh, {'digest': _digest(factors)})
     except (OSError, safetensors.SafetensorError) as error:
-      logging.warning('the decomposition cannot be kept in %s: %s', folder, error)
+      logging.warning('the decomposition cannot be kept in %s: %s', self._path.parent, error)
 
 
 def _is_whole(factors: Mapping[str, Factors], digest: str) -> bool:

@@ -29,6 +29,7 @@ _PRELOAD = (
   'masm_jax.main', 'masm_jax.training.loop', 'masm_jax.sweep.local', 'masm_jax.plots.curves',
   'tensorboardX.event_file_writer', 'tensorboardX.summary',
 )  # fmt: skip
+_GRACE_S = 1.5  # For what a killed sweep leaves.
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
@@ -172,6 +173,8 @@ def log_to(path: pathlib.Path) -> None:
 def end_with_parent() -> None:
   """Sends this process SIGTERM when the one that asked for it is gone, so that it saves and ends.
 
+  It ends after a second and a half in any case: the last checkpoint is as good.
+
   A sweep that is killed leaves no run behind that would be in the way of the next attempt.
   """
   parent = multiprocessing.process.parent_process()
@@ -182,6 +185,8 @@ def end_with_parent() -> None:
   def watch() -> None:
     multiprocessing.connection.wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(128 + signal.SIGTERM)
 
   threading.Thread(target=watch, daemon=True).start()
 

@@ -13,7 +13,7 @@ from absl import logging
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import telemetry, tree
+from masm_jax import files, telemetry, tree
 from masm_jax.checkpoints import saving as checkpoint_lib
 from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.crop_settings import read_crop_settings
@@ -60,6 +60,8 @@ def train(
     locks.held(workdir, enabled=jax.process_index() == 0),
     peers.Watchdog(hang_timeout_s) as watchdog,
   ):
+    if jax.process_index() == 0:
+      files.remove_unfinished(workdir, deep=True)
     return _train(config, workdir, watchdog, profile)
 
 

@@ -81,7 +81,7 @@ def test_ten_kills_lose_and_repeat_nothing(tmp_path, clips, settings):
   assert _check_committed(output, known) == NUM_VIDEOS
   assert main(_command(tmp_path / 'raw', whole, settings, 0)) == 0
   assert _files(output) == _files(whole)
-  assert len(_files(whole)) == NUM_VIDEOS + 2 * (NUM_VIDEOS - NUM_VIDEOS // 10) + 4
+  assert len(_files(whole)) == NUM_VIDEOS + 2 * (NUM_VIDEOS - NUM_VIDEOS // 10) + 3
 
 
 def _wait_for_workers(session):

@@ -91,6 +91,37 @@ def test_workers_end_with_a_parent_that_is_killed(make, tmp_path):
   _wait(lambda: not _is_running(worker))
 
 
+def test_workers_end_with_a_parent_that_is_killed_while_they_start(make, tmp_path):
+  """What they do takes long to import; they watch their parent before."""
+  (tmp_path / 'slow_work.py').write_text(
+    'import os, pathlib, time\n'
+    'pathlib.Path(__file__).with_name(str(os.getpid())).touch()\n'
+    'if pathlib.Path(__file__).with_name("main").exists():\n'
+    '  time.sleep(60)\n'
+    'def make(): return str\n'
+  )
+  (tmp_path / 'main.py').write_text(
+    'import pathlib\n'
+    'from masm_jax.preprocess import pool\n'
+    "if __name__ == '__main__':\n"
+    '  import slow_work\n'
+    '  pathlib.Path(__file__).with_name("main").touch()\n'
+    '  list(pool.run([1], slow_work.make, (), num_processes=1))\n'
+  )
+  root = str(pathlib.Path(__file__).resolve().parents[2])
+  parent = subprocess.Popen(
+    [sys.executable, tmp_path / 'main.py'], env=os.environ | {'PYTHONPATH': f'{root}:{tmp_path}'}
+  )
+  started = lambda: next(
+    (int(p.name) for p in tmp_path.iterdir() if p.name.isdigit() and int(p.name) != parent.pid),
+    None,
+  )
+  worker = _wait(started)
+  parent.send_signal(signal.SIGKILL)
+  parent.wait()
+  _wait(lambda: not _is_running(worker))  # Long before the import ends.
+
+
 def _is_running(pid):
   try:
     return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'

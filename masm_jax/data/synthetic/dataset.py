@@ -24,7 +24,7 @@ from masm_jax.data.synthetic.people import Stream, stream_rng
 from masm_jax.data.synthetic.portraits import at_least
 from masm_jax.data.synthetic.videos import VideoPlan, render_video
 from masm_jax.errors import UserError
-from masm_jax.parallel import locks
+from masm_jax.parallel import locks, parents
 
 # Raise it with every change of what is drawn: sets made by older code are then not taken for these.
 CODE_VERSION = 5
@@ -239,8 +239,7 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
   pool = concurrent.futures.ProcessPoolExecutor(
     num_processes,
     multiprocessing.get_context('spawn'),
-    initializer=cv2.setNumThreads,
-    initargs=(1,),
+    initializer=_start_worker,
   )
   try:
     chunk = max(math.ceil(len(jobs) / (8 * num_processes)), 1)
@@ -249,6 +248,11 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
     raise UserError(_NO_MAIN_GUARD) from None
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+  parents.end_with_parent()
+  cv2.setNumThreads(1)
 
 
 def _write_video(job: tuple) -> list[dict]:
