@@ -126,10 +126,14 @@ def put(folder, place, value):
 def replace(folder, name, arrays):
   """Another safetensors file, with a hash that fits."""
   safetensors.numpy.save_file(arrays, folder / name)
+  note_hash(folder, name)
+
+
+def note_hash(folder, name):
   data = (folder / name).read_bytes()
-  blob = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
   place = 'weights' if name == WEIGHTS else 'validation.blob'
-  put(folder, place, blob)
+  put(folder, f'{place}.sha256', hashlib.sha256(data).hexdigest())
+  put(folder, f'{place}.bytes', len(data))
 
 
 def test_what_is_written_is_read_back(sound, params, config, found, mesh):
@@ -214,6 +218,8 @@ def test_a_missing_file_a_pipe_and_a_folder_are_told(copy, mesh, name):
     ('weights.path', '/etc/passwd', 'weights.path: Extra inputs'),
     ('weights.file', '../../secret', 'weights.file: Extra inputs'),
     ('weights.sha256', 'A' * 64, 'weights.sha256: String should match'),
+    ('weights.kind', 'pickle', 'weights.kind: Input should be'),
+    ('weights.kind', 'adapter', "unknown backbone 'tiny'"),
     ('weights.bytes', -1, 'weights.bytes: Input should be greater'),
     ('weights.bytes', 1e3, 'weights.bytes: Input should be a valid integer'),
     ('weights.bytes', 10**400, 'weights.bytes: '),
@@ -298,8 +304,7 @@ def test_weights_of_another_type_shape_or_name_are_refused(copy, params, config,
   replace(copy, WEIGHTS, sound)
   refused(copy, mesh, 'lacks head/bias and 0 other arrays')
   (copy / WEIGHTS).write_bytes(b'no safetensors at all')
-  data = (copy / WEIGHTS).read_bytes()
-  put(copy, 'weights', {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)})
+  note_hash(copy, WEIGHTS)
   refused(copy, mesh, 'is no whole safetensors file')
 
 
