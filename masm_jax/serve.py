@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     help='how faces are found; whole: every picture is one face crop (default: %(default)s)',
   )  # fmt: skip
   add('--yunet', metavar='FILE', help="YuNet's model; fetched once without it")
+  add(
+    '--explain', nargs='?', choices=('measured', 'always'), const='measured', default='',
+    help='what the detector reacted to; maps only where they were measured, or always',
+  )  # fmt: skip
   flags.add_limits(parser, **_LIMITS)
   return parser
 
@@ -126,6 +130,11 @@ def _engine(args: argparse.Namespace) -> Any:
   from masm_jax.prediction import engine, flags, policy, predictor
 
   limits = flags.limits(args)
+  explainer = None
+  if args.explain:
+    from masm_jax.prediction.explaining import FaceExplainer
+
+    explainer = FaceExplainer(args.model, step=args.step, weights=args.weights, maps=args.explain)
   detector = predictor.load(args.model, step=args.step, weights=args.weights)
   return engine.Engine(
     detector,
@@ -135,6 +144,7 @@ def _engine(args: argparse.Namespace) -> Any:
     batch_size=args.batch_size,
     faces=args.faces,
     yunet=args.yunet,
+    explainer=explainer,
   )
 
 

@@ -84,7 +84,10 @@ def model_document(engine: Engine) -> dict[str, Any]:
 
 def read(answer: Mapping[str, Any]) -> dict[str, Any]:
   """An answer's document in plain words, those of the terminal and the report."""
-  return dataclasses.asdict(words.describe(answers.from_dict(answer)))
+  made = answers.from_dict(answer)
+  return dataclasses.asdict(words.describe(made)) | {
+    'explanation_lines': words.explanation_lines(made)
+  }
 
 
 def report(answer: Mapping[str, Any], frames: Mapping[str, bytes]) -> str:

@@ -4,6 +4,7 @@ Needs Chromium (Debian: `apt-get install chromium`); without it these tests are 
 `MASM_JAX_SCREENSHOTS=DIR` set, what the browser showed is left there to be looked at.
 """
 
+import base64
 import dataclasses
 import os
 import pathlib
@@ -12,9 +13,9 @@ import threading
 
 import pytest
 
-from masm_jax.prediction import answers, words
+from masm_jax.prediction import answers
 from masm_jax.serving import app as app_lib
-from masm_jax.serving import listening
+from masm_jax.serving import listening, scoring
 from masm_jax.serving.jobs import Result
 from masm_jax.serving.store import Store
 from tests.serving import fakes, media
@@ -28,11 +29,6 @@ TOKEN = 'correct-horse-battery-staple'
 STRANGE = '<img src=x onerror=window.ran=1>.mp4'
 
 
-def read(answer):
-  """The words, as the command gives them."""
-  return dataclasses.asdict(words.describe(answers.from_dict(answer)))
-
-
 def cases():
   """Answers of every kind, by the name of their file."""
   two = [fakes.track(0, 'fake', x=420.0), fakes.track(1, 'real', x=160.0)]
@@ -40,7 +36,15 @@ def cases():
   undecided = {'reasons': ['near_threshold', 'out_of_domain']}
   views = {f'view-{10 * i}.jpg': media.picture(0.4 * i, people=2) for i in range(0, 30, 5)}
   first = {'view-0.jpg': media.picture()}
-  heat = {f'heat-0-{k}.jpg': fakes.picture() for k in range(2)}
+  picture = f'data:image/jpeg;base64,{base64.b64encode(media.picture()).decode()}'
+  explained = {
+    'parts': ['artifact'], 'measured': 'Measured: better than the middle.', 'maps_shown': True,
+    'faces': [{
+      'track': 0, 'frame': 0, 'base_logit': -1.0, 'logit': 2.0, 'shapley': [3.0],
+      'standard_errors': [0.1], 'token_share': 0.2, 'completeness_error': 0.0,
+      'maps': [[[0.2, -0.1], [0.5, 0.0]]], 'picture': picture,
+    }],
+  }  # fmt: skip
   made = {
     'fake.mp4': (fakes.answer('fake', tracks=two), views),
     'real.jpg': (fakes.answer('real', kind='image'), first),
@@ -52,7 +56,7 @@ def cases():
     'no_answer.mp4': (fakes.answer('no_answer', reasons=['unreadable']), {}),
     'everything.mp4': (fakes.answer('no_answer', reasons=answers.REASONS), {}),
     STRANGE: (fakes.answer('fake', tracks=[fakes.track(0, 'fake', count=6)]), views),
-    'heat.jpg': (fakes.answer('fake', kind='image') | {'explanation': {'kind': 'x'}}, first | heat),
+    'heat.jpg': (fakes.answer('fake', kind='image') | {'explanation': explained}, first),
   }  # fmt: skip
   for name, (answer, _) in made.items():
     answer['input']['name'] = name
@@ -83,7 +87,7 @@ def site(request, tmp_path_factory):
   store = Store(folder / 'data')
   app = app_lib.build(
     store, scorer, app_lib.Settings(token=request.param, max_bytes=1_000_000, hosts=('127.0.0.1',)),
-    model={'model': fakes.MODEL, 'policy': fakes.POLICY}, read=read,
+    model={'model': fakes.MODEL, 'policy': fakes.POLICY}, read=scoring.read,
     report=lambda answer, pictures: '<!doctype html><title>Report</title>',
   )  # fmt: skip
   socket = listening.bind('127.0.0.1', 0)
@@ -208,7 +212,7 @@ def test_words_numbers_and_reasons_are_those_of_the_api(visit, site):
   tab = visit()
   for name, result in site.scorer.prepared.items():
     give(tab, site, name)
-    said = read(result.answer)
+    said = scoring.read(result.answer)
     shown = tab.inner_text('#result')
     assert tab.inner_text('#verdict') == said['headline']
     for text in (said['explanation'], said['number'], said['fine_print'], *said['reasons']):
@@ -218,7 +222,10 @@ def test_words_numbers_and_reasons_are_those_of_the_api(visit, site):
     for warning in result.answer['warnings']:
       assert warning in shown
     assert ('0 %' not in shown.split('What was not')[0]) or result.answer['probability'] is not None
-    assert ('Where the detector looked' in shown) == (name == 'heat.jpg')
+    assert ('What the detector reacted to' in shown) == (name == 'heat.jpg')
+    if name == 'heat.jpg':
+      assert 'Measured: better' in shown and said['explanation_lines'][0] in shown
+      assert tab.locator('.maps rect').count() == 4
     assert tab.title().startswith(said['headline'])
     tab.click('text=Check another file')
   assert tab.evaluate('window.ran') is None  # A name is text.

@@ -37,7 +37,7 @@ export async function showResult(root, job, file, page) {
     finding(job),
     stage ? part(answer.input.kind === 'video' ? 'The video' : 'The picture', stage.node) : null,
     people.length ? part(people.length > 1 ? `${people.length} people` : 'The person', ...people) : null,
-    await heatMaps(job, page),
+    explanation(job),
     part('What was not looked at', list('plain', unseen(answer))),
     part('How this was decided', rules(answer, words)),
     part('Next', actions(job, page)),
@@ -241,13 +241,28 @@ function frameTable(track) {
   return el('details', {}, el('summary', {}, count === 1 ? 'The values' : `All ${count} moments as a table`), scroll);
 }
 
-async function heatMaps(job, page) {
-  const names = job.answer.explanation === null ? [] : job.pictures.filter(name => name.startsWith('heat-'));
-  if (!names.length) return null;
-  const figures = (await Promise.all(names.map(name => load(job, name, page)))).filter(Boolean)
-    .map((src, i) => el('figure', {}, el('img', { src, alt: `Heat map ${i + 1}` })));
-  return part('Where the detector looked', el('p', {}, 'Warm colours mark what weighed most. It is a help for the eye, not a proof.'),
-    el('div', { class: 'maps' }, ...figures));
+function explanation({ answer, words }) {
+  const found = answer.explanation;
+  if (found === null) return null;
+  const figures = found.faces.map((one, i) => el('figure', {}, heatMap(one), el('figcaption', {}, words.explanation_lines[i])));
+  const key = found.maps_shown ? el('p', { class: 'hint' }, 'Red speaks for a fake, blue against it; the stronger, the more.') : null;
+  return part('What the detector reacted to', el('p', {}, found.measured), key, el('div', { class: 'maps' }, ...figures));
+}
+
+// The face, and over it what each of its patches adds to the score, all learned changes together.
+function heatMap({ track, picture, maps }) {
+  const bytes = Uint8Array.from(atob(picture.split(',')[1]), c => c.charCodeAt(0));
+  const href = URL.createObjectURL(new Blob([bytes], { type: 'image/jpeg' }));
+  const side = maps === null ? 1 : maps[0].length;
+  const label = `Person ${track + 1}${maps === null ? '' : ', with a map of what the detector reacted to'}`;
+  const drawing = svg('svg', { viewBox: `0 0 ${side} ${side}`, role: 'img', 'aria-label': label },
+    svg('image', { href, width: side, height: side, preserveAspectRatio: 'none' }));
+  if (maps === null) return drawing;
+  const sums = Array.from({ length: side }, (_, y) => Array.from({ length: side }, (_, x) => maps.reduce((sum, map) => sum + map[y][x], 0)));
+  const most = Math.max(1e-9, ...sums.flat().map(Math.abs));
+  sums.forEach((row, y) => row.forEach((value, x) => drawing.append(svg('rect', { x, y, width: 1.02, height: 1.02,
+    class: value > 0 ? 'for' : 'against', 'fill-opacity': (0.65 * Math.abs(value) / most).toFixed(3) }))));
+  return drawing;
 }
 
 function unseen(answer) {
