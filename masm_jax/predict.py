@@ -61,8 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     help='how faces are found; whole: every picture is one face crop (default: %(default)s)',
   )  # fmt: skip
   add('--yunet', metavar='FILE', help="YuNet's model; fetched once without it")
-  add('--num-processes', type=int, default=1, metavar='N', help='that read files (default: 1)')
+  add(
+    '--num-processes',
+    type=int,
+    default=1,
+    metavar='N',
+    help='that read files; with ray, actors (default: 1)',
+  )
   add('--batch-size', type=int, default=32, metavar='N', help='faces scored at a time')
+  add(
+    '--engine', choices=('local', 'ray'), default='local',
+    help='where files are read and scored: here, or on a Ray cluster (default: %(default)s)',
+  )  # fmt: skip
+  add('--address', default='', help='of ray: auto, or an address; without it, one starts here')
   from masm_jax.prediction import flags
 
   flags.add_limits(parser)
@@ -89,6 +100,8 @@ def _run(args: argparse.Namespace) -> int:
     num_workers=args.num_processes,
     batch_size=args.batch_size,
     limits=flags.limits(args),
+    engine=args.engine,
+    address=args.address,
   )
   return command.run(options, start_jax=lambda: cli.start_jax(deterministic=True))
 

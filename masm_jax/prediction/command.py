@@ -11,9 +11,12 @@ from typing import Any, Literal, TextIO
 
 import masm_jax
 from masm_jax import files
+from masm_jax.errors import UserError
 from masm_jax.prediction import inputs, results, words
 from masm_jax.prediction.answers import SCHEMA, Answer
 from masm_jax.prediction.media import Limits, Source, View
+
+Found = Iterator[tuple[Answer, list[View]]]  # With the frames to be shown.
 
 _WIDTHS = (14, 34, 6)  # Of the table's columns; the name comes last.
 
@@ -38,6 +41,8 @@ class Options:
   num_workers: int = 1
   batch_size: int = 32
   limits: Limits = dataclasses.field(default_factory=Limits)
+  engine: Literal['local', 'ray'] = 'local'
+  address: str = ''
 
 
 def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None = None) -> int:
@@ -51,6 +56,8 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
   Raises:
     UserError: bad input.
   """
+  if options.engine == 'ray' and options.pictures:
+    raise UserError('--save pictures needs --engine local: frames stay on the nodes')
   shard = inputs.parse_shard(options.shard)
   names = inputs.shard_of(inputs.list_files(options.sources, stdin=stdin or sys.stdin), shard)
   start_jax()
@@ -59,9 +66,13 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
   from masm_jax.prediction.engine import Engine
   from masm_jax.prediction.predictor import load
 
-  detector = load(
-    options.model, step=options.step, weights=options.weights, batch_size=options.batch_size
-  )
+  loads: dict[str, Any] = {
+    'source': options.model,
+    'step': options.step,
+    'weights': options.weights,
+    'batch_size': options.batch_size,
+  }
+  detector = load(**loads)
   policy = (
     policies.read_policy(options.policy, detector)
     if options.policy
@@ -71,24 +82,32 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
     changed = policies.from_fields({'num_frames': options.num_frames}, detector).num_frames
     policy = dataclasses.replace(policy, num_frames=changed)
   explainer = None
-  if options.explain:
+  if options.explain and options.engine == 'local':
     from masm_jax.prediction.explaining import FaceExplainer
 
     explainer = FaceExplainer(
       options.model, step=options.step, weights=options.weights, maps=options.explain
     )
-  with Engine(
-    detector,
-    policy=policy,
-    explainer=explainer,
-    limits=options.limits,
-    num_workers=options.num_workers,
-    faces=options.faces,
-    yunet=options.yunet,
-  ) as engine:
+  predicts: dict[str, Any] = {
+    'policy': policy,
+    'limits': options.limits,
+    'faces': options.faces,
+    'yunet': options.yunet,
+  }
+  with Engine(detector, explainer=explainer, num_workers=options.num_workers, **predicts) as engine:
     with results.Folder(options.out, _identity(engine, options)) as folder:
       todo = _todo(names, folder)
-      _predict(engine, folder, todo, num_inputs=len(names), pictures=options.pictures)
+      if options.engine == 'ray':
+        from masm_jax.prediction import ray_engine
+
+        cluster = ray_engine.Cluster(options.address, options.num_workers)
+        alone = ray_engine.predict(
+          todo, cluster, loads=loads, predicts=predicts, maps=options.explain
+        )
+        found: Found = ((answer, []) for answer in alone)
+      else:
+        found = _local(engine, todo, pictures=options.pictures)
+      _take(found, folder, num_inputs=len(names), pictures=options.pictures)
       answers = folder.finish(options.form)
     write_report(options.out, answers)
   _say_where(options.out, answers)
@@ -149,47 +168,45 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(b'').hexdigest()
 
 
-def _predict(
-  engine: Any,
+def _local(engine: Any, todo: Iterator[Source], *, pictures: bool) -> Found:
+  """Answers in order, with the frames to be shown; few inputs are open at a time."""
+  waiting: deque[tuple[Future[Answer], list[View]]] = deque()
+  for source in todo:
+    views: list[View] = []
+    waiting.append((engine.submit(source, on_view=views.append if pictures else None), views))
+    if len(waiting) > 2 * engine.num_workers + 2:
+      future, views = waiting.popleft()
+      yield future.result(), views
+  for future, views in waiting:
+    yield future.result(), views
+
+
+def _take(
+  found: Found,
   folder: results.Folder,
-  todo: Iterator[Source],
   *,
   num_inputs: int,
   pictures: bool,
 ) -> None:
+  """Writes answers as they come, and shows them."""
   from masm_jax.telemetry.progress import Progress
 
   out = sys.stdout  # While a bar is on a terminal, `sys.stdout` prints above it.
   print(_columns('result', 'probability of a fake', 'people', 'file'), file=out)
-  waiting: deque[tuple[Future[Answer], list[View]]] = deque()
-  num_done = 0
-
-  def take(progress: Progress) -> None:
-    nonlocal num_done
-    future, views = waiting.popleft()
-    answer = future.result()
-    if pictures or answer.explanation:
-      from masm_jax.prediction import pictures as drawing
-    if pictures:
-      drawing.save(folder.path, answer, views)
-    if answer.explanation:
-      drawing.save_explanation(folder.path, answer)
-    folder.append(answer)
-    found = words.describe(answer)
-    line = _columns(found.short, found.number, str(len(answer.tracks)), answer.input.name)
-    print(line, file=sys.stdout if out.isatty() else out, flush=True)
-    num_done += 1
-    progress.update(start + num_done)
-
   start = len(folder.answers)
   with Progress(max(num_inputs, start), start=start, label='predict', unit='files') as progress:
-    for source in todo:
-      views: list[View] = []
-      waiting.append((engine.submit(source, on_view=views.append if pictures else None), views))
-      if len(waiting) > 2 * engine.num_workers + 2:
-        take(progress)
-    while waiting:
-      take(progress)
+    for number, (answer, views) in enumerate(found, start=start + 1):
+      if pictures or answer.explanation:
+        from masm_jax.prediction import pictures as drawing
+      if pictures:
+        drawing.save(folder.path, answer, views)
+      if answer.explanation:
+        drawing.save_explanation(folder.path, answer)
+      folder.append(answer)
+      said = words.describe(answer)
+      line = _columns(said.short, said.number, str(len(answer.tracks)), answer.input.name)
+      print(line, file=sys.stdout if out.isatty() else out, flush=True)
+      progress.update(number)
 
 
 def _columns(*cells: str) -> str:

@@ -175,7 +175,7 @@ class Engine:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    self.close()
+    self.close(now=kind is not None)
 
   def _drive(self, worker: Worker) -> None:
     """The life of a thread: gives files to one process."""

@@ -45,6 +45,7 @@ class _Ticket:
     self.future: concurrent.futures.Future[Scored] = concurrent.futures.Future()
     self.parts: list[tuple[np.ndarray, np.ndarray | None, float]] = []
     self.num_taken = self.num_done = 0
+    self.came = time.monotonic()
 
   def add(self, logits: np.ndarray, features: np.ndarray | None, seconds: float) -> None:
     self.parts.append((logits, features, seconds))
@@ -144,6 +145,9 @@ class Scorer:
   def _run_full(self) -> None:
     for size, lane in self._lanes.items():
       while sum(len(ticket.crops) - ticket.num_taken for ticket in lane) >= size:
+        self._run_batch(size, lane)
+      # A single picture is not kept waiting by videos that never leave the thread idle.
+      if lane and time.monotonic() - lane[0].came > _LINGER_SECONDS:
         self._run_batch(size, lane)
 
   def _drain(self) -> None:

@@ -34,7 +34,7 @@ def folder(val, portraits, tmp_path_factory):
 @pytest.fixture
 def run(whole_engine, trained_run, monkeypatch, folder):
   """Runs the command in this process, with the engine of all tests."""
-  monkeypatch.setattr(whole_engine, 'close', lambda: None)
+  monkeypatch.setattr(whole_engine, 'close', lambda **_: None)
   monkeypatch.setattr('masm_jax.prediction.engine.Engine', lambda *_, **__: whole_engine)
 
   def call(out, *, sources=None, stdin='', **options):

@@ -94,7 +94,7 @@ def test_views_are_frames_made_smaller(whole_engine, tmp_path):
 
 
 def test_a_detector_predicts_lazily_and_in_order(detector, whole_engine, val, monkeypatch):
-  monkeypatch.setattr(whole_engine, 'close', lambda: None)
+  monkeypatch.setattr(whole_engine, 'close', lambda **_: None)
   monkeypatch.setattr('masm_jax.prediction.engine.Engine', lambda *_, **__: whole_engine)
   asked = []
 
