@@ -31,9 +31,9 @@ def load(request: Request) -> TrainedRun:
   In bfloat16 a GPU would have its own kernels for attention, which no other program has.
   """
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-  run = detector_file.load_detector(
-    request.run, mesh, step=request.step, weights=request.base_weights
-  )
+  # A detector file needs them for nothing but the positions of `gend`.
+  weights = '' if detector_file.is_detector_file(request.run) else request.base_weights
+  run = detector_file.load_detector(request.run, mesh, step=request.step, weights=weights)
   exact = dataclasses.replace(run.detector, dtype=jnp.dtype('float32'), remat=False)
   return dataclasses.replace(run, detector=exact, params=jax.device_get(run.params))
 

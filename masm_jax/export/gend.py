@@ -5,18 +5,23 @@
     export.json         the input, the difference
 
 Any detector fits, however it was trained: CLIP, DINOv2, DINOv3 or PE-Core below a linear head.
-GenD's class builds the base by its name, hence its positions have to have the base's size.
+GenD's class builds the base by its name, with positions of the base's size.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from masm_jax import backbones, files, tree
+from masm_jax import backbones, files
+from masm_jax.convert import formats
 from masm_jax.errors import UserError
 from masm_jax.export import common
 from masm_jax.export.huggingface import CONFIG, WEIGHTS, preset_of
 from masm_jax.export.request import Request
+from masm_jax.inference.trained import TrainedRun
+
+_HEAD = 'model.linear'
 
 # Preset -> the name of its base, as GenD's config has it.
 BASES = {
@@ -43,7 +48,7 @@ BASES = {
 
 
 def write(request: Request) -> None:
-  """Writes the folder, reads it back as GenD's, and compares what it computes with JAX.
+  """Writes the folder, reads it back, and compares what it computes with JAX.
 
   Raises:
     UserError: no such run, a backbone or an image size that GenD's class cannot build, or the
@@ -53,22 +58,22 @@ def write(request: Request) -> None:
   preset = preset_of(run)
   if preset.name not in BASES:
     raise UserError(f'GenD has no backbone of the form of {preset.name}')
-  published = backbones.get_preset(preset.name)
-  size = published.published_size or published.config.image_size
-  if preset.resamples and preset.config.image_size != size:
+  size = backbones.get_preset(preset.name).config.image_size
+  if preset.config.image_size != size:
     raise UserError(
-      f'GenD builds {preset.name} with positions for {size} px, this detector has them for'
-      f' {preset.config.image_size} px: train it with --config.backbone.image_size={size}'
+      f'GenD gives {preset.name} images of {size} px, this detector takes'
+      f' {preset.config.image_size} px'
     )
+  params, published = _with_published_positions(request, run, preset)
   part = 'vision_model' if preset.name.startswith('clip_') else 'backbone'
-  exported = backbones.export_weights(run.params['backbone'], preset)
+  place = f'feature_extractor.{part}.'
+  exported = backbones.export_weights(params, published)
   arrays = {
-    f'feature_extractor.{part}.{name.removeprefix(preset.keys.prefix)}': array
-    for name, array in exported.items()
+    place + name.removeprefix(preset.keys.prefix): array for name, array in exported.items()
   }
   head = run.params['head']
-  arrays['model.linear.weight'] = np.asarray(head['kernel'], np.float32).T
-  arrays['model.linear.bias'] = np.asarray(head['bias'], np.float32)
+  arrays[f'{_HEAD}.weight'] = np.asarray(head['kernel'], np.float32).T
+  arrays[f'{_HEAD}.bias'] = np.asarray(head['bias'], np.float32)
   with common.folder(request, run, 'gend') as note:
     common.save(request.out / WEIGHTS, arrays, format='pt')
     files.write_json(
@@ -81,10 +86,40 @@ def write(request: Request) -> None:
       },
     )
     # By the code that reads what GenD's authors have trained.
-    from masm_jax.convert import formats
-
     found = formats.gend(request.out)
-    read_back = dataclasses.replace(run, params=found.params)
-    assert tree.param_count(found.params) == tree.param_count(run.params)
-    ours, theirs = (common.logits(one) for one in (run, read_back))
+    ours, theirs = (
+      common.logits(one) for one in (run, dataclasses.replace(run, params=found.params))
+    )
     note['difference'] = common.difference(ours, theirs, 'the file read back and JAX')
+
+
+def _with_published_positions(
+  request: Request, run: TrainedRun, preset: backbones.Backbone
+) -> tuple[dict[str, Any], backbones.Backbone]:
+  """The backbone's parameters with positions of the size that GenD's class has them in.
+
+  Those were resampled for this detector, and GenD resamples them in the same way: as long as they
+  were not trained they are the base's.
+
+  Raises:
+    UserError: the base weights are not at hand, or the positions were trained.
+  """
+  params = dict(run.params['backbone'])
+  if preset.published_size is None or preset.published_size == preset.config.image_size:
+    return params, preset
+  path = request.base_weights or (run.config.backbone.weights if run.file is None else '')
+  if not path:
+    raise UserError(
+      f'GenD has positions of {preset.name} for {preset.published_size} px, which are in its base'
+      ' weights: give their file as --base-weights'
+    )
+  base = backbones.load_weights(path, preset)
+  published = preset.with_image_size(preset.published_size)
+  for name in preset.resamples:
+    if not np.allclose(base[name], params[name], atol=1e-6):
+      raise UserError(
+        f'{name} was trained at {preset.config.image_size} px, or {path} is not the base: GenD has'
+        f' it for {preset.published_size} px'
+      )
+    params[name] = backbones.load_weights(path, published)[name]
+  return params, published

@@ -37,12 +37,12 @@ def _export(source, export_format, out, *words):
 def make_detector(monkeypatch, tmp_path):
   """A function that writes the detector file of a small preset with random weights."""
 
-  def make(name, normalize=False):
+  def make(name, normalize=False, published_size=None):
     preset = backbones.get_preset(name)
     config = dataclasses.replace(
       preset.config, image_size=32, width=64, depth=2, num_heads=2, mlp_dim=256, patch_size=8
     )
-    small = dataclasses.replace(preset, config=config, published_size=None)
+    small = dataclasses.replace(preset, config=config, published_size=published_size)
     monkeypatch.setitem(presets.PRESETS, name, small)
     rng = np.random.default_rng(0)
     shapes = backbones.param_shapes(config)
@@ -50,6 +50,15 @@ def make_detector(monkeypatch, tmp_path):
       path: rng.normal(size=shape).astype(np.float32) * (0.1 if len(shape) == 2 else 0.3)
       for path, shape in shapes.items()
     }
+    if published_size:  # The positions are those of a published file, resampled.
+      size = 1 + (published_size // 8) ** 2
+      base = flat | {'pos_embed': rng.normal(size=(1, size, 64)).astype(np.float32)}
+      exported = backbones.export_weights(
+        tree.unflatten(base), small.with_image_size(published_size)
+      )
+      common.save(tmp_path / 'base.safetensors', exported)
+      loaded = backbones.load_weights(tmp_path / 'base.safetensors', small)
+      flat['pos_embed'] = loaded['pos_embed']
     head = {'kernel': rng.normal(size=(64, 2)).astype(np.float32), 'bias': np.zeros(2, np.float32)}
     family, fields = detector_schema.describe(config)
     detector_file.write_detector_file(
@@ -177,6 +186,22 @@ def test_the_layout_of_gend(make_detector, tmp_path):
   with torch.no_grad():
     logits = theirs(_torch_pixels(note))
   np.testing.assert_allclose(logits[:, 1] - logits[:, 0], _log_odds(detector), atol=1e-4)
+
+
+def test_gend_gets_the_positions_of_the_base(make_detector, tmp_path, capsys):
+  detector = make_detector('pe_core_b16', published_size=48)
+  words = ['--run', str(detector), '--format', 'gend', '--out', str(tmp_path / 'out')]
+  assert main(words) == 2
+  assert 'for 48 px, which are in its base weights: give' in capsys.readouterr().err
+  base = tmp_path / 'base.safetensors'
+  note = _export(detector, 'gend', tmp_path / 'out', '--base-weights', str(base))
+  assert note['difference']['logits'] == 0
+  written = safetensors.numpy.load_file(tmp_path / 'out' / 'model.safetensors')
+  published = safetensors.numpy.load_file(base)['pos_embed']
+  np.testing.assert_array_equal(written['feature_extractor.backbone.pos_embed'], published)
+  common.save(base, safetensors.numpy.load_file(base) | {'pos_embed': published + 1})
+  assert main([*words, '--base-weights', str(base)]) == 2
+  assert 'pos_embed was trained at 32 px, or' in capsys.readouterr().err
 
 
 def test_what_a_format_has_no_form_for_is_refused(make_detector, tmp_path, capsys):
