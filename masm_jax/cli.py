@@ -293,8 +293,8 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
     _fail(130, 'interrupted; what was saved before stays')
   except Exception as error:
-    if text := errors.storage_text(error):
-      _fail(peers.USER_STATUS, f'error: {text}')
+    if what := errors.storage_text(error):
+      _fail(peers.USER_STATUS, f'error: {what}')
     if not _has_peers():
       raise
     if peers.is_lost(error):

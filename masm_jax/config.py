@@ -2,70 +2,14 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-from masm_jax.errors import UserError
-
-_CHOICES = {
-  'subspace.split': ('interleaved', 'contiguous'),
-  'subspace.forward': ('auto', 'factored', 'materialized'),
-  'subspace.parametrization': ('svd', 'balanced', 'core'),
-  'mask.kind': ('dynamic', 'oneshot', 'inverse', 'random', 'all', 'none'),
-  'mask.score': ('bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm'),
-  'mask.select': ('per_subspace', 'per_layer', 'global'),
-  'mask.keep_by': ('share', 'score'),
-  'mask.granularity': ('block', 'block_subspace', 'kernel_subspace'),
-  'regularizer.spectral_kind': ('energy', 'singular_values'),
-  'regularizer.energy_of': ('artifact', 'kernel'),
-  'regularizer.mode': ('loss', 'decoupled', 'exact'),
-  'optim.name': ('adam', 'adamw'),
-  'optim.schedule': ('constant', 'cosine'),
-  'optim.decay_towards': ('zero', 'start'),
-  'backbone.dtype': ('auto', 'float32', 'bfloat16'),
-  'data.sampler': ('uniform', 'balanced', 'per_method', 'paired'),
-  'data.augment': ('none', 'flip', 'deepfakebench', 'effort', 'gend', 'sbi'),
-  'eval.select_by': ('frame_auroc', 'frame_ap', 'video_auroc', 'video_ap'),
-}
-
-# (lowest allowed, highest allowed); every other number must be at least 0.
-_RANGES = {
-  'head.label_smoothing': (0.0, 0.999),
-  'lora.rank': (1, None),
-  'lora.dropout': (0.0, 0.999),
-  'lsda.cross': (0.0, 1.0),
-  'mask.keep': (1e-9, 1.0),
-  'mask.probe_batches': (2, None),
-  'mask.warmup_steps': (2, None),
-  'mask.refresh_steps': (1, None),
-  'mask.decay': (0.0, 0.999999),
-  'mask.eps': (1e-38, 1.0),
-  'subspace.num_subspaces': (1, None),
-  'subspace.rank': (1, None),
-  'subspace.semantic_energy': (1e-9, 1.0),
-  'optim.learning_rate': (1e-12, None),
-  'optim.b1': (0.0, 0.999999),
-  'optim.b2': (0.0, 0.999999999),
-  'optim.eps': (1e-38, None),
-  'data.num_threads': (1, None),
-  'data.max_replaced_share': (0.0, 1.0),
-  'train.batch_size': (1, None),
-  'data.synthetic.size_px': (32, 512),
-  'data.synthetic.strength': (0.01, 4.0),
-  'eval.batch_size': (1, None),
-  'checkpoint.keep': (1, None),
-  'log.every_steps': (1, None),
-  'mesh.fsdp': (1, None),
-}
-
-_DURATIONS = (
-  *('optim.warmup', 'optim.restart_every'),
-  *('train.duration', 'eval.every', 'checkpoint.every'),
-)
+from masm_jax import fields
+from masm_jax.errors import UserError, first_line
 
 # Fields that a resumed run may change: they alter where it runs and what it reports. (Only the same
 # number of devices, and `mesh.fsdp`, repeats bit for bit.)
@@ -109,14 +53,42 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
   Args:
     stored: nested, as JSON gives it back.
+
+  Raises:
+    UserError: it is no config.
   """
-  config = ml_collections.ConfigDict(stored)
-  known = flatten(config)
-  groups = {name.rpartition('.')[0] for name in known}
-  config.update_from_flattened_dict(
-    {n: v for n, v in _BEFORE.items() if n not in known and n.rpartition('.')[0] in groups}
-  )
-  return config.lock()
+  try:
+    config = ml_collections.ConfigDict(stored)
+    known = flatten(config)
+    groups = {name.rpartition('.')[0] for name in known}
+    config.update_from_flattened_dict(
+      {n: v for n, v in _BEFORE.items() if n not in known and n.rpartition('.')[0] in groups}
+    )
+    return config.lock()
+  except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    raise UserError(f'the config of the run cannot be read: {first_line(error)}') from error
+
+
+def _problems(config: ml_collections.ConfigDict, flat: Mapping[str, Any]) -> list[str]:
+  """What is wrong with single fields."""
+  problems = fields.problems(flat)
+  sets = {f'tests.{name}': spec for name, spec in config.data.get('tests', {}).items()}
+  for name, spec in {'train': config.data.train, 'val': config.data.val, **sets}.items():
+    given = set(spec) if isinstance(spec, ml_collections.ConfigDict) else set()
+    if lacks := sorted(fields.SET_FIELDS - given):
+      problems.append(f'data.{name}: it lacks {lacks[0]}')
+  for name in fields.DURATIONS:
+    try:
+      duration_steps(str(flat[name]), batch_size=1, num_examples=1)
+    except UserError as error:
+      problems.append(f'{name} = {error}')
+  weights = flat['head.class_weights']
+  is_pair = isinstance(weights, list) and len(weights) == 2
+  if not is_pair or not all(isinstance(w, int | float) and 0 < w <= 1e12 for w in weights):
+    problems.append(
+      f'head.class_weights = {str(weights)[:80]}: two positive numbers, for real and fake'
+    )
+  return problems
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -132,25 +104,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   flat = flatten(config)
   others = {'method', 'data.val.split', 'head.class_weights', 'loss.alignment'}
-  needed = {*_CHOICES, *_RANGES, *_DURATIONS, *_BEFORE, *others}
+  needed = {*fields.REQUIRED, *_BEFORE, *others}
   if missing := sorted(needed - flat.keys()):
     raise UserError(
       f'this is no config of a training run, it lacks {missing[0]} and {len(missing) - 1} other '
       'fields: build it from configs/common.py'
     )
+  if problems := _problems(config, flat):
+    raise UserError('config: ' + '; '.join(problems))
   problems = []
-  for name, choices in _CHOICES.items():
-    if flat[name] not in choices:
-      problems.append(f'{name} = {flat[name]!r}: choose one of {", ".join(choices)}')
-  problems += _out_of_range(flat, _RANGES)
-  for name in _DURATIONS:
-    try:
-      duration_steps(flat[name], batch_size=1, num_examples=1)
-    except UserError as error:
-      problems.append(f'{name} = {error}')
-  weights = config.head.class_weights
-  if len(weights) != 2 or not all(isinstance(w, int | float) and w > 0 for w in weights):
-    problems.append(f'head.class_weights = {weights}: two positive numbers, for real and fake')
   if (config.loss.alignment or config.loss.uniformity) and not config.head.normalize_features:
     problems.append(
       'loss.alignment and loss.uniformity are for features of length 1: set '
@@ -206,12 +168,12 @@ _SUITE_CHOICES = {
   'bootstrap.unit': ('auto', 'video', 'identity'),
 }
 _SUITE_RANGES = {
-  'batch_size': (1, None),
-  'num_threads': (1, None),
-  'fsdp': (1, None),
+  'batch_size': (1, 2**16),
+  'num_threads': (1, 1024),
+  'fsdp': (1, 2**20),
   'synthetic.size_px': (32, 512),
   'synthetic.strength': (0.01, 4.0),
-  'bootstrap.draws': (1, None),
+  'bootstrap.draws': (1, 1_000_000),
   'bootstrap.confidence': (0.5, 0.9999),
   'abstention.fpr': (0.0, 0.5),
   'abstention.fnr': (0.0, 0.5),
@@ -239,8 +201,8 @@ def validate_suite(suite: ml_collections.ConfigDict) -> None:
   problems += _out_of_range(flat, _SUITE_RANGES)
   if taken := {'train', 'val'} & set(suite.sets):
     problems.append(f'sets.{min(taken)}: call this set something else than train or val')
-  if strange := [name for name in suite.sets if not re.fullmatch(r'[\w.+-]+', name)]:
-    problems.append(f'sets.{strange[0]}: a set is named by letters, digits and . _ + -')
+  if strange := [name for name in suite.sets if not fields.is_set_name(name)]:
+    problems.append(f'sets.{strange[0][:80]}: {fields.SET_NAMES}')
   if unknown := sorted(set(suite.robustness.sets) - set(suite.sets)) if suite.sets else []:
     problems.append(f'robustness.sets: there is no set {unknown[0]}')
   if suite.val.split == 'test':
@@ -249,18 +211,16 @@ def validate_suite(suite: ml_collections.ConfigDict) -> None:
     raise UserError('suite: ' + '; '.join(problems))
 
 
-def _out_of_range(
-  flat: Mapping[str, Any], ranges: Mapping[str, tuple[float, float | None]]
-) -> list[str]:
+def _out_of_range(flat: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> list[str]:
   """One line per number outside its range; those without one must be at least 0."""
   problems = []
   for name, value in flat.items():
     if isinstance(value, bool) or not isinstance(value, int | float):
       continue
-    low, high = ranges.get(name, (0, None))
-    if not math.isfinite(value) or value < low or (high is not None and value > high):
-      upper = '' if high is None else f' and at most {high}'
-      problems.append(f'{name} = {value}: it must be at least {low}{upper}')
+    low, high = ranges.get(name, (0, fields.MANY))
+    if not low <= value <= high:
+      shown = str(value)[:60]
+      problems.append(f'{name} = {shown}: it must be at least {low} and at most {high}')
   return problems
 
 
@@ -294,9 +254,11 @@ def duration_steps(text: str, *, batch_size: int, num_examples: int) -> int:
   match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*(step|epoch|example)s?\s*', text)
   if not match:
     raise UserError(
-      f"{text!r}: a duration is written '2000 steps', '3 epochs' or '100000 examples'"
+      f"{text[:60]!r}: a duration is written '2000 steps', '3 epochs' or '100000 examples'"
     )
   amount = float(match[1])
+  if amount > fields.MANY:
+    raise UserError(f'{text[:60]!r}: more than {fields.MANY:,} {match[2]}s')
   per_unit = {'step': 1.0, 'epoch': num_examples / batch_size, 'example': 1.0 / batch_size}
   return max(round(amount * per_unit[match[2]]), 1) if amount else 0
 

@@ -12,6 +12,13 @@ from typing import Any
 
 _MAX_LENGTH = 4000  # Of a line: more is a value from a damaged file.
 
+# Storage that is full or fails is for the user to mend, like bad input; so is a path that nothing
+# can lie at, or where the user may not go.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_PATH_ERRORS = (
+  *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM),
+)
+
 NO_FIELD = 'no such config field: '
 # How ml_collections begins to say that a config file raised an error; a traceback follows.
 _REFUSED_BY_FILE = re.compile(r'flag (--.+): Error whilst parsing config file')
@@ -38,16 +45,16 @@ def terminal_line(text: str) -> str:
   return line if len(line) <= _MAX_LENGTH else f'{line[: _MAX_LENGTH - 200]} ... {line[-190:]}'
 
 
-# Storage that is full or fails is for the user to mend, like bad input.
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-
 def storage_text(error: BaseException) -> str:
-  """What an error of full or broken storage tells the user, in one line; '' for any other error."""
-  if not isinstance(error, OSError) or error.errno not in _STORAGE_ERRORS:
+  """The line for storage that is full or broken, or a path that cannot be; '' for anything else."""
+  if not isinstance(error, OSError):
     return ''
   where = f': {error.filename}' if error.filename else ''
-  return f'{error.strerror}{where}; mend that, and run the same command again'
+  if error.errno in _STORAGE_ERRORS:
+    return terminal_line(f'{error.strerror}{where}; mend that, and run the same command again')
+  if error.errno in _PATH_ERRORS:
+    return terminal_line(f'{error.strerror}{where}; give another path')
+  return ''
 
 
 def first_line(error: Exception) -> str:

@@ -32,6 +32,12 @@ _OUT = flags.DEFINE_string('out', None, 'Directory of the results.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', '', 'File of the base weights, if it is no longer where the run found it.'
 )
+_REMOTE = flags.DEFINE_string(
+  'remote',
+  '',
+  'URL of an object store, such as gs://BUCKET, below which the config of the run may name data '
+  'sets; elsewhere it is followed to no other machine.',
+)
 cli.define_cache_flag()
 cli.define_process_flags()
 
@@ -54,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     pathlib.Path(_OUT.value),
     step=_STEP.value,
     weights=_WEIGHTS.value,
+    remote=_REMOTE.value,
     hang_timeout_s=cli.hang_timeout_s(),
   )
   return 0

@@ -12,13 +12,14 @@ from masm_jax.__main__ import COMMANDS
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
 # Free to all: they know nothing of the rest.
-LEAVES = {'config', 'errors', 'files', 'tree'}
+LEAVES = {'config', 'errors', 'fields', 'files', 'tree'}
 # The order of the house, from the ground up: each part may import what its line names, and nothing
 # above it.
 ALLOWED = {
   'errors': set(),
   'tree': set(),
   'files': set(),
+  'fields': set(),
   'config': set(),
   'parallel': set(),
   'telemetry': set(),
@@ -126,7 +127,17 @@ ALLOWED = {
 # What a package's own command may import beside.
 OF_COMMANDS = {'cli'}
 # Files of the top folder that are no commands.
-TOP_FILES = {'__init__', '__main__', 'cli', 'config', 'detector', 'errors', 'files', 'tree'}
+TOP_FILES = {
+  '__init__',
+  '__main__',
+  'cli',
+  'config',
+  'detector',
+  'errors',
+  'fields',
+  'files',
+  'tree',
+}
 
 
 def part_of(path):

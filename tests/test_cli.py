@@ -21,7 +21,16 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PROCESSES = {'coordinator', 'num_processes', 'process_id', 'distributed', 'hang_timeout_s'}
 FLAGS = {
   'main': {'config', 'workdir', 'profile', 'compilation_cache', *PROCESSES},
-  'evaluate': {'checkpoint', 'step', 'suite', 'out', 'weights', 'compilation_cache', *PROCESSES},
+  'evaluate': {
+    'checkpoint',
+    'step',
+    'suite',
+    'out',
+    'weights',
+    'remote',
+    'compilation_cache',
+    *PROCESSES,
+  },
   'inspect': {'config', 'json'},
   'analysis': {'workdir', 'step', 'weights', 'manifest', 'compilation_cache'},
   'pretrain': {'config', 'output'},

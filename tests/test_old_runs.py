@@ -22,7 +22,7 @@ from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.export import detector as export
 from masm_jax.export.request import Request
-from masm_jax.inference import trained
+from masm_jax.inference import stored
 from masm_jax.prediction import predictor
 from masm_jax.training import loop
 
@@ -158,9 +158,9 @@ def test_training_resumes_from_an_old_checkpoint(old, monkeypatch):
   shutil.copytree(old / 'runs' / 'linear', workdir)
   before = json.loads((workdir / 'results.json').read_text())
   (workdir / 'results.json').unlink()
-  stored = json.loads((workdir / 'run.json').read_text())['config']
+  document = json.loads((workdir / 'run.json').read_text())['config']
   with jax.numpy_dtype_promotion('standard'):  # Of optax' own.
-    assert loop.train(trained.stored_config(stored, workdir), workdir) == 0
+    assert loop.train(stored.read_config(document, workdir), workdir) == 0
   after = json.loads((workdir / 'results.json').read_text())
   assert after.pop('format') == 'masm_jax training 1' and 'format' not in before
   for part in ('best', 'last'):
@@ -173,8 +173,8 @@ def test_a_state_with_other_parts_is_refused_with_one_line(old, monkeypatch):
   monkeypatch.chdir(old)
   workdir = old / 'resumed' / 'masm'
   shutil.copytree(old / 'runs' / 'masm', workdir)
-  stored = json.loads((workdir / 'run.json').read_text())['config']
-  config = trained.stored_config(stored, workdir)
+  document = json.loads((workdir / 'run.json').read_text())['config']
+  config = stored.read_config(document, workdir)
   with (
     jax.numpy_dtype_promotion('standard'),
     pytest.raises(UserError, match='a run of another version of this program, whose state') as told,

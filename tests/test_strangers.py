@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from configs import cross_eval, demo
-from masm_jax import telemetry
+from masm_jax import files, telemetry
 from masm_jax.checkpoints import reading
 from masm_jax.data import synthetic, tfds_builder
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.evaluation.run import evaluate
-from masm_jax.inference import trained
+from masm_jax.inference import stored, trained
 from masm_jax.parallel import sharding
 from masm_jax.training.loop import train
 
@@ -66,7 +66,7 @@ def edit(workdir, change, group):
   for path in workdir.glob('checkpoints/*/meta/metadata'):
     meta = json.loads(path.read_text())
     change(meta['config'][group])
-    path.write_text(json.dumps(meta))
+    path.write_text(json.dumps(files.seal(meta)))  # A stranger knows how to seal.
 
 
 def make_suite():
@@ -155,7 +155,7 @@ def test_a_run_is_not_followed_to_other_machines(copy, tmp_path, place, field):
 def test_files_and_object_stores_are_places(run, place):
   config = reading.SavedRun(run).meta(2)['config']
   config['data']['val'] |= {'manifest': place, 'root': place}
-  assert trained.stored_config(config, run).data.val.root == place
+  assert stored.read_config(config, run).data.val.root == place
 
 
 def test_the_built_in_set_is_not_drawn_where_a_run_says(copy, tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_the_built_in_set_is_not_drawn_where_a_run_says(copy, tmp_path, monkeypa
 
 @pytest.mark.parametrize('pattern', ['(([a-z_0-9/])+)+!', '(.|.?)+!'])
 def test_a_pattern_of_a_run_does_not_take_for_ever(copy, tmp_path, monkeypatch, pattern):
-  monkeypatch.setattr(trained, '_PATTERN_SECONDS', 1.0)
+  monkeypatch.setattr(stored, '_PATTERN_SECONDS', 1.0)
   edit(copy, lambda subspace: subspace.update(targets=pattern), 'subspace')
   with pytest.raises(UserError, match=r'subspace\.targets = .* cannot be matched in 1 s'):
     evaluate(copy, make_suite(), tmp_path / 'out')

@@ -32,6 +32,8 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
   found = ocp.JsonCheckpointHandler().restore(folder / 'meta')
   if not isinstance(found, dict):
     raise ValueError('its metadata are no JSON object')
+  if type(found.get('best_step')) is not int:
+    raise ValueError('its metadata name no best step')
   return files.unseal(found)
 
 

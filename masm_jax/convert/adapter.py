@@ -20,7 +20,7 @@ from masm_jax import tree
 from masm_jax.convert.formats import Converted
 from masm_jax.data import crop_settings
 from masm_jax.errors import UserError
-from masm_jax.inference import detector_schema, trained
+from masm_jax.inference import detector_schema, stored
 from masm_jax.methods import Method, chosen_layers, make_method
 
 FORMAT = 'masm_jax adapter 1'
@@ -59,7 +59,7 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
       named), or leaves that are not those of its method.
   """
   note, leaves = _open(path)
-  config = trained.stored_config(note['config'], path)
+  config = stored.read_config(note['config'], path)
   preset, detector_config = detector_lib.from_config(config)
   params, base_hash = detector_lib.load_params(
     preset, base_weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
@@ -69,7 +69,7 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
       f'{path} belongs to base weights with the hash {note["base_weights"]}, these have'
       f' {base_hash}: give the file that it was trained on as --base-weights'
     )
-  trained.check_patterns(config, params, path)
+  stored.check_patterns(config, params, path)
   method = _with_layers(make_method(config), params, config, leaves)
   initial, frozen, _ = method.init(params, jax.random.key(config.seed))
   wanted = {name: np.shape(leaf) for name, leaf in tree.flatten(initial).items()}

@@ -4,7 +4,7 @@
 import dataclasses
 from typing import Protocol
 
-from masm_jax.data import storage
+from masm_jax.data import raster, storage
 
 
 class Images(Protocol):
@@ -42,4 +42,4 @@ class Files:
 
   def read(self, record: int) -> bytes:
     """The bytes of a file."""
-    return storage.read_bytes(self.paths[record])
+    return storage.read_bytes(self.paths[record], max_bytes=raster.MAX_FILE_BYTES)

@@ -12,6 +12,7 @@ manifest too: the images then lie in its shards. All paths may be URLs (`masm_ja
 import concurrent.futures
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import os
@@ -308,8 +309,16 @@ _READERS = {'.csv': _read_csv, '.parquet': _read_parquet}
 
 
 def _file_facts(path: str) -> tuple[str, int, int]:
-  """SHA-256, width and height of an image file; size 0 x 0 where it is not an image."""
-  content = storage.read_bytes(path)
+  """SHA-256, width and height of an image file; size 0 x 0 where it is not an image.
+
+  Of a file that is too large for one, not even the hash.
+  """
+  try:
+    content = storage.read_bytes(path, max_bytes=raster.MAX_FILE_BYTES)
+  except OSError as error:
+    if error.errno == errno.EFBIG:
+      return '', 0, 0
+    raise
   try:
     with raster.open_image(content) as image:
       width, height = image.size

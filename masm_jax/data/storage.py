@@ -1,9 +1,13 @@
-"""Files by path, on this machine or elsewhere: `gs://`, `s3://` and whatever else fsspec knows.
+"""Files by path, on this machine or in an object store: `gs://`, `s3://` and a few more.
 
 A path with `://` in it goes through fsspec, which needs the file system's own package (`gcsfs` for
-`gs://`, `s3fs` for `s3://`); every other path is a local one.
+`gs://`, `s3fs` for `s3://`); every other path is a local one. Of what fsspec knows, only stores of
+files are used: others (`zip://`, `reference://`, `github://`, chains with `::`) interpret a file,
+or run what it says.
 """
 
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -16,9 +20,24 @@ from typing import Any
 import fsspec
 
 from masm_jax import files
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, first_line
 
 Path = str | os.PathLike
+
+SCHEMES = (
+  'gs',
+  'gcs',
+  's3',
+  's3a',
+  'az',
+  'abfs',
+  'abfss',
+  'hdfs',
+  'http',
+  'https',
+  'file',
+  'memory',
+)
 
 
 def is_remote(path: Path) -> bool:
@@ -61,18 +80,26 @@ def suffix(path: Path) -> str:
   return posixpath.splitext(os.fspath(path))[1]
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, max_bytes: int | None = None) -> bytes:
   """The content of a file.
 
+  Args:
+    path: of the file.
+    max_bytes: of a file that is refused when it is larger, before it takes memory.
+
   Raises:
-    OSError: it cannot be read.
+    OSError: it cannot be read, or is too large.
     UserError: its file system is not known or not installed.
   """
   if not is_remote(path):
     with open(path, 'rb') as file:
+      _refuse_size(os.fstat(file.fileno()).st_size, max_bytes)
       return file.read()
   file_system, inner = _file_system(path)
-  return file_system.cat_file(inner)
+  with _answers(path):
+    if max_bytes is not None:
+      _refuse_size(file_system.size(inner) or 0, max_bytes)
+    return file_system.cat_file(inner)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -97,7 +124,8 @@ def is_file(path: Path) -> bool:
   if not is_remote(path):
     return os.path.isfile(path)
   file_system, inner = _file_system(path)
-  return file_system.isfile(inner)
+  with _answers(path):
+    return file_system.isfile(inner)
 
 
 def is_folder(path: Path) -> bool:
@@ -105,7 +133,8 @@ def is_folder(path: Path) -> bool:
   if not is_remote(path):
     return os.path.isdir(path)
   file_system, inner = _file_system(path)
-  return file_system.isdir(inner)
+  with _answers(path):
+    return file_system.isdir(inner)
 
 
 def file_names(folder: Path) -> set[str]:
@@ -207,12 +236,29 @@ def _names(folder: Path, *, folders: bool) -> set[str]:
       with os.scandir(folder) as entries:
         return {entry.name for entry in entries if (entry.is_dir() if folders else entry.is_file())}
     file_system, inner = _file_system(folder)
-    entries = file_system.ls(inner, detail=True)
+    with _answers(folder):
+      entries = file_system.ls(inner, detail=True)
   except OSError:
     return set()
   kind = 'directory' if folders else 'file'
   names = {posixpath.basename(e['name'].rstrip('/')) for e in entries if e['type'] == kind}
   return names - {''}
+
+
+@contextlib.contextmanager
+def _answers(path: Path) -> Iterator[None]:
+  """Within it, whatever a store raises but an OSError is a UserError: credentials, for one."""
+  try:
+    yield
+  except (OSError, UserError):
+    raise
+  except Exception as error:
+    raise UserError(f'{path}: {type(error).__name__}: {first_line(error)}') from error
+
+
+def _refuse_size(size: int, max_bytes: int | None) -> None:
+  if max_bytes is not None and size > max_bytes:
+    raise OSError(errno.EFBIG, f'a file of {size:,} bytes; the limit is {max_bytes:,}')
 
 
 def _version(entry: dict[str, Any]) -> str:
@@ -222,7 +268,10 @@ def _version(entry: dict[str, Any]) -> str:
 
 
 def _file_system(path: Path) -> tuple[fsspec.AbstractFileSystem, str]:
+  url = os.fspath(path)
+  if url.partition('://')[0] not in SCHEMES or '::' in url:
+    raise UserError(f'{path}: no such place is read; URLs begin with {", ".join(SCHEMES)}')
   try:
-    return fsspec.core.url_to_fs(os.fspath(path))
-  except (ImportError, ValueError) as error:  # Its package is missing, or nobody knows it.
+    return fsspec.core.url_to_fs(url)
+  except Exception as error:  # Its package is missing, or whatever it makes of an odd address.
     raise UserError(f'{path}: {" ".join(str(error).split())}') from error

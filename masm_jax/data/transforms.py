@@ -17,7 +17,8 @@ What comes in, and what becomes of it:
 | empty, truncated, corrupt, not an image | `DecodeError`                                          |
 | any other format, EPS for one           | `DecodeError`: no program is started by a picture      |
 | more than `MAX_PIXELS` (8192 x 8192)    | reduced to a half, a third, ... of its sides           |
-| more than twice as many                 | `DecodeError`, before its pixels take memory           |
+| a side over 32,768 pixels, or so many   | `DecodeError`, before its pixels take memory           |
+| pixels that decoding takes over 1 GiB   |                                                        |
 | 32-bit values                           | `DecodeError`: their range is not known                |
 | no such file                            | the manifest does not load; `DecodeError` if it went   |
 | a path that leaves the root             | the manifest does not load                             |
@@ -47,7 +48,7 @@ from masm_jax.data import raster, storage
 from masm_jax.data.presets import PRESETS
 from masm_jax.errors import UserError
 
-MAX_PIXELS = raster.MAX_PIXELS  # Of what `decode` gives, and of a frame of a video.
+MAX_PIXELS = raster.MAX_PIXELS  # Of what `decode` gives.
 
 # Pillow warns of large images, at a limit above ours.
 warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -75,7 +76,7 @@ def decode(path: str | os.PathLike) -> np.ndarray:
     DecodeError: it cannot be read or used.
   """
   try:
-    content = storage.read_bytes(path)
+    content = storage.read_bytes(path, max_bytes=raster.MAX_FILE_BYTES)
   except OSError as error:
     raise unreadable(os.fspath(path), error) from error
   return decode_bytes(content, os.fspath(path))
@@ -111,7 +112,7 @@ def decode_bytes(content: bytes, name: str) -> np.ndarray:
       if image.mode.startswith('I;16'):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-      return np.array(image.convert('RGB'))
+      return raster.rgb(image)
   except DecodeError:
     raise
   except raster.TooLargeError as error:

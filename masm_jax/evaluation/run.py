@@ -1,6 +1,7 @@
 """One evaluation: a trained run and a suite of data sets -> a folder of scores and metrics."""
 
 import datetime
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from absl import logging
 
 from masm_jax import config as config_lib
 from masm_jax import files, telemetry
-from masm_jax.data import crop_settings
+from masm_jax.data import crop_settings, storage
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.manifest import Manifest
@@ -32,6 +33,7 @@ def evaluate(
   step: str = 'best',
   weights: str = '',
   devices: Sequence[jax.Device] | None = None,
+  remote: str = '',
   hang_timeout_s: float = 0.0,
 ) -> None:
   """Scores every set of a suite, and writes `out/results.json`.
@@ -42,6 +44,7 @@ def evaluate(
     out: the evaluation's folder; one that was stopped is resumed.
     step: which checkpoint: best, last, or a number.
     weights: the file of the base weights; '' for the one in the run's config.
+    remote: the URL of an object store, below which the run's config may name data sets.
     devices: which ones compute; all of all processes by default.
     hang_timeout_s: see `peers.Watchdog`.
 
@@ -55,7 +58,7 @@ def evaluate(
   ):
     if jax.process_index() == 0:
       files.remove_unfinished(out, deep=True)
-    _evaluate(workdir, suite, out, step, weights, devices, watchdog)
+    _evaluate(workdir, suite, out, step, weights, remote, devices, watchdog)
 
 
 def _evaluate(
@@ -64,6 +67,7 @@ def _evaluate(
   out: pathlib.Path,
   step: str,
   weights: str,
+  remote: str,
   devices: Sequence[jax.Device] | None,
   watchdog: peers.Watchdog,
 ) -> None:
@@ -165,6 +169,28 @@ def _tests(
   return {} if data is None else dict(data.tests.items())
 
 
+def _refuse_remote(
+  workdir: pathlib.Path, specs: Mapping[str, ml_collections.ConfigDict], remote: str
+) -> None:
+  """Refuses to follow a run's config to machines that the user has not named."""
+  below = remote.rstrip('/') + '/'
+  for name, spec in specs.items():
+    for place in (spec.manifest, spec.root):
+      if storage.is_remote(place) and not (remote and place.startswith(below)):
+        raise UserError(
+          f'{workdir}: the config of the run names {place!r} for {name}: add'
+          ' --remote=gs://BUCKET if you trust it, or name the data in the suite'
+        )
+
+
+def _refuse_links(out: pathlib.Path) -> None:
+  """Refuses a folder from which results would be written elsewhere."""
+  for folder, folders, names in os.walk(out):
+    for name in (*folders, *names):
+      if os.path.islink(os.path.join(folder, name)):
+        raise UserError(f'--out={out} holds a link, {name}: results would go elsewhere; remove it')
+
+
 def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDict) -> Manifest:
   try:
     return load(f'sets.{name}', spec, allow_empty=True)
@@ -202,6 +228,7 @@ def _training_set(
 
 def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
   """Marks a folder as one checkpoint's; refuses another checkpoint's folder."""
+  _refuse_links(out)
   path = out / results.CLAIM_FILE
   if path.is_file():
     files.mend(path)

@@ -1,17 +1,10 @@
 """A trained detector, rebuilt from its run's directory: config, base weights, one checkpoint.
 
-A run may be a stranger's. What its config says is data: it chooses among the program's own methods
-and names files to read. It has nothing written, is followed over no network but to an object store,
-and its patterns have a time limit.
+A run may be a stranger's: what its folder says is checked by `stored`, and obeyed in nothing else.
 """
 
 import dataclasses
-import json
 import pathlib
-import re
-import subprocess
-import sys
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,35 +13,18 @@ from jax.sharding import Mesh
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import files, telemetry, tree
+from masm_jax import files, tree
 from masm_jax.checkpoints import reading as saved_run
 from masm_jax.data import crop_settings
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
-from masm_jax.inference import steps, validation
+from masm_jax.inference import steps, stored, validation
 from masm_jax.inference.detector_schema import DetectorFile
 from masm_jax.inference.validation import Validation
 from masm_jax.methods import Method, OnProgress, chosen_layers, make_method
 from masm_jax.metrics import scores
 from masm_jax.parallel import sharding
 from masm_jax.subspaces import factor_cache
-from masm_jax.subspaces.decompose import TARGETS
-
-# A path of this machine or a URL of an object store; `::` chains one file system to another.
-_PLACE = r'((gs|s3)://)?((?!://|::).)*'
-
-_PATTERN_SECONDS = 20.0  # A plain one takes a tenth of a second, of which Python starts in most.
-
-# Reads [pattern, texts], and matches as `tree.match_any` does.
-_MATCH = """
-import json, re, sys
-pattern, texts = json.load(sys.stdin)
-try:
-  for text in texts:
-    re.fullmatch(pattern, text)
-except (re.error, RecursionError, OverflowError):
-  pass  # The method says what is wrong with it, if it needs it.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,23 +128,24 @@ def load_adapted(
   """
   saved = saved_run.SavedRun(workdir)
   try:
-    number, meta = saved.choose(step)
-    config = stored_config(meta['config'], workdir)
+    number, found = saved.choose(step)
+    meta = stored.parse_meta(found, workdir, number)
+    config = stored.read_config(meta.config, workdir)
     backbone, detector_config = detector_lib.from_config(config)
     params, base_hash = detector_lib.load_params(
       backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
     )
-    if base_hash != meta['base_weights']:
+    if base_hash != meta.base_weights:
       raise UserError(
-        f'{workdir} was trained on other base weights (hash {meta["base_weights"][:12]}, now'
+        f'{workdir} was trained on other base weights (hash {meta.base_weights[:12]}, now'
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
-    check_patterns(config, params, workdir)
+    stored.check_patterns(config, params, workdir)
     # A cache that the config names is read as well: its factors are those of the training.
     cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
     method = make_method(config, cache_dir=cache, on_progress=on_progress)
     method = chosen_layers.stored_layers(
-      method, params, config=config, workdir=workdir, hashes=meta
+      method, params, config=config, workdir=workdir, hashes=meta.hashes()
     )
     initial, frozen, _ = sharding.agree(method.init(params, jax.random.key(config.seed)))
     del params
@@ -178,7 +155,8 @@ def load_adapted(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
     )
     # The run may be training, and have removed that checkpoint: then it is the newest again.
-    number, meta, trainable = saved.chosen(step, target)
+    number, found, trainable = saved.chosen(step, target)
+    meta = stored.parse_meta(found, workdir, number)
     last, newest = saved.choose('last')
     best = newest['best_step']
   finally:
@@ -197,8 +175,8 @@ def load_adapted(
     'base_weights': base_hash,
     'trained_weights': tree.content_hash(trainable),
     'trainable_parameters': tree.param_count(trainable),
-    'train_manifest': meta['train_manifest'],
-    'val_manifest': meta['val_manifest'],
+    'train_manifest': meta.train_manifest,
+    'val_manifest': meta.val_manifest,
   }
   ways = _crops(workdir)
   if len(ways) == 1:
@@ -217,60 +195,3 @@ def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:
   except UserError:
     return ()
   return crop_settings.read_record(record.get('crops') if isinstance(record, dict) else None)
-
-
-def stored_config(stored: dict[str, Any], workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config of a run as it was, checked by this version of the program."""
-  config = config_lib.completed(_tuples(stored))
-  try:
-    config_lib.validate(config)
-  except UserError as error:
-    record = workdir / 'run.json'
-    git = telemetry.read_json(record).get('git') if record.is_file() else None
-    commit = f', commit {git["commit"][:12]}' if git else ''
-    raise UserError(
-      f'{workdir} was trained by another version of this program{commit}; evaluate it with that'
-      f' one. This version says: {error}'
-    ) from error
-  for spec in (config.data.train, config.data.val, *config.data.tests.values()):
-    for place in (spec.get('manifest'), spec.get('root')):
-      if not re.fullmatch(_PLACE, str(place)):
-        raise UserError(
-          f'{workdir}: the config of the run names {place!r}, but of what a run names only files of'
-          ' this machine, gs:// and s3:// are read: name the data in the suite'
-        )
-  # Drawn there, hence written: wherever the run had it, it is now in the place for all.
-  config.data.synthetic.root = ''
-  return config
-
-
-def check_patterns(
-  config: ml_collections.ConfigDict, params: Mapping[str, Any], workdir: pathlib.Path
-) -> None:
-  """Refuses patterns over layers that keep Python busy for ever.
-
-  Nothing in the same process can stop one, so another process tries it first on the same paths.
-  """
-  paths = tree.flatten(params)
-  parts = [path.rpartition('/')[0] for path in paths]  # `decompose.find_targets` looks at both.
-  for group in ('subspace', 'lora'):
-    pattern = str(config[group].targets)
-    if pattern in TARGETS:
-      continue
-    try:
-      subprocess.run(
-        [sys.executable, '-I', '-c', _MATCH], input=json.dumps([pattern, [*paths, *parts]]),
-        capture_output=True, text=True, check=True, timeout=_PATTERN_SECONDS,
-      )  # fmt: skip
-    except (subprocess.SubprocessError, OSError) as error:
-      raise UserError(
-        f'{workdir}: {group}.targets = {pattern[:80]!r} of the config of the run cannot be'
-        f' matched in {_PATTERN_SECONDS:g} s'
-      ) from error
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples that they were."""
-  if isinstance(value, dict):
-    return {name: _tuples(item) for name, item in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -17,7 +17,6 @@ import av
 import numpy as np
 
 from masm_jax import files
-from masm_jax.data import transforms
 from masm_jax.errors import UserError
 from masm_jax.perturbations import catalogue as robustness
 from masm_jax.preprocess import video
@@ -145,23 +144,16 @@ def _compressed(rate_factor: object) -> dict[str, str]:
 
 
 def _frame_rate(container: av.container.InputContainer) -> fractions.Fraction:
-  """Frames in a second, checked with the size before anything is decoded."""
-  if not container.streams.video:
-    raise video.UnreadableError('no video stream')
-  stream = container.streams.video[0]
-  width, height = stream.codec_context.width, stream.codec_context.height
-  if width * height > transforms.MAX_PIXELS:
-    raise video.UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
-  return fractions.Fraction(stream.average_rate or 25).limit_denominator(60_000)
+  """Frames in a second."""
+  rate = video.ready_stream(container).average_rate
+  return fractions.Fraction(rate or 25).limit_denominator(60_000)
 
 
 def _every_frame(
   container: av.container.InputContainer, problems: list[str]
 ) -> Iterator[av.VideoFrame]:
   """All frames that decode, upright; what goes wrong on the way is added to `problems`."""
-  stream = container.streams.video[0]
-  stream.codec_context.thread_count = 1  # Videos are done side by side already.
-  packets = container.demux(stream)
+  packets = container.demux(video.ready_stream(container))
   while True:
     try:
       packet = next(packets, None)
@@ -181,7 +173,7 @@ def _every_frame(
 
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
-  turns = round(frame.rotation / 90) % 4
+  turns = video.turns_of(frame)
   if not turns:
     return frame
   image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), k=turns))

@@ -251,7 +251,7 @@ def _array(file: BinaryIO, limits: Limits, reading: Reading) -> video.Frame:
 
 def _still(image: np.ndarray, reading: Reading) -> video.Frame:
   reading.input |= {'height': image.shape[0], 'width': image.shape[1]}
-  return _Still(0, None, 0.0, image)
+  return _Still(0, None, 0.0, image=image)
 
 
 @dataclasses.dataclass(frozen=True)

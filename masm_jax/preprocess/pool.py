@@ -8,6 +8,7 @@ new process takes its place; when the parent dies, they end.
 import contextlib
 import multiprocessing
 import pickle
+import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
@@ -26,11 +27,16 @@ class Died(Exception):
 class _Worker:
   """One process and the pipe to it."""
 
-  def __init__(self, make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]):
+  def __init__(
+    self,
+    make: Callable[..., Callable[[Any], Any]],
+    args: tuple[Any, ...],
+    max_memory_bytes: int | None,
+  ):
     context = multiprocessing.get_context('spawn')
     self.pipe, far_end = context.Pipe()
     # Read when the process watches its parent already: to import what it needs takes seconds.
-    work = pickle.dumps((make, args))
+    work = pickle.dumps((make, args, max_memory_bytes))
     self._process = context.Process(target=_serve, args=(far_end, work), daemon=True)
     self._process.start()
     far_end.close()
@@ -58,6 +64,7 @@ def run(
   args: tuple[Any, ...],
   *,
   num_processes: int,
+  max_memory_bytes: int | None = None,
 ) -> Iterator[tuple[Any, Any]]:
   """Does tasks in spawned processes; yields (task, result) as they are done, in any order.
 
@@ -68,6 +75,8 @@ def run(
     make: called with `args` in each process; gives the function that does a task.
     args: pickled.
     num_processes: 0 does all in this process, in order.
+    max_memory_bytes: what each spawned process may take, once it has made its function; what asks
+      for more meets a MemoryError, or ends the process. On Linux alone.
 
   Raises:
     UserError: what a task or `make` raised; other exceptions are raised likewise.
@@ -81,7 +90,7 @@ def run(
   workers: list[_Worker] = []
   try:
     for task in waiting:
-      workers.append(_Worker(make, args))
+      workers.append(_Worker(make, args, max_memory_bytes))
       workers[-1].give((task, 0))
       if len(workers) == num_processes:
         break
@@ -96,7 +105,7 @@ def run(
           death = worker.death()
           worker.stop()
           workers.remove(worker)
-          workers.append(_Worker(make, args))
+          workers.append(_Worker(make, args, max_memory_bytes))
           if attempts + 1 < _ATTEMPTS:
             workers[-1].give((task, attempts + 1))
             continue
@@ -123,8 +132,10 @@ def _serve(pipe: connection.Connection, work: bytes) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
   parents.end_with_parent()
   try:
-    make, args = pickle.loads(work)
+    make, args, max_memory_bytes = pickle.loads(work)
     do = make(*args)
+    if max_memory_bytes is not None:
+      _limit_memory(max_memory_bytes)
     while True:
       pipe.send(do(pipe.recv()))
   except (EOFError, OSError):
@@ -133,3 +144,16 @@ def _serve(pipe: connection.Connection, work: bytes) -> None:
     # Not every exception survives pickling: its text does.
     known = isinstance(error, UserError)
     pipe.send(error if known else RuntimeError(f'{type(error).__name__}: {error}'))
+
+
+def _limit_memory(more_bytes: int) -> None:
+  """Lets this process have so much memory beside what it has now."""
+  try:
+    with open('/proc/self/statm') as file:
+      taken = int(file.read().split()[5]) * resource.getpagesize()
+  except OSError:  # No Linux: elsewhere the limit is not held either.
+    return
+  _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+  wanted = taken + more_bytes
+  limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+  resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -26,6 +26,7 @@ from masm_jax.telemetry.progress import Progress
 
 MANIFEST = 'manifest.parquet'
 _CODE_VERSION = 2  # Raised when the same parameters give other crops.
+_MAX_MEMORY_BYTES = 2**32  # Of a worker, beside the program: 8K in 10 bits takes 2.3 GB.
 _CROP_COLUMNS = (
   'frame',
   'width',
@@ -87,7 +88,9 @@ def preprocess(
     # Lines come as videos are done; at the end they are put in order.
     _write_lines(output, [done[v.video_id] for v in videos if v.video_id in done])
     worker = (input_folder, options.masks or input_folder, output, settings)
-    tasks = pool.run(todo, crops.Cropper, worker, num_processes=num_processes)
+    tasks = pool.run(
+      todo, crops.Cropper, worker, num_processes=num_processes, max_memory_bytes=_MAX_MEMORY_BYTES
+    )
     work = {video.video_id: _work(origins[video.video_id]) for video in todo}
     with (
       open(output / OUTCOME_LINES, 'ab') as lines,

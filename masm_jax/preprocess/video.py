@@ -17,6 +17,7 @@ from av.stream import Disposition
 
 from masm_jax.data import transforms
 from masm_jax.data.importers import names
+from masm_jax.preprocess import video_limits
 from masm_jax.preprocess.raw_video import is_picture
 
 # Containers only. FFmpeg also opens play lists and scripts, which name further files and addresses:
@@ -25,10 +26,12 @@ _OPTIONS = {
   'protocol_whitelist': 'file',
   'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,'
   'ivf,h264,hevc,nut,mxf,gif',
+  **video_limits.OPTIONS,
 }
 _STRANGERS_OPTIONS = {
   'protocol_whitelist': 'none',
   'format_whitelist': 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi',
+  **video_limits.OPTIONS,
 }
 
 Source = str | os.PathLike | BinaryIO
@@ -46,11 +49,13 @@ class Frame:
     index: its number in the video, from 0; in a folder of frames, the number in its name.
     source: the decoder's own frame, or the path of an image; None where it was let go.
     time_s: when it is shown, seconds; None where nothing tells.
+    turns: quarters against the clock that put it upright, 0 to 3.
   """
 
   index: int
   source: av.VideoFrame | str | None
   time_s: float | None = None
+  turns: int = 0
 
   def rgb(self) -> np.ndarray:
     """The frame upright, as uint8 RGB [H, W, 3].
@@ -65,8 +70,7 @@ class Frame:
         raise UnreadableError(str(error).removeprefix(f'{self.source}: ')) from error
     assert self.source is not None, 'read it again with `frames_at`'
     image = self.source.to_ndarray(format='rgb24')
-    # Phones store the turn that a player has to make, in degrees against the clock.
-    return np.ascontiguousarray(np.rot90(image, k=round(self.source.rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, k=self.turns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +149,7 @@ def read_video_at(path: str | os.PathLike, indices: Sequence[int]) -> list[Frame
     UnreadableError: as `read_video`.
   """
   _declared_frames(path, Checks())
-  return list(_Pass(path, indices, Checks()))
+  return _Pass(path, indices, Checks()).read(hold=True)
 
 
 def frames_at(source: Source, clip: Clip, *, checks: Checks | None = None) -> Iterator[Frame]:
@@ -212,6 +216,27 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
   return streams[0] if streams else None
 
 
+def ready_stream(container: av.container.InputContainer) -> av.VideoStream:
+  """The video stream of a container, to be decoded by one thread.
+
+  Raises:
+    UnreadableError: there is none, or one whose frames take too much memory.
+  """
+  stream = video_stream(container)
+  if stream is None:
+    raise UnreadableError('no video stream')
+  try:
+    video_limits.make_ready(stream)
+  except video_limits.TooLargeError as error:
+    raise UnreadableError(str(error)) from error
+  return stream
+
+
+def turns_of(frame: av.VideoFrame) -> int:
+  """Quarters against the clock that put a frame upright: phones store what a player has to do."""
+  return round(frame.rotation / 90) % 4
+
+
 def _declared_frames(source: Source, checks: Checks) -> int:
   """The number of frames as the header says, or else as the packets are counted."""
   try:
@@ -219,12 +244,7 @@ def _declared_frames(source: Source, checks: Checks) -> int:
       raise UnreadableError('empty file')
     with open_video(source) as container:
       checks.container(container)
-      stream = video_stream(container)
-      if stream is None:
-        raise UnreadableError('no video stream')
-      width, height = stream.codec_context.width, stream.codec_context.height
-      if width * height > transforms.MAX_PIXELS:
-        raise UnreadableError(f'{width} x {height} pixels; the limit is {transforms.MAX_PIXELS}')
+      stream = ready_stream(container)
       if stream.frames:
         return stream.frames
       count = 0
@@ -252,8 +272,11 @@ class _Pass:
     self.problems: list[str] = []
 
   def read(self, hold: bool) -> list[Frame]:
-    """All of its frames; without their pictures where they are not to be held."""
-    return [frame if hold else Frame(frame.index, None, frame.time_s) for frame in self]
+    """All of its frames; large ones reduced; without their pictures where they are not held."""
+    return [
+      dataclasses.replace(frame, source=video_limits.to_keep(frame.source) if hold else None)
+      for frame in self
+    ]
 
   def __iter__(self) -> Iterator[Frame]:
     targets = iter(self._indices)
@@ -262,10 +285,7 @@ class _Pass:
     is_given = False
     try:
       with open_video(self._source) as container:
-        stream = video_stream(container)
-        assert stream is not None, '`_declared_frames` looked before'
-        stream.codec_context.thread_count = 1  # The processes share the cores already.
-        packets = container.demux(stream)
+        packets = container.demux(ready_stream(container))
         while target is not None and (packet := next(packets, None)) is not None:
           self._checks.packet(packet)
           try:
@@ -278,7 +298,7 @@ class _Pass:
             if frame.is_corrupt:
               self.count += 1
               continue
-            last, is_given = Frame(self.count, frame, frame.time), False
+            last, is_given = Frame(self.count, frame, frame.time, turns_of(frame)), False
             if target is not None and self.count >= target:
               is_given = True
               yield last

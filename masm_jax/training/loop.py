@@ -31,6 +31,8 @@ from masm_jax.training import results as results_lib
 # On CPU, more un-awaited collective steps than this can deadlock (jax 0.10, virtual devices).
 _CPU_AWAIT_STEPS = 5
 
+_MAX_REPEATS = 4  # Of an example in a batch.
+
 
 def train(
   config: ml_collections.ConfigDict,
@@ -78,6 +80,11 @@ def _train(
 
   # ---- Data ----------------------------------------------------------------------------------
   sets = load_sets(config.data)
+  if config.train.batch_size > _MAX_REPEATS * len(sets.train):
+    raise UserError(
+      f'train.batch_size = {config.train.batch_size}: data.train has {len(sets.train)} rows; use at'
+      f' most {_MAX_REPEATS * len(sets.train)}, or each would stand in a batch many times'
+    )
   if config.lsda.weight and config.lsda.cross and sets.train.method_ids.max() < 2:
     raise UserError(
       'lsda.cross mixes fakes of different methods, but data.train has only one: set lsda.cross=0'

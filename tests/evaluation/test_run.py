@@ -25,7 +25,7 @@ from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.evaluation import run as cross_evaluation
 from masm_jax.evaluation.run import evaluate
-from masm_jax.inference import trained
+from masm_jax.inference import stored
 from masm_jax.metrics import scores
 from masm_jax.report import __main__ as report
 
@@ -427,14 +427,14 @@ def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_
   monkeypatch.setattr(synthetic, 'materialize', materialize)
   suite = own_suite(portraits, clean={'manifest': 'synthetic'})
   suite.synthetic.seed, suite.synthetic.root = 7, 'suite'
-  own = trained.stored_config
+  own = stored.read_config
 
-  def synthetic_run(stored, workdir):
-    config = own(stored, workdir)
+  def synthetic_run(document, workdir):
+    config = own(document, workdir)
     config.data.val.manifest, config.data.synthetic.root = 'synthetic', 'run'
     return config
 
-  monkeypatch.setattr(trained, 'stored_config', synthetic_run)
+  monkeypatch.setattr(stored, 'read_config', synthetic_run)
   evaluate(run, suite, tmp_path / 'out')
   assert drawn == [('run', 0, 64), ('suite', 7, 64)]
 

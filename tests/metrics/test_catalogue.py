@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from masm_jax import config
+from masm_jax import fields
 from masm_jax.metrics import binary, catalogue, uncertainty
 
 THRESHOLDS = ('threshold', '0.5')
@@ -59,5 +59,5 @@ def test_higher_is_better_where_a_perfect_detector_has_more():
 
 def test_the_config_offers_what_is_selectable():
   offered = {f'{level}_{key}' for level in ('frame', 'video') for key in catalogue.SELECTABLE}
-  assert set(config._CHOICES['eval.select_by']) == offered
+  assert set(fields.CHOICES['eval.select_by']) == offered
   assert catalogue.RESCALED == ('log_loss', 'brier', 'ece')

@@ -30,6 +30,11 @@ class Make:
       os._exit(3)
     if task == 'fail':
       raise ValueError('a fault of ours')
+    if task == 'large':
+      try:
+        return len(bytearray(2**28))
+      except MemoryError:
+        return 'too large'
     if task == 'full':
       raise UserError('the disk is full')
     if task == 'sleep':
@@ -135,3 +140,13 @@ def _wait(condition):
     assert time.monotonic() < deadline
     time.sleep(0.02)
   return value
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the limit is held on Linux')
+def test_a_worker_has_no_more_memory_than_it_may(make, tmp_path):
+  tasks = ['a', 'large', 'b']
+  args = (str(tmp_path),)
+  found = dict(pool.run(tasks, make, args, num_processes=1, max_memory_bytes=2**27))
+  assert found == {'a': 'A', 'large': 'too large', 'b': 'B'}
+  found = dict(pool.run(['large'], make, args, num_processes=1, max_memory_bytes=2**29))
+  assert found == {'large': 2**28}

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from masm_jax.preprocess import video
+from masm_jax.perturbations import clips
+from masm_jax.preprocess import video, video_limits
 from masm_jax.preprocess.video import UnreadableError
 
 NUM = 20
@@ -202,3 +203,43 @@ def test_broken_image(tmp_path):
   path.write_bytes(b'\x89PNG')
   with pytest.raises(UnreadableError, match=r'^not an image'):
     video.read_image(path).frames[0].rgb()
+
+
+def test_frames_that_take_too_much_are_refused_unseen(tmp_path, write_clip, monkeypatch):
+  """200 kB of mp4 took 3.4 GB: the decoder's frames, and those that wait for their crops."""
+  path = write_clip(tmp_path / 'a.mp4', np.zeros((1, 8192, 8192, 3), np.uint8))
+  with pytest.raises(UnreadableError, match='8192 x 8192 pixels; the limit is 35,651,584 in all'):
+    video.read_video(path, 4)
+  with pytest.raises(UnreadableError, match='8192 x 8192 pixels'):
+    clips.perturb_video(path, tmp_path / 'b.mp4', 'CS', 1, seed=0, video_id='v')
+  path = write_clip(tmp_path / 'c.mp4', np.zeros((1, 16, 128, 3), np.uint8))
+  monkeypatch.setattr(video_limits, 'MAX_SIDE', 100)
+  with pytest.raises(UnreadableError, match=r'128 x 16 pixels; .*, and 100 of a side'):
+    video.read_video(path, 4)
+
+
+def test_a_size_that_grows_within_a_stream_is_not_decoded(tmp_path, write_clip, monkeypatch):
+  small = write_clip(tmp_path / 'a.h264', np.full((3, 64, 64, 3), 200, np.uint8))
+  large = write_clip(tmp_path / 'b.h264', np.zeros((3, 640, 640, 3), np.uint8))
+  path = tmp_path / 'c.h264'
+  path.write_bytes(small.read_bytes() + large.read_bytes())
+  assert [frame.rgb().shape[0] for frame in video.read_video(path, 9).frames] == [64] * 3 + [
+    640
+  ] * 3
+  monkeypatch.setattr(video_limits, '_DECODER', {'max_pixels': '10000'})
+  with pytest.raises(UnreadableError, match='0 of 6 frames decode; Invalid argument'):
+    video.read_video(path, 9)
+
+
+def test_large_frames_are_kept_reduced(tmp_path, write_clip, monkeypatch):
+  frames = np.zeros((3, 120, 200, 3), np.uint8)
+  frames[:, 40:80, 50:150] = 255
+  path = write_clip(tmp_path / 'a.mp4', frames)
+  whole = video.read_video(path, 3)
+  monkeypatch.setattr(video_limits, '_MAX_KEPT_BYTES', 3 * 60 * 100)
+  clip = video.read_video(path, 3)
+  assert [frame.index for frame in clip.frames] == [0, 1, 2]
+  for small, large in zip(clip.frames, whole.frames, strict=True):
+    assert small.rgb().shape == (60, 100, 3) and large.rgb().shape == (120, 200, 3)
+    np.testing.assert_allclose(small.rgb()[::7, ::7], large.rgb()[::14, ::14], atol=40)
+    assert sum(plane.buffer_size for plane in small.source.planes) <= 60 * 128 * 3
