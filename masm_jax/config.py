@@ -72,11 +72,12 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def _problems(config: ml_collections.ConfigDict, flat: Mapping[str, Any]) -> list[str]:
   """What is wrong with single fields."""
   problems = fields.problems(flat)
-  sets = {f'tests.{name}': spec for name, spec in config.data.get('tests', {}).items()}
-  for name, spec in {'train': config.data.train, 'val': config.data.val, **sets}.items():
-    given = set(spec) if isinstance(spec, ml_collections.ConfigDict) else set()
-    if lacks := sorted(fields.SET_FIELDS - given):
-      problems.append(f'data.{name}: it lacks {lacks[0]}')
+  given, tests = {'train': config.data.train, 'val': config.data.val}, config.data.get('tests', {})
+  problems += [f'data.{problem}' for problem in fields.set_problems(given)]
+  if isinstance(tests, ml_collections.ConfigDict):
+    problems += [f'data.tests.{problem}' for problem in fields.set_problems(tests)]
+  else:
+    problems.append('data.tests: it must be a group of sets')
   for name in fields.DURATIONS:
     try:
       duration_steps(str(flat[name]), batch_size=1, num_examples=1)

@@ -118,7 +118,7 @@ _TEXTS: Mapping[str, int] = {
 
 # Of each data set.
 _SET_TEXTS = {'manifest': _LONGEST, 'root': _LONGEST, 'split': 100, 'dataset': 1000}
-SET_FIELDS = {*_SET_TEXTS, 'methods'}  # `flagged` came later.
+_SET_FIELDS = {*_SET_TEXTS, 'methods'}  # `flagged` came later.
 _MAX_SETS = 1000
 _MAX_METHODS = 1000
 _SET_NAME = re.compile(r'[\w.+-]{1,100}')
@@ -151,11 +151,20 @@ def problems(flat: Mapping[str, Any]) -> list[str]:
   for name, value in flat.items():
     if problem := _problem(name, value):
       found.append(f'{name} = {_shown(value)}: {problem}')
-  sets = {name.split('.')[2] for name in flat if name.startswith('data.tests.')}
-  if strange := sorted(name for name in sets if not is_set_name(name)):
-    found.append(f'data.tests.{strange[0][:80]}: {SET_NAMES}')
+  return found
+
+
+def set_problems(sets: Mapping[str, Any]) -> list[str]:
+  """What is wrong with a group of data sets, each a mapping, by their names."""
   if len(sets) > _MAX_SETS:
-    found.append(f'data.tests: {len(sets)} sets; at most {_MAX_SETS} can be tested at once')
+    return [f'{len(sets)} sets; at most {_MAX_SETS} can be tested at once']
+  found = []
+  for name, spec in sets.items():
+    shown = ascii(name)[1:-1][:80]
+    if not is_set_name(name):
+      found.append(f'{shown}: {SET_NAMES}')
+    elif lacks := sorted(_SET_FIELDS - set(spec if hasattr(spec, 'items') else ())):
+      found.append(f'{shown}: it lacks {lacks[0]}')
   return found
 
 

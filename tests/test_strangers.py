@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from configs import cross_eval, demo
 from masm_jax import files, telemetry
 from masm_jax.checkpoints import reading
-from masm_jax.data import synthetic, tfds_builder
+from masm_jax.data import storage, synthetic, tfds_builder
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
@@ -176,7 +177,8 @@ def test_the_built_in_set_is_not_drawn_where_a_run_says(copy, tmp_path, monkeypa
   with pytest.raises(UserError, match='drawn'):
     evaluate(copy, make_suite(), tmp_path / 'out')
   name = f'synthetic_v{synthetic.CODE_VERSION}_64px_seed0'
-  assert drawn == [(str(tmp_path / 'cache' / 'masm_jax' / name), 0, 64)]
+  ((place, *how),) = drawn
+  assert place.startswith(str(tmp_path / 'cache' / 'masm_jax' / name)) and how == [0, 64]
   edit(copy, lambda data: data['synthetic'].update(seed='../../../../away'), 'data')
   with pytest.raises(UserError, match=r'data\.synthetic\.seed'):
     evaluate(copy, make_suite(), tmp_path / 'out')
@@ -199,4 +201,85 @@ def test_a_pattern_of_a_run_does_not_take_for_ever(copy, tmp_path, monkeypatch, 
 def test_a_pattern_of_a_run_that_finds_nothing_is_said_as_in_training(copy, pattern, message):
   edit(copy, lambda subspace: subspace.update(targets=pattern), 'subspace')
   with pytest.raises(UserError, match=rf'subspace\.targets: .*{message}'):
+    trained.load_adapted(copy, sharding.make_mesh())
+
+
+@pytest.mark.parametrize('place', ['gs://bucket/m.csv', 's3://bucket/../other/m.csv'])
+def test_an_object_store_is_asked_only_where_the_user_says_so(copy, tmp_path, monkeypatch, place):
+  """With the user's credentials, and the owner of the bucket would see who evaluates his run."""
+  asked = []
+
+  def url_to_fs(url):
+    asked.append(url)
+    raise OSError('no network here')
+
+  monkeypatch.setattr(storage.fsspec.core, 'url_to_fs', url_to_fs)
+  edit(copy, lambda data: data['val'].update(manifest=place), 'data')
+  for remote in ('', 'gs://buck', 'gs://other', 's3://buck'):
+    with pytest.raises(
+      UserError, match=re.escape(f"names '{place}' for val: add --remote")
+    ) as caught:
+      evaluate(copy, make_suite(), tmp_path / 'out', remote=remote)
+    assert '\n' not in str(caught.value)
+  assert not asked
+  if place.startswith('gs://'):
+    with pytest.raises(UserError, match='no network here'):
+      evaluate(copy, make_suite(), tmp_path / 'out', remote='gs://bucket/')
+    assert asked == ['gs://bucket/m.csv']
+
+
+@pytest.mark.parametrize('name', ['scores', 'results.json'])
+def test_results_do_not_follow_links_out_of_their_folder(run, tmp_path, name):
+  (tmp_path / 'away').mkdir()
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / name).symlink_to(tmp_path / 'away' / name)
+  with pytest.raises(UserError, match=f'holds a link, {name}: results would go elsewhere'):
+    evaluate(run, make_suite(), tmp_path / 'out')
+  assert not list((tmp_path / 'away').iterdir())
+
+
+@pytest.mark.parametrize(
+  ('group', 'field', 'value', 'message'),
+  [
+    ('data', 'num_threads', 10**9, 'data.num_threads = 1000000000: it must be at least 1 and at'),
+    ('data', 'num_threads', True, 'data.num_threads = True: it must be at least 1'),
+    ('train', 'batch_size', int('9' * 400), 'train.batch_size = 9999'),
+    ('train', 'duration', '9' * 80 + ' steps', 'more than 1,000,000,000,000 steps'),
+    ('backbone', 'weights', 'a\nb', 'backbone.weights = .*: it must be on one line'),
+    ('backbone', 'name', ['demo_vit'], 'backbone.name = .*: it must be text'),
+    ('subspace', 'targets', 'x' * 2000, 'subspace.targets = .*at most 1000 characters long'),
+    ('optim', 'b1', 'nan', "optim.b1 = 'nan': it must be at least 0.0 and at most"),
+    ('head', 'class_weights', 3, 'head.class_weights = 3: two positive numbers'),
+    ('head', 'normalize_features', 'yes', 'head.normalize_features = .*: it is True or False'),
+    ('data', 'tests', {'../x': {}}, 'cannot be read: ConfigDict does not accept dots in field'),
+    ('data', 'tests', {'/x': {}}, 'a set is named by letters'),
+    ('data', 'tests', {'x' * 300: {}}, 'a set is named by letters'),
+    ('data', 'tests', {'a\0b': {}}, 'a set is named by letters'),
+    ('data', 'tests', ['x'], 'data.tests: it must be a group of sets'),
+    ('data', 'val', {'split': 'val'}, 'data.val: it lacks dataset'),
+  ],
+  ids=str,
+)  # fmt: skip
+def test_what_a_config_decides_is_a_closed_list(run, group, field, value, message):
+  config = reading.SavedRun(run).meta(2)['config']
+  config[group][field] = value
+  with pytest.raises(UserError, match=message) as caught:
+    stored.read_config(config, run)
+  assert '\n' not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'best_step': '2'}, 'best_step: Input should be a valid integer'),
+    ({'best_step': -1}, 'best_step: '),
+    ({'base_weights': None}, 'base_weights: '),
+    ({'config': []}, 'config: '),
+    ({'val_manifest': '../x\n'}, 'val_manifest: '),
+  ],
+)
+def test_the_note_of_a_checkpoint_has_types(copy, change, message):
+  for path in copy.glob('checkpoints/*/meta/metadata'):
+    path.write_text(json.dumps(files.seal(json.loads(path.read_text()) | change)))
+  with pytest.raises(UserError, match=f'the note of checkpoint 2 in .* is damaged: {message}'):
     trained.load_adapted(copy, sharding.make_mesh())

@@ -52,6 +52,7 @@ def evaluate(
     UserError: bad input, or a folder that holds another evaluation, or that another process is at.
   """
   config_lib.validate_suite(suite)
+  _refuse_links(out)
   with (
     locks.held(out, enabled=jax.process_index() == 0),
     peers.Watchdog(hang_timeout_s) as watchdog,
@@ -88,6 +89,11 @@ def _evaluate(
       f'{workdir} is a detector file, which names no test set: name those to score with'
       ' --suite.sets.NAME.manifest=FILE'
     )
+  if own is not None:
+    followed = {} if suite.sets else dict(specs)
+    followed |= {} if suite.val.manifest else {'val': own.val}
+    followed |= {} if suite.train.manifest else {'train': own.train}
+    _refuse_remote(workdir, followed, remote)
   points = curves.points(suite.robustness, specs)
   # The built-in set is drawn as the run or the suite says: whichever names it.
   load_suite = sets_lib.SetLoader(suite.synthetic)
@@ -228,7 +234,6 @@ def _training_set(
 
 def _claim(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
   """Marks a folder as one checkpoint's; refuses another checkpoint's folder."""
-  _refuse_links(out)
   path = out / results.CLAIM_FILE
   if path.is_file():
     files.mend(path)
