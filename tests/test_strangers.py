@@ -271,15 +271,15 @@ def test_what_a_config_decides_is_a_closed_list(run, group, field, value, messag
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'best_step': '2'}, 'best_step: Input should be a valid integer'),
-    ({'best_step': -1}, 'best_step: '),
-    ({'base_weights': None}, 'base_weights: '),
-    ({'config': []}, 'config: '),
-    ({'val_manifest': '../x\n'}, 'val_manifest: '),
+    ({'best_step': '2'}, 'its metadata name no best step'),
+    ({'best_step': -1}, 'does not hold step -1'),
+    ({'base_weights': None}, 'is damaged: base_weights: '),
+    ({'config': []}, 'is damaged: config: '),
+    ({'val_manifest': '../x\n'}, 'is damaged: val_manifest: '),
   ],
 )
 def test_the_note_of_a_checkpoint_has_types(copy, change, message):
   for path in copy.glob('checkpoints/*/meta/metadata'):
     path.write_text(json.dumps(files.seal(json.loads(path.read_text()) | change)))
-  with pytest.raises(UserError, match=f'the note of checkpoint 2 in .* is damaged: {message}'):
+  with pytest.raises(UserError, match=message):
     trained.load_adapted(copy, sharding.make_mesh())
