@@ -162,7 +162,7 @@ def test_files_and_object_stores_are_places(run, place):
 def test_the_built_in_set_is_not_drawn_where_a_run_says(copy, tmp_path, monkeypatch):
   drawn = []
 
-  def materialize(root, *, seed, size_px, strength):
+  def materialize(root, *, seed, size_px, **_):
     drawn.append((str(root), seed, size_px))
     raise UserError('drawn')
 
