@@ -11,6 +11,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import functools
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -260,3 +261,17 @@ def run_pair():
     return [(process.returncode, out) for process, out in zip(processes, outputs, strict=True)]
 
   return run
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """Chromium, driven by playwright; not for a whole session, since it keeps an event loop busy."""
+  chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+  if not chromium:
+    pytest.skip('needs a browser: apt-get install chromium (Debian)')
+  playwright = pytest.importorskip('playwright.sync_api')
+  arguments = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
+  with playwright.sync_playwright() as driver:
+    launched = driver.chromium.launch(executable_path=chromium, args=arguments)
+    yield launched
+    launched.close()

@@ -6,16 +6,11 @@ Needs Chromium (Debian: `apt-get install chromium`); without it these tests are 
 
 import os
 import pathlib
-import shutil
 
 import pytest
 
 from masm_jax.report import __main__ as report
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-pytestmark = pytest.mark.skipif(
-  not CHROMIUM, reason='needs a browser: apt-get install chromium (Debian)'
-)
 WIDTHS = (390, 1400)
 
 
@@ -28,16 +23,6 @@ def pages(evaluation, make_evaluation, tmp_path_factory):
   assert report.main([str(evaluation), f'--out={folder / "one.html"}', *quick]) == 0
   assert report.main([str(evaluation), str(linear), f'--out={folder / "two.html"}', *quick]) == 0
   return {name: folder / f'{name}.html' for name in ('one', 'two')}
-
-
-@pytest.fixture(scope='module')
-def browser():
-  playwright = pytest.importorskip('playwright.sync_api')
-  arguments = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
-  with playwright.sync_playwright() as driver:
-    launched = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-    yield launched
-    launched.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import base64
 import dataclasses
 import os
 import pathlib
-import shutil
 import threading
 
 import pytest
@@ -21,10 +20,6 @@ from masm_jax.serving.store import Store
 from tests.serving import fakes, media
 from tests.serving.conftest import wait_until
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-pytestmark = pytest.mark.skipif(
-  not CHROMIUM, reason='needs a browser: apt-get install chromium (Debian)'
-)
 TOKEN = 'correct-horse-battery-staple'
 STRANGE = '<img src=x onerror=window.ran=1>.mp4'
 
@@ -100,16 +95,6 @@ def site(request, tmp_path_factory):
   server.stop()
   thread.join()
   store.close()
-
-
-@pytest.fixture(scope='module')
-def browser():
-  playwright = pytest.importorskip('playwright.sync_api')
-  arguments = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
-  with playwright.sync_playwright() as driver:
-    launched = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-    yield launched
-    launched.close()
 
 
 @pytest.fixture
