@@ -193,7 +193,8 @@ def test_one_device_and_eight_give_the_same_loss_and_gradients(trained, tiny_run
     (metrics_1, grads_1), (metrics_8, grads_8) = results
     for metric, value in metrics_1.items():
       # A norm over all gradients follows them; the others are sums over the batch.
-      rtol = 5e-5 if metric == 'grad_norm' else 1e-5
+      # Shares count elements alike, also those whose gradients are rounding alone.
+      rtol = {'grad_norm': 5e-5, 'task_share': 1e-2}.get(metric, 1e-5)
       np.testing.assert_allclose(metrics_8[metric], value, rtol=rtol, atol=1e-6, err_msg=metric)
     scale = float(optax.tree.norm(grads_1))
     assert scale > 1e-3
