@@ -101,7 +101,7 @@ def _autocast(device: str, dtype: str) -> contextlib.AbstractContextManager:
 
 
 def device_name() -> str:
-  """'cuda' where there is one, else 'cpu'."""
+  """'cuda' where there is one, otherwise 'cpu'."""
   return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 

@@ -39,7 +39,7 @@ def analyse(
     manifest: whose faces are probed, with the columns `probe.NEEDED`; '' for the built-in set.
 
   Returns:
-    `run`: method, backbone, seed, step; `subspaces`: None for a method without them, else `kernels`
+    `run`: method, backbone, seed, step; `subspaces`: None for a method without them, or `kernels`
     (see `subspaces.compare_factors`) and `summary`; `spectra`: by kernel (see
     `subspaces.compare_spectra`), and `summary`; `semantics`: `probes` (see `probe.probe_features`)
     and `note`. Plain JSON types.

@@ -92,7 +92,7 @@ def _attend_fwd(*operands: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]
 
 
 def _attend_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
-  # Transposes, too, are made again: XLA would else keep those of the forward pass beside these.
+  # Transposes, too, are made again: otherwise XLA would keep the forward pass's beside these.
   residuals, g = lax.optimization_barrier((residuals, g))
   *operands, weights, total, rows = residuals
   query, key, value = map(_heads_first, operands)

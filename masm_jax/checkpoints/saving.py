@@ -305,7 +305,7 @@ class Checkpoints:
     """
     for step in steps:
       meta, _ = agreement.together(functools.partial(self._meta, step))
-      if meta:  # Else it is damaged: `restore` says so.
+      if meta:  # Otherwise it is damaged: `restore` says so.
         break
     else:
       return

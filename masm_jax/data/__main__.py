@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument(
     '--root',
     help='where the paths in the manifest start (deepfakebench, df40: needed; folder: the folder '
-    'of the output if the images lie below it, else the input; others: the folder of the input)',
+    'of the output if the images lie below it, or the input; others: the folder of the input)',
   )
   command.add_argument(
     '--split', choices=SPLITS, help='split of all images, where names and folders do not say'

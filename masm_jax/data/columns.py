@@ -118,7 +118,7 @@ def canonical_table(
 
 
 def _text(values: pd.Series) -> np.ndarray:
-  # A list, which Parquet can hold, is text as well: asked of it, `isna` answers for each item.
+  # A list, which Parquet can hold, is text too: asked of it, `isna` answers for each item.
   unknown = values.isna()
   texts = (str(v.tolist() if isinstance(v, np.ndarray) else v) for v in values)
   return np.array(['' if no else text for no, text in zip(unknown, texts, strict=True)], object)

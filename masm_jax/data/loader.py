@@ -28,7 +28,7 @@ class Loader:
   Attributes:
     images: N encoded images.
     labels: int32 [N].
-    methods: int32 [N]: 0 real, else which forgery.
+    methods: int32 [N]: 0 real, otherwise which forgery.
     landmarks: the manifest's `landmarks` texts [N] or None; only `sbi` looks at them.
     image_size: side of the square images, in pixels.
     sampler: which record stands at which position.
@@ -57,7 +57,7 @@ class Loader:
     return step * self.batch_size + self.process_index * self.local_size + i
 
   def __call__(self, index: int) -> dict[str, Any]:
-    """The example: `image` uint8 [H, W, 3], `label`, `method` (0 real, else which
+    """The example: `image` uint8 [H, W, 3], `label`, `method` (0 real, or which
     forgery; self-blending is one more), `record` (the one shown), `replaced`.
 
     Raises:
@@ -97,7 +97,7 @@ class Loader:
       raise UserError(f'{self.images.name(record)}: {error}') from error
 
   def _decodable(self, asked: int) -> tuple[int, np.ndarray]:
-    """The record itself, or else the next one of its label that can be decoded."""
+    """The record itself, or the next one of its label that can be decoded."""
     errors = []
     for record in itertools.chain(range(asked, len(self.labels)), range(asked)):
       if self.labels[record] != self.labels[asked]:

@@ -17,7 +17,7 @@ class Operation(abc.ABC):
   """Base of all operations.
 
   Attributes:
-    probability: of being applied; else the image stays as it is.
+    probability: of being applied; otherwise the image stays as it is.
   """
 
   probability: float = 1.0

@@ -67,7 +67,7 @@ def read(
     return table.to_pandas(ignore_metadata=True), dict(schema.metadata or {})
   except UserError:
     raise
-  # MemoryError is Arrow's as well: of a length that is damaged.
+  # MemoryError is Arrow's too: of a length that is damaged.
   except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
     raise UserError(f'{name}: not a Parquet file that can be read: {first_line(error)}') from error
 

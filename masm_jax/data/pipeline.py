@@ -74,7 +74,7 @@ def train_iterator(
 
   Returns:
     An iterator over dicts of `image` uint8 [b, H, W, 3], `label` int32 [b], `method` int32 [b] (0
-    for real, else the forgery, see `Manifest.method_ids`), `record` int64 [b] (the manifest's row
+    for real, or the forgery, see `Manifest.method_ids`), `record` int64 [b] (the manifest's row
     that the image shows) and `replaced` bool [b].
 
   Raises:

@@ -79,7 +79,7 @@ class SuiteRun:
       copies: crops of perturbed copies of whole videos, of the points that ask for one.
 
     Returns:
-      `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead; else None.
+      `warnings`, `protocol`, `sets` and `robustness` of `results.json`, on the lead, or None.
     """
     shown = [self.suite.features_per_set, self.suite.mistakes_per_set]
     own = {results.VAL: val} if isinstance(val, Manifest) else {}

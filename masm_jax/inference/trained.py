@@ -141,7 +141,7 @@ def load_adapted(
         f' {base_hash[:12]}): give the file it was started with as --weights'
       )
     stored.check_patterns(config, params, workdir)
-    # A cache that the config names is read as well: its factors are those of the training.
+    # A cache that the config names is read too: its factors are those of the training.
     cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
     method = make_method(config, cache_dir=cache, on_progress=on_progress)
     method = chosen_layers.stored_layers(

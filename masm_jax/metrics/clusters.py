@@ -25,7 +25,7 @@ class Clusters:
     unit: 'video' or 'identity'.
     of_video: video_id -> index of its cluster, 0 .. num - 1, as an int64 series.
     num: clusters.
-    note: why 'auto' did not take identities although some are known, else ''.
+    note: why 'auto' did not take identities although some are known, or ''.
   """
 
   unit: str

@@ -238,7 +238,7 @@ def turns_of(frame: av.VideoFrame) -> int:
 
 
 def _declared_frames(source: Source, checks: Checks) -> int:
-  """The number of frames as the header says, or else as the packets are counted."""
+  """The number of frames as the header says, or as the packets are counted."""
   try:
     if isinstance(source, str | os.PathLike) and not os.stat(source).st_size:
       raise UnreadableError('empty file')

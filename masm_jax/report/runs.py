@@ -145,7 +145,7 @@ def set_names(runs: Iterable[Run]) -> tuple[str, ...]:
 def _names(
   given: Sequence[str], folders: Sequence[pathlib.Path], documents: Sequence[Evaluation]
 ) -> list[str]:
-  """A name of each run: as given, else its method, else method and folder where that repeats."""
+  """A name of each run: as given, or its method, or method and folder where that repeats."""
   methods = [document.run.method for document in documents]
   names = [
     name or (method if methods.count(method) == 1 else f'{method} ({folder.resolve().name})')

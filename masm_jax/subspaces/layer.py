@@ -115,8 +115,8 @@ def with_gradients_together(*values: jax.Array) -> tuple[jax.Array, ...]:
   """The values as they are; none of their gradients is passed on before all of them are there.
 
   Around the input and the factors of a layer it makes the layers below wait for the factors'
-  gradients. A scheduler may else put these off to the end of the step, and hold the input and the
-  output's gradient of every layer until then: all that rematerialisation had saved.
+  gradients. Otherwise a scheduler may put these off to the end of the step, and hold the input and
+  the output's gradient of every layer until then: all that rematerialisation had saved.
   """
   return values
 

@@ -226,7 +226,7 @@ def _why_failed(run: Run, status: int) -> str:
 
 
 def _last_words(log: pathlib.Path) -> str:
-  """The error line of a log's last attempt, or else its last line."""
+  """The error line of a log's last attempt, or its last line."""
   try:
     attempt = log.read_text('utf-8', errors='replace').rpartition('\n$ python')[2]
   except OSError:

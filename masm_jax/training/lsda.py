@@ -50,7 +50,7 @@ def augment(
 
   Args:
     features: float32 [B, D], of the global batch.
-    methods: int32 [B]: 0 for real, else which forgery.
+    methods: int32 [B]: 0 for real, otherwise which forgery.
     key: a random key; example i's numbers are a function of it and of i.
     config: see `LsdaConfig`.
 

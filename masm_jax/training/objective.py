@@ -38,7 +38,7 @@ def make_task_loss(
 
   Returns:
     The loss. `params` are those that `dense_cls` reads; `batch` holds `image` uint8 [B, H, W, 3],
-    `label` int32 [B] and, where `lsda.weight` is above 0, `method` int32 [B] (0 real, else the
+    `label` int32 [B] and, where `lsda.weight` is above 0, `method` int32 [B] (0 real, or the
     forgery); `step` is an int32 scalar. The report maps `accuracy`, and each term beside
     the cross-entropy, unweighted, to float32 scalars.
   """

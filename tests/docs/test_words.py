@@ -24,7 +24,9 @@ WITH_EXAMPLES = [
 ]
 # Phrases that a reader has to read twice; each has a plain verb or noun instead.
 _AVOIDED = re.compile(
-  r'\b(?:goes on|go on|going on|as well\.|from the begin\b|that of\b)', re.IGNORECASE
+  r'\b(?:goes on|go on|going on|as well\b(?! as)|from the begin\b|that of\b)'
+  r'|(?:, |; |\b(?:or|would|could|may|might|must) )else\b|(?-i:\bElse\b)',
+  re.IGNORECASE,
 )
 # What draws, or tells of it: everywhere else numbers are "metrics".
 _OF_PICTURES = (

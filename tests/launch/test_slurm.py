@@ -59,7 +59,7 @@ def test_slurm_puts_a_job_back_when_going_on_makes_sense(slurm, status, state, r
 
 
 def test_the_batch_shell_outlives_a_sigterm(slurm):
-  """SLURM signals it as well; it must be there to put the job back when srun has ended."""
+  """SLURM signals it too; it must be there to put the job back when srun has ended."""
   path, log = slurm(0)
   (path / 'srun').write_text('#!/bin/sh\nkill -TERM $PPID\nsleep 0.2\nexit 143\n')
   result = launch('slurm.sbatch', *FLAGS, path=path, SLURM_JOB_ID='7')

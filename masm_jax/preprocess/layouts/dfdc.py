@@ -25,8 +25,8 @@ _logger = logging.getLogger(__name__)
 def dfdc(root: pathlib.Path, options: Options) -> list[RawVideo]:
   """Folders of videos, each with a metadata.json, metadata.csv or labels.csv.
 
-  The split is taken from the folders' names (`dfdc_train_part_0`, `test`), or else what the
-  metadata say, or else --split. Videos that the metadata do not name are left out with a warning;
+  The split is taken from the folders' names (`dfdc_train_part_0`, `test`), or from what the
+  metadata say, or from --split. Videos that the metadata do not name are left out with a warning;
   another one counts those that they name and that are not there.
 
   Raises:
