@@ -45,13 +45,20 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
 
-# Files of whole runs begin first, so that no worker is left with one when the others are done.
-_LONG_FILES = ('test_loop.py', 'test_real_crops.py', 'test_local.py', 'test_kill.py')
+# Files of whole runs begin first, the longest of all first, so that no worker is left with one when
+# the others are done.
+_LONG_FILES = (
+  *('training/test_loop.py', 'evaluation/test_run.py', 'docs/test_commands.py'),
+  *('training/test_real_crops.py', 'sweep/test_local.py', 'preprocess/test_kill.py'),
+  *('training/test_costs.py', 'training/test_steps.py', 'docs/test_notebook.py'),
+  *('tests/test_old_runs.py', 'tests/test_wheel.py', 'methods/test_contract.py'),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Orders files, not the tests within one."""
-  items.sort(key=lambda item: item.path.name not in _LONG_FILES)
+  rank = {name: i for i, name in enumerate(_LONG_FILES)}
+  items.sort(key=lambda item: rank.get('/'.join(item.path.parts[-2:]), len(rank)))
 
 
 _SHARED = _REPOSITORY.parent / 'shared' / 'data'

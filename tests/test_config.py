@@ -1,8 +1,10 @@
 """Config values are checked before anything is loaded; durations become steps."""
 
+import dataclasses
 import functools
 import operator
 import pathlib
+import typing
 
 import ml_collections
 import pytest
@@ -10,8 +12,12 @@ import pytest
 from configs import common as common_config
 from configs import demo, effort_published, ffpp, gend, own
 from masm_jax import config as config_lib
+from masm_jax.data import samplers
 from masm_jax.errors import UserError
+from masm_jax.masking import groups, layer_mask
 from masm_jax.methods import make_method
+from masm_jax.metrics import clusters
+from masm_jax.subspaces import decompose, parametrization, regularizers
 
 
 @pytest.fixture
@@ -253,3 +259,25 @@ def test_constraints_that_contradict_each_other_are_refused(common, fields, mess
   config.update_from_flattened_dict(fields)
   with pytest.raises(UserError, match=message):
     config_lib.validate(config)
+
+
+def test_choices_are_those_of_the_code_that_takes_them():
+  """A config is checked before anything heavy is imported: hence a second list, held here."""
+  fields = lambda of: {field.name: field.type for field in dataclasses.fields(of)}
+  owners = {
+    'subspace.split': decompose.Split,
+    'subspace.forward': fields(decompose.SubspaceConfig)['forward'],
+    'subspace.parametrization': parametrization.Parametrization,
+    'mask.kind': layer_mask.Kind,
+    'mask.score': layer_mask.Score,
+    'mask.select': layer_mask.Select,
+    'mask.keep_by': layer_mask.KeepBy,
+    'mask.granularity': groups.Granularity,
+    'regularizer.spectral_kind': fields(regularizers.RegularizerConfig)['spectral_kind'],
+    'regularizer.energy_of': fields(regularizers.RegularizerConfig)['energy_of'],
+    'regularizer.mode': fields(regularizers.RegularizerConfig)['mode'],
+  }
+  for name, of in owners.items():
+    assert config_lib._CHOICES[name] == typing.get_args(of), name
+  assert config_lib._CHOICES['data.sampler'] == samplers.KINDS
+  assert config_lib._SUITE_CHOICES['bootstrap.unit'] == clusters.UNITS

@@ -16,6 +16,7 @@ import pytest
 
 from masm_jax import telemetry
 from masm_jax.data import synthetic
+from tests import running
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -58,6 +59,8 @@ def command(portraits, cache, workdir, method='masm', **fields):
     'mask.warmup_steps': 4,
     'mask.refresh_steps': 2,
     'eval.batch_size': 16,
+    # Four kernels: to trace and to compile all 36 takes three times as long.
+    'subspace.targets': 'backbone/block_0[45]/(attn/q|mlp/fc1)',
     **fields,
   }
   return [
@@ -72,7 +75,7 @@ def command(portraits, cache, workdir, method='masm', **fields):
 
 
 def environment(num_devices=1):
-  return os.environ | {
+  return {
     # Unoptimised code compiles in half the time, and these programs run for milliseconds.
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'
     ' --xla_backend_optimization_level=0',
@@ -81,32 +84,20 @@ def environment(num_devices=1):
 
 
 def run(*args, num_devices=1, **fields):
-  return subprocess.run(
-    command(*args, **fields),
-    env=environment(num_devices),
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    timeout=300,
+  return running.run(
+    command(*args, **fields)[1:], cwd=REPOSITORY, variables=environment(num_devices)
   )
 
 
 def start(*args, **fields):
-  return subprocess.Popen(
-    command(*args, **fields),
-    env=environment(),
-    cwd=REPOSITORY,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return running.start(command(*args, **fields)[1:], cwd=REPOSITORY, variables=environment())
 
 
 def wait_for_lines(process, workdir, count):
   """Returns when the run has written that many lines of metrics."""
   metrics = workdir / 'metrics.jsonl'
   while not (metrics.exists() and metrics.read_bytes().count(b'\n') >= count):
-    assert process.poll() is None, process.stderr.read()
+    assert process.poll() is None, process.stderr()
     time.sleep(0.005)
 
 
@@ -121,7 +112,7 @@ def assert_same_run(first, second):
   for name in ('metrics.jsonl', 'masks.jsonl', 'results.json'):
     assert (first / name).read_bytes() == (second / name).read_bytes(), name
   one, two = final_state(first), final_state(second)
-  assert one.keys() == two.keys() and len(one) > 100
+  assert one.keys() == two.keys() and len(one) > 60
   for name, leaf in one.items():
     np.testing.assert_array_equal(leaf, two[name], err_msg=name)
   for file in sorted(first.glob('scores/*/*.parquet')):
@@ -153,7 +144,7 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   assert [line['step'] for line in lines if 'val/video_auroc' in line] == [5, 10, 12]
   masks = telemetry.read_lines(workdir / 'masks.jsonl')
   assert [line['step'] for line in masks] == [4, 6, 8, 10, 12]
-  assert np.array(masks[0]['mask']).sum(axis=0).tolist() == [3, 3, 3, 3]  # Half of six blocks.
+  assert np.array(masks[0]['mask']).sum(axis=0).tolist() == [1, 1, 1, 1]  # Half of two blocks.
   results = telemetry.read_json(workdir / 'results.json')
   best = max(
     (line for line in lines if 'val/video_auroc' in line),
@@ -164,9 +155,9 @@ def test_a_run_leaves_its_record_metrics_scores_and_results(undisturbed, portrai
   assert results['last']['step'] == 12
   table = pd.read_parquet(workdir / 'scores' / 'last' / 'known.parquet')
   assert len(table) == results['last']['sets']['known']['frame']['num']
-  # 6 blocks x (4 attention kernels x 2 x 96 + 2 MLP kernels x (96 + 384)) x 32 components, the
+  # 2 blocks x (an attention kernel's 2 x 96 + an MLP kernel's 96 + 384) x 32 components, the
   # singular values, and the head.
-  expected = 6 * (4 * 2 * 96 + 2 * (96 + 384)) * 32 + 6 * 6 * 32 + 96 * 2 + 2
+  expected = 2 * (2 * 96 + 96 + 384) * 32 + 2 * 2 * 32 + 96 * 2 + 2
   assert results['trainable_parameters'] == expected
   assert f'Trainable: {expected:,} parameters' in result.stdout
   assert 'known' in result.stdout and 'AUROC' in result.stdout
@@ -185,11 +176,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
   undisturbed, portraits, cache, tmp_path, lines_before_kill
 ):
   workdir = tmp_path / 'run'
-  with start(portraits, cache, workdir) as process:
-    wait_for_lines(process, workdir, lines_before_kill)
-    process.kill()
-    process.communicate()
-  assert process.returncode == -signal.SIGKILL
+  process = start(portraits, cache, workdir)
+  wait_for_lines(process, workdir, lines_before_kill)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
   assert not (workdir / 'results.json').exists()
   result = run(portraits, cache, workdir)
   assert result.returncode == 0, result.stderr
@@ -199,18 +189,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 def test_sigterm_saves_and_the_run_goes_on(undisturbed, portraits, cache, tmp_path):
   workdir = tmp_path / 'run'
   fields = {'checkpoint.every': '1000 steps', 'eval.every': '1000 steps'}
-  with start(portraits, cache, workdir, **fields) as process:
-    wait_for_lines(process, workdir, 1)
-    process.terminate()
-    stderr = process.communicate(timeout=120)[1]
-  assert process.returncode == 128 + signal.SIGTERM, stderr
-  assert 'stopped by signal 15 after step' in stderr
+  process = start(portraits, cache, workdir, **fields)
+  wait_for_lines(process, workdir, 1)
+  process.terminate()
+  assert process.wait() == 128 + signal.SIGTERM, process.stderr()
+  assert 'stopped by signal 15 after step' in process.stderr()
   (saved,) = (workdir / 'checkpoints').glob('0*')
   assert 3 <= int(saved.name) < 12
   result = run(portraits, cache, workdir, **fields)
   assert result.returncode == 0, result.stderr
   expected, actual = final_state(undisturbed[0]), final_state(workdir)
-  assert sum('trainable' in name for name in expected) > 100
+  assert sum('trainable' in name for name in expected) > 10
   for name, leaf in expected.items():
     if 'trainable' in name:
       np.testing.assert_array_equal(leaf, actual[name], err_msg=name)
@@ -245,7 +234,7 @@ def test_two_processes_compute_what_one_does(portraits, cache, tmp_path):
   flags = command(portraits, cache, tmp_path / 'two', **fields)[3:]
   two = subprocess.run(
     ['launch/local.sh', '2', *flags], capture_output=True, text=True, timeout=300, cwd=REPOSITORY,
-    env=environment() | {'PYTHON': sys.executable, 'PORT': str(free_port())},
+    env=os.environ | environment() | {'PYTHON': sys.executable, 'PORT': str(free_port())},
   )  # fmt: skip
   assert two.returncode == 0, two.stderr
   lines = [telemetry.read_lines(tmp_path / name / 'metrics.jsonl') for name in ('alone', 'two')]
