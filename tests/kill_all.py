@@ -27,6 +27,7 @@ import numpy as np
 import skimage
 
 from masm_jax.data import synthetic
+from masm_jax.data.manifest import load_manifest
 from tests.disks import leftovers
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -35,10 +36,11 @@ _ORPHAN_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What is killed: its arguments, given its output folder, and the files that must be the same."""
+  """What is killed: its arguments, given its output folder, and what must be the same."""
 
   words: Callable[[pathlib.Path], Sequence[object]]
   files: Sequence[str]
+  more: Callable[[pathlib.Path], dict[str, bytes]] = lambda out: {}
 
 
 def make_commands(folder: pathlib.Path, names: Sequence[str] = ()) -> dict[str, Command]:
@@ -81,7 +83,8 @@ def make_commands(folder: pathlib.Path, names: Sequence[str] = ()) -> dict[str, 
     ),
     'tfds': Command(
       lambda out: ['data', 'tfds', manifest, '--output', out, '--name', 'known'],
-      ('face_crops/**/*.array_record*', 'face_crops/**/features.json'),
+      ('face_crops/**/features.json',),
+      _records,
     ),
     'perturb_videos': Command(
       lambda out: ['perturb_videos', '--input', folder / 'noise', '--output', out, '--key', 'GB',
@@ -106,6 +109,13 @@ def make_commands(folder: pathlib.Path, names: Sequence[str] = ()) -> dict[str, 
     ),
   }  # fmt: skip
   return {name: commands[name] for name in names or commands}
+
+
+def _records(out: pathlib.Path) -> dict[str, bytes]:
+  """A TFDS set's rows and images: protobuf orders the fields of a record anew each time."""
+  manifest = load_manifest(out / 'face_crops' / 'known' / '1.0.0')
+  images = {f'image {i}': manifest.images.read(i) for i in range(len(manifest))}
+  return images | {'manifest': manifest.sha256.encode()}
 
 
 def _argv(words: Sequence[object]) -> list[str]:
@@ -140,7 +150,8 @@ class Killer:
 
   def _content(self, out: pathlib.Path) -> dict[str, bytes]:
     found = {path for pattern in self._command.files for path in out.glob(pattern)}
-    return {str(path.relative_to(out)): path.read_bytes() for path in found if path.is_file()}
+    content = {str(path.relative_to(out)): path.read_bytes() for path in found if path.is_file()}
+    return content | self._command.more(out)
 
   def _finish(self, out: pathlib.Path) -> dict[str, bytes]:
     out.parent.mkdir(parents=True, exist_ok=True)
