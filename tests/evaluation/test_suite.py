@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from configs import common
-from masm_jax import telemetry
+from masm_jax import files
 from masm_jax.data.manifest import Manifest
 from masm_jax.evaluation import curves, results, suite
 from masm_jax.metrics import scores
@@ -120,7 +120,7 @@ def test_a_kill_between_table_and_note_leaves_no_note_of_another_table(tmp_path,
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(telemetry, 'write_json', killed)
+    patch.setattr(files, 'write_sealed', killed)
     with pytest.raises(KeyboardInterrupt):
       make_run(tmp_path, identity='another').score('a', make_manifest('a'))
   evaluator = Evaluator()
