@@ -18,15 +18,24 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-$(VENV)/.installed: requirements.txt pyproject.toml
+# Every package by the hashes of its files, where a lock knows the requirements as they are. Changed
+# ones (a line for CUDA or TPU) are installed by their versions: see tests/docs/lock.py.
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+locked = sum=$$(sha256sum < requirements$(1).txt | cut -d' ' -f1) && test -n "$$sum" && \
+  grep -q "$$sum  requirements$(1).txt" requirements$(2).lock
+
+$(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	if $(call locked,,); then $(PIP) --require-hashes -r requirements.lock; \
+	  else $(PIP) -r requirements.txt; fi
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-test.lock
+	if $(call locked,,-test) && $(call locked,-test,-test); \
+	  then $(PIP) --require-hashes -r requirements-test.lock; \
+	  else $(PIP) -r requirements-test.txt; fi
 	# A reference for backbones; it asks for torchvision, of which they need nothing.
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31
+	$(PIP) --no-deps timm==1.0.31
 	touch $@
 
 clean:
