@@ -2,7 +2,7 @@
 
 `python -m tests.docs.lock --update` makes both files anew from the registry; it needs uv, which
 `pip install uv` brings into any environment. `requirements.lock` is the closure of
-`requirements.txt`, on CPUs, `requirements-test.lock` that of `requirements-test.txt` too. They
+`requirements.txt`, on CPUs, `requirements-test.lock` of both files. They
 hold for every platform: what another one needs has a marker.
 """
 
