@@ -34,6 +34,8 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-t
 	if $(call locked,,-test) && $(call locked,-test,-test); \
 	  then $(PIP) --require-hashes -r requirements-test.lock; \
 	  else $(PIP) -r requirements-test.txt; fi
+	# Not in the lock, see tests/docs/lock.py.
+	$(PIP) "$$(grep '^torch==' requirements-test.txt)"
 	# A reference for backbones; it asks for torchvision, of which they need nothing.
 	$(PIP) --no-deps timm==1.0.31
 	touch $@

@@ -71,11 +71,20 @@ def is_picture(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-  """A name that tables and terminals can hold: bytes of it that are not UTF-8 become %XX."""
-  return ''.join(
-    f'%{ord(character) - 0xDC00:02X}' if '\udc80' <= character <= '\udcff' else character
-    for character in name
-  )
+  """A name that tables and terminals can hold: bytes of it that are not UTF-8 become %XX.
+
+  >>> readable('latin1_\\udce9'), readable('half_\\ud800')
+  ('latin1_%E9', 'half_%uD800')
+  """
+  return ''.join(map(_escaped, name))
+
+
+def _escaped(character: str) -> str:
+  if '\udc80' <= character <= '\udcff':  # How Python holds a byte of a file's name.
+    return f'%{ord(character) - 0xDC00:02X}'
+  if '\ud800' <= character <= '\udfff':  # Half of a pair, which JSON can name.
+    return f'%u{ord(character):04X}'
+  return character
 
 
 def _size(path: pathlib.Path) -> int:

@@ -2,8 +2,8 @@
 
 `python -m tests.docs.lock --update` makes both files anew from the registry; it needs uv, which
 `pip install uv` brings into any environment. `requirements.lock` is the closure of
-`requirements.txt`, on CPUs, `requirements-test.lock` of both files. They
-hold for every platform: what another one needs has a marker.
+`requirements.txt`, on CPUs, `requirements-test.lock` of both files, without `BY_VERSION`. They hold
+for every platform: what another one needs has a marker.
 """
 
 import argparse
@@ -20,6 +20,9 @@ LOCKS = {
   'requirements.lock': ('requirements.txt',),
   'requirements-test.lock': ('requirements.txt', 'requirements-test.txt'),
 }
+# Installed by their versions alone, after the lock. The registry's torch brings 3 GB for GPUs;
+# where pip knows a build for CPUs, it takes that one.
+BY_VERSION = ('torch',)
 _PIN = re.compile(r'(?P<name>[A-Za-z0-9._-]+)(\[[\w,-]+\])?==(?P<version>[^\s;\\]+)')
 
 
@@ -39,6 +42,12 @@ def digest(name: str) -> str:
   return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
 
 
+def _locked_lines(text: str) -> str:
+  """Requirements without those of `BY_VERSION`."""
+  lines = text.splitlines(keepends=True)
+  return ''.join(line for line in lines if not pins(line).keys() & set(BY_VERSION))
+
+
 def update() -> None:
   """Makes the locks; what is locked already keeps its version where it can."""
   uv = shutil.which('uv', path=pathlib.Path(sys.executable).parent) or shutil.which('uv')
@@ -53,9 +62,13 @@ def update() -> None:
       target = pathlib.Path(folder, name)
       if (ROOT / name).exists():
         shutil.copy(ROOT / name, target)
+      copies = []
+      for source in sources:
+        copies.append(pathlib.Path(folder, source))
+        copies[-1].write_text(_locked_lines((ROOT / source).read_text()))
       subprocess.run(
         [uv, 'pip', 'compile', '--universal', '--python-version=3.11', '--generate-hashes',
-         '--no-header', '--no-annotate', '--quiet', f'--output-file={target}', *sources],
+         '--no-header', '--no-annotate', '--quiet', f'--output-file={target}', *copies],
         cwd=ROOT, check=True,
       )  # fmt: skip
       (ROOT / name).write_text(header + target.read_text())
