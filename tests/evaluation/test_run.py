@@ -420,7 +420,7 @@ def test_the_runs_own_built_in_set_is_drawn_as_the_run_says(run, portraits, tmp_
   """A suite with sets of its own does not change what the run's validation set is."""
   drawn = []
 
-  def materialize(root, *, seed, size_px, strength):
+  def materialize(root, *, seed, size_px, strength, num_identities):
     drawn.append((str(root), seed, size_px))
     return portraits
 
