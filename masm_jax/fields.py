@@ -94,7 +94,7 @@ _NUMBERS: Mapping[str, tuple[float, float]] = {
   'regularizer.w_self': (0.0, _LARGE),
   'regularizer.w_cross': (0.0, _LARGE),
   'regularizer.w_sem': (0.0, _LARGE),
-  'optim.learning_rate': (1e-12, _LARGE),
+  'optim.learning_rate': (1e-12, 1e38),  # What float32 holds.
   'optim.b1': (0.0, 0.999999),
   'optim.b2': (0.0, 0.999999999),
   'optim.eps': (1e-38, _LARGE),

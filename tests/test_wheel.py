@@ -93,7 +93,7 @@ def test_help_and_errors(masm_jax_command):
   assert 'masm-jax evaluate --checkpoint=' in masm_jax_command('evaluate', '--help').stdout
   refused = masm_jax_command('main', '--config=demoo', status=2)
   assert refused.stderr.startswith("error: no config file 'demoo', and no shipped one")
-  assert masm_jax_command('sweep', '--list').stdout.startswith('components\n')
+  assert masm_jax_command('sweep', '--list').stdout.startswith('forms\n')
 
 
 def test_a_config_of_ones_own_builds_on_the_shipped_ones(masm_jax_command):

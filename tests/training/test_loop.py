@@ -266,12 +266,12 @@ def test_a_checkpoint_of_another_config_is_refused(undisturbed, portraits, cache
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(portraits, cache, tmp_path):
-  fields = {'optim.learning_rate': 1e12, 'checkpoint.every': '1 steps', 'log.every_steps': 1}
+  fields = {'optim.learning_rate': 1e30, 'checkpoint.every': '1 steps', 'log.every_steps': 1}
   result = run(portraits, cache, tmp_path / 'run', method='full', **fields)
   assert result.returncode == 2
   (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-  assert 'the loss of step 3 is not finite' in line and 'last good checkpoint: step 2;' in line
+  assert 'the loss of step 2 is not finite' in line and 'last good checkpoint: step 1;' in line
   named = json.loads((tmp_path / 'run' / 'nonfinite.json').read_text())
-  assert named['step'] == 3 and len(named['records']) == len(named['paths']) == 8
+  assert named['step'] == 2 and len(named['records']) == len(named['paths']) == 8
   kept = sorted(path.name for path in (tmp_path / 'run' / 'checkpoints').glob('0*'))
-  assert kept == ['00000001', '00000002']
+  assert kept == ['00000001']
