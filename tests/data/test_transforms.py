@@ -195,7 +195,7 @@ def test_augment_depends_on_the_generator_alone_and_keeps_its_input(preset):
 def test_no_augmentation_and_no_such_preset():
   image = _scene()
   assert transforms.augment(image, 'none', np.random.default_rng(0)) is image
-  with pytest.raises(UserError, match="no augmentation preset 'strong'; there are none, flip, deepf"):
+  with pytest.raises(UserError, match="no augmentation preset 'strong'; there are none, flip"):
     transforms.augment(image, 'strong', np.random.default_rng(0))
 
 

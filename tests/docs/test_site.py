@@ -60,7 +60,10 @@ def _slug(heading):
 
 
 def test_the_readme_is_short():
-  assert len((REPOSITORY / 'README.md').read_text().splitlines()) <= 175
+  text = (REPOSITORY / 'README.md').read_text()
+  own, _, rest = text.partition('<!-- tree:packages:begin')  # A line for each package.
+  own += rest.partition('tree:packages:end')[2]
+  assert len(own.splitlines()) <= 165
 
 
 def test_one_version():

@@ -10,6 +10,7 @@ from masm_jax.data.synthetic.dataset import MARKER_NAME, plan_videos
 from masm_jax.data.synthetic.videos import forged_areas
 from masm_jax.errors import UserError
 
+_MOST = 2**20
 _NUMBERS = ('seed', 'size_px', 'num_identities', 'videos_per_identity', 'frames_per_video')
 
 
@@ -35,6 +36,9 @@ def forgery_masks(root: pathlib.Path, paths: Collection[str]) -> Iterator[tuple[
   try:
     marker = json.loads((root / MARKER_NAME).read_bytes())
     numbers = {name: int(marker[name]) for name in _NUMBERS}
+    strength = float(marker.get('strength', 1.0))  # Older sets do not say.
+    if max(numbers.values()) > _MOST:  # What is planned is kept in memory.
+      raise ValueError('numbers that nobody drew')
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f'{root / MARKER_NAME} is no marker of the built-in set') from error
   size_px, frames = numbers.pop('size_px'), numbers.pop('frames_per_video')
@@ -42,6 +46,6 @@ def forgery_masks(root: pathlib.Path, paths: Collection[str]) -> Iterator[tuple[
   for plan in plan_videos(**numbers):
     forgeries = [two for two in plan.forgeries if plan.video_id(*two) in wanted]
     if forgeries:
-      for path, mask in forged_areas(plan, forgeries, numbers['seed'], size_px, frames):
+      for path, mask in forged_areas(plan, forgeries, numbers['seed'], size_px, frames, strength):
         if path in paths:
           yield path, mask

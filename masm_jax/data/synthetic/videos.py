@@ -74,6 +74,7 @@ def forged_areas(
   seed: int,
   size_px: int,
   num_frames: int,
+  strength: float,
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Where some of a plan's forgeries differ from what the camera had captured.
 
@@ -87,7 +88,7 @@ def forged_areas(
     shot = shoot(plan.identity, scene, frame, size_px, key, index)
     for method, donor in forgeries:
       word = METHODS.index(method) + 1
-      forged = _forged(method, donor, shot, scene, frame, (*key, word), index)
+      forged = _forged(method, donor, shot, scene, frame, (*key, word), index, strength)
       row = _row(plan, method, donor, index, scene, frame, seed)
       yield str(row['path']), (forged != shot.image).any(axis=-1)
 
