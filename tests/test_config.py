@@ -12,6 +12,7 @@ import pytest
 from configs import common as common_config
 from configs import demo, effort_published, ffpp, gend, own
 from masm_jax import config as config_lib
+from masm_jax import fields as fields_lib
 from masm_jax.data import samplers
 from masm_jax.errors import UserError
 from masm_jax.masking import groups, layer_mask
@@ -278,6 +279,6 @@ def test_choices_are_those_of_the_code_that_takes_them():
     'regularizer.mode': fields(regularizers.RegularizerConfig)['mode'],
   }
   for name, of in owners.items():
-    assert config_lib._CHOICES[name] == typing.get_args(of), name
-  assert config_lib._CHOICES['data.sampler'] == samplers.KINDS
+    assert fields_lib.CHOICES[name] == typing.get_args(of), name
+  assert fields_lib.CHOICES['data.sampler'] == samplers.KINDS
   assert config_lib._SUITE_CHOICES['bootstrap.unit'] == clusters.UNITS

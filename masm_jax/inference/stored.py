@@ -37,6 +37,8 @@ except (re.error, RecursionError, OverflowError):
   pass  # The method says what is wrong with it, if it needs it.
 """
 
+# A hash, or `random initialisation, seed 0`.
+_Name = Annotated[str, pydantic.Field(max_length=200, pattern=r'^[\w .,+-]*$')]
 _Hash = Annotated[str, pydantic.Field(max_length=200, pattern=r'^[\w.+-]*$')]
 _Step = Annotated[int, pydantic.Field(strict=True, ge=0, le=fields.MANY)]
 
@@ -55,7 +57,7 @@ class Meta:
 
   config: dict[str, Any]
   best_step: _Step
-  base_weights: _Hash
+  base_weights: _Name
   train_manifest: _Hash
   val_manifest: _Hash
 

@@ -89,10 +89,10 @@ def one_process_cannot_read_the_state(folder):
   def damage(checkpoints):
     whole = checkpoints._state
 
-    def fails(step, state):
+    def fails(step, state, meta):
       if step == 20:
         raise ValueError('a bad sector')
-      return whole(step, state)
+      return whole(step, state, meta)
 
     if jax.process_index() == 0:
       checkpoints._state = fails

@@ -71,16 +71,18 @@ def test_the_watchdog_ends_a_process_that_never_begins():
 
 
 @pytest.mark.parametrize(
-  ('module', 'first', 'call'),
+  ('module', 'checks', 'work', 'call'),
   [
-    ('training.loop', 'config_lib.validate', "train(None, None, hang_timeout_s=0.3)"),
-    ('evaluation.run', 'config_lib.validate_suite', "evaluate(0, 0, 0, hang_timeout_s=0.3)"),
+    ('training.loop', 'validate', '_train', 'train(None, folder, hang_timeout_s=0.3)'),
+    ('evaluation.run', 'validate_suite', '_evaluate', 'evaluate(0, 0, folder, hang_timeout_s=0.3)'),
   ],
-)  # fmt: skip
-def test_training_and_evaluation_are_watched_from_their_begin(module, first, call):
+)
+def test_training_and_evaluation_are_watched_from_their_begin(module, checks, work, call, tmp_path):
   result, _ = end_of(
-    f'import time\nimport masm_jax.{module} as m\n'
-    f'm.{first} = lambda config: time.sleep(50)\nm.{call}'
+    f'import pathlib, time\nimport masm_jax.{module} as m\n'
+    f'folder = pathlib.Path({str(tmp_path)!r})\n'
+    f'm.config_lib.{checks} = lambda config: None\n'
+    f'm.{work} = lambda *arguments: time.sleep(50)\nm.{call}'
   )
   assert result.returncode == peers.LOST_STATUS, result.stderr
   assert 'error: no step has ended for 1 s; ' in result.stderr

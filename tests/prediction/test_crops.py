@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from configs import cross_eval
+from masm_jax import files
 from masm_jax.data.crop_settings import CropSettings, read_crop_settings
 from masm_jax.data.manifest import build_manifest, load_manifest, write_manifest
 from masm_jax.evaluation import results
@@ -22,7 +23,7 @@ def run(trained_run, tmp_path):
   shutil.copytree(trained_run, copy)
   record = json.loads((copy / 'run.json').read_text())
   assert record['crops'] == []  # Portraits are drawn: nothing tells how they were cut.
-  (copy / 'run.json').write_text(json.dumps(record | {'crops': [TRAINED.to_json()]}))
+  files.write_sealed(copy / 'run.json', record | {'crops': [TRAINED.to_json()]})
   return copy
 
 

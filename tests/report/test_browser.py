@@ -118,7 +118,7 @@ def test_every_kind_of_figure_is_there(visit):
     ".firstChild.textContent.trim(), [...set.querySelectorAll('figure svg')].map(svg =>"
     "svg.getAttribute('aria-label').split(' of ')[0])])"
   )
-  curves = ['ROC curves', 'DET curves', 'Reliability diagram', 'Histogram']
+  curves = ['ROC curves', 'DET curves', 'Reliability diagram', 'Risk against coverage', 'Histogram']
   robustness = ['AUROC'] * 6
   assert dict(captions) == {
     'ffpp': [*curves, *robustness, 't-SNE'],

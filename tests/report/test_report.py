@@ -492,6 +492,9 @@ def test_runs_are_told_apart(evaluation, other):
     runs.read_runs([f'A={evaluation}', f'A={other}'])
 
 
+ABSTENTION = 'Abstention (circle: the band of validation)'
+
+
 def test_runs_stand_side_by_side_and_sets_of_one_run_alone(evaluation, other, tmp_path):
   def change(results):
     del results['sets']['ffpp'], results['robustness']['ffpp']
@@ -503,10 +506,10 @@ def test_runs_stand_side_by_side_and_sets_of_one_run_alone(evaluation, other, tm
   first, second, *others = shown['sets']
   assert [section['name'] for section in others] == ['reals_only', 'val']
   assert [caption for caption, _ in first['panels']] == [
-    'ROC', 'DET', 'Calibration', 'Scores of frames'
+    'ROC', 'DET', 'Calibration', ABSTENTION, 'Scores of frames'
   ]  # fmt: skip
   assert [caption for caption, _ in second['panels']] == [
-    'ROC', 'DET', 'Calibration', 'Scores of frames: A', 'Scores of frames: B'
+    'ROC', 'DET', 'Calibration', ABSTENTION, 'Scores of frames: A', 'Scores of frames: B'
   ]  # fmt: skip
   assert len(shown['notes']) == 1 and shown['notes'][0].startswith('Synthetic portraits')
   html = page.render(shown)

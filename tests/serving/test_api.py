@@ -321,6 +321,9 @@ def test_metrics_count_what_happened(client):
   upload(client, b'fake 1', path='/v1/predictions?wait=1')
   ended(client, upload(client, b'crash 1').headers['location'])
   client.get('/v1/predictions/none')
+  # A job is seen as ended a moment before it is counted.
+  failed = 'masm_jax_jobs_ended_total{end="failed"} 1.0'
+  wait_until(lambda: failed in client.get('/metrics').text)
   text = client.get('/metrics').text
   for line in (
     'masm_jax_jobs_accepted_total 2.0',

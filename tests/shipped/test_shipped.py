@@ -33,7 +33,7 @@ def test_a_file_that_is_there_is_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', ['ffppp', 'ffpp.py', 'other/ffpp.py', '../configs/ffpp', ''])
 def test_what_is_no_config_is_named(name, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match=r'no shipped one of that name: there are ablations, .*own$'):
+  with pytest.raises(UserError, match=r'of that name: there are ablations, .*own, protocols$'):
     shipped.find_config(name)
 
 

@@ -10,7 +10,7 @@ from sklearn import linear_model
 
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import telemetry, tree
+from masm_jax import files, telemetry, tree
 from masm_jax.backbones import ViTConfig
 from masm_jax.errors import UserError
 from masm_jax.masking import grad_stats, layer_mask
@@ -255,6 +255,7 @@ def of_other_weights(record):
 def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tmp_path, damage):
   file = tmp_path / 'selection.json'
   choose(params, tmp_path)
+  files.spare_of(file).unlink()  # A spare copy would take the damaged one's place.
   DAMAGES[damage](file)
   before = file.read_bytes() if file.exists() else None
   message = r'selection\.json, which says what layers .* is missing, damaged or .* of another run'
