@@ -29,7 +29,7 @@ def test_config_that_json_cannot_hold_is_refused():
     run_record({'a': object()}, {})
 
 
-def testgit_state_is_that_of_tracked_code_only(tmp_path):
+def test_git_state_is_of_tracked_code_only(tmp_path):
   def git(*arguments):
     identity = ('-c', 'user.name=t', '-c', 'user.email=t@example.org')
     command = ['git', '-C', str(tmp_path), *identity, *arguments]
