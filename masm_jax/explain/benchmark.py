@@ -111,7 +111,7 @@ def measure(
     shares.extend(found.token_share[: len(batch)].tolist())
     on_progress(min(start + batch_size, len(pairs)))
   ours = scores[ALL]
-  compared = [name for name in baselines_of(scores)]
+  compared = baselines_of(scores)
   return {
     'num_pairs': len(pairs),
     'num_clusters': int(resampling.clusters.max()) + 1,

@@ -82,14 +82,7 @@ def read(
     wanted |= {p: leaf.shape for p, leaf in flat.items() if p.startswith(tree.HEAD)}
     array_file.check_shapes(path, found, {p: ('F32', shape) for p, shape in wanted.items()})
     values = {name: array_file.finite(path, name, tensor(name)) for name in wanted}
-  parts: dict[str, LowRank | Dense] = {}
-  for name, value in values.items():
-    owner, _, kind = name.rpartition('/')
-    if name.startswith(tree.HEAD):
-      flat[name] = value
-    elif kind == 'values':
-      parts[owner] = Dense(value)
-    elif kind == 'left':
-      parts[owner] = LowRank(value, values[f'{owner}/right'])
+  flat |= {p: value for p, value in values.items() if p.startswith(tree.HEAD)}
+  parts = changes_lib.parts_of(values)
   merged = changes_lib.apply(tree.unflatten(flat), parts, jnp.ones(1, jnp.float32))
   return jax.device_get(merged)

@@ -163,15 +163,11 @@ def array_shapes(
   return wanted
 
 
-def from_arrays(
-  arrays: Mapping[str, np.ndarray], params: Mapping[str, Any], num_parts: int
-) -> Changes:
-  """The inverse of `to_arrays`, for a detector with these (final) parameters.
+def parts_of(arrays: Mapping[str, np.ndarray]) -> dict[str, LowRank | Dense]:
+  """The changes that `to_arrays` named; arrays of other names are left out.
 
   Args:
-    arrays: of the shapes that `array_shapes` asks for.
-    params: plain parameters of the detector, every change switched on.
-    num_parts: K.
+    arrays: by name, of the shapes that `array_shapes` asks for.
   """
   parts: dict[str, LowRank | Dense] = {}
   for name, value in arrays.items():
@@ -180,5 +176,19 @@ def from_arrays(
       parts[path] = Dense(value)
     elif kind == 'left':
       parts[path] = LowRank(value, arrays[f'{path}/right'])
+  return parts
+
+
+def from_arrays(
+  arrays: Mapping[str, np.ndarray], params: Mapping[str, Any], num_parts: int
+) -> Changes:
+  """What training added to a detector with these (final) parameters.
+
+  Args:
+    arrays: of the shapes that `array_shapes` asks for.
+    params: plain parameters of the detector, every change switched on.
+    num_parts: K.
+  """
+  parts = parts_of(arrays)
   off = jax.jit(apply)(params, parts, jnp.full((num_parts,), -1.0, jnp.float32))
   return Changes(jax.device_get(off), parts, num_parts)
