@@ -13,6 +13,8 @@ from PIL import Image
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import risk_coverage, scores, selective
 from masm_jax.perturbations import catalogue as robustness
+from masm_jax.report import __main__ as report
+from tests.report.building import built
 
 HOSTILE = '<script>alert("x")</script> $\\frac{1}{0}$ & \u202e\x07 名前'
 BAND = {'frame': (0.3, 0.7), 'video': (0.35, 0.65)}
@@ -307,3 +309,21 @@ def _analysis(rng):
     },
     'semantics': {'note': NOTE, 'probes': {'yaw': {'before': probe(0.8), 'after': probe(0.7)}}},
   }
+
+
+@pytest.fixture(scope='session')
+def html(evaluation, tmp_path_factory):
+  out = tmp_path_factory.mktemp('html') / 'new' / 'report.html'
+  assert report.main([str(evaluation), f'--out={out}', '--tsne-points=30']) == 0
+  return out.read_text()
+
+
+@pytest.fixture(scope='session')
+def whole(evaluation):
+  return built(evaluation)
+
+
+@pytest.fixture(scope='session')
+def other(make_evaluation, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('other') / 'seed1'
+  return make_evaluation(folder, seed=1, num_videos=12)
