@@ -1,15 +1,13 @@
 """Bad input gets one clear line and exit status 2, never a traceback."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 from masm_jax.data import manifest as manifest_lib
+from tests import running
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -42,18 +40,11 @@ def write_set(root, *, labels=(0, 1), splits=('train', 'val', 'test'), broken=0)
 
 
 def run_main(*args, num_devices=1, module='masm_jax.main'):
-  env = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}'
-    ' --xla_backend_optimization_level=0'
-  }
-  return subprocess.run(
-    [sys.executable, '-m', module, *args],
-    cwd=REPOSITORY,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=200,
-  )
+  flags = f'--xla_force_host_platform_device_count={num_devices}'
+  return running.run(
+    ['-m', module, *args], timeout_s=200,
+    variables={'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'},
+  )  # fmt: skip
 
 
 def the_error(result):

@@ -5,11 +5,8 @@ portraits, and `evaluations/{masm,linear}` of them; the portraits are drawn anew
 """
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tarfile
 
 import jax
@@ -25,6 +22,7 @@ from masm_jax.export.request import Request
 from masm_jax.inference import stored
 from masm_jax.prediction import predictor
 from masm_jax.training import loop
+from tests import running
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 METHODS = ('masm', 'linear')
@@ -46,14 +44,8 @@ def old(tmp_path_factory):
 
 def run(folder, *arguments):
   """A command of the package, run in `folder`; (status, stdout, stderr)."""
-  environment = os.environ | {
-    'PYTHONPATH': str(REPOSITORY), 'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-  }  # fmt: skip
-  done = subprocess.run(
-    [sys.executable, '-m', *arguments], cwd=folder, env=environment, capture_output=True,
-    text=True, timeout=600,
-  )  # fmt: skip
+  variables = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  done = running.run(['-m', *arguments], cwd=folder, variables=variables)
   return done.returncode, done.stdout, done.stderr
 
 

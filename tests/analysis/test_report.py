@@ -1,9 +1,6 @@
 """The analysis of a whole run, through the command lines of training and of the analysis."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from masm_jax.analysis import report
 from masm_jax.data import synthetic
 from masm_jax.plots import analysis as analysis_plots
 from masm_jax.plots import canvas
+from tests import running
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = [f'backbone/block_{i:02d}/attn/{name}' for i in range(6) for name in 'qkv']
@@ -38,9 +36,9 @@ def analysed(tmp_path_factory):
   }  # fmt: skip
   run = folder / 'run'
   outputs = [
-    subprocess.run(
-      [sys.executable, '-m', *args], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-      env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'},
+    running.run(
+      ['-m', *args],
+      variables={'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'},
     )
     for args in (
       ['masm_jax.main', '--config=configs/demo.py', f'--workdir={run}',
@@ -116,9 +114,6 @@ def test_the_picture(analysed, monkeypatch, tmp_path):
   [([], 'give --workdir'), (['--workdir=/nowhere'], '/nowhere is no run: it has no checkpoints')],
 )
 def test_bad_input_is_one_line(args, message):
-  result = subprocess.run(
-    [sys.executable, '-m', 'masm_jax.analysis', *args], cwd=REPOSITORY, capture_output=True,
-    text=True,
-  )  # fmt: skip
+  result = running.run(['-m', 'masm_jax.analysis', *args])
   assert result.returncode == 2 and message in result.stderr.splitlines()[-1]
   assert 'Traceback' not in result.stderr

@@ -18,6 +18,7 @@ from masm_jax.evaluation import results
 from masm_jax.evaluation import run as cross_evaluation
 from masm_jax.evaluation.run import evaluate
 from masm_jax.metrics import scores
+from tests import running
 from tests.evaluation.suites import REPOSITORY, environment, make_suite, metric_of, report_shows_all
 
 SETS = ('known', 'poisson', 'regenerate')
@@ -31,6 +32,7 @@ def on_eight_devices(run, tmp_path_factory):
   return out
 
 
+VARIABLES = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'}
 FLAGS = ('--suite.batch_size=16', '--suite.bootstrap.draws=30')
 
 
@@ -118,21 +120,16 @@ def test_one_device_killed_and_started_again_does_not_redo_what_is_done(
 ):
   """SIGKILL behind the first sets; the second attempt resumes, and ends as eight devices did."""
   out = tmp_path / 'out'
-  with subprocess.Popen(
-    [sys.executable, *command(run, out)], cwd=REPOSITORY, env=environment(),
-    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-  ) as process:  # fmt: skip
-    while not (out / 'progress' / 'scores' / 'poisson.json').is_file():
-      assert process.poll() is None
-      time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+  process = running.start(command(run, out), variables=VARIABLES)
+  while not (out / 'progress' / 'scores' / 'poisson.json').is_file():
+    assert process.poll() is None
+    time.sleep(0.002)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
   assert not (out / 'results.json').exists()
   before = {path: path.stat().st_ino for path in out.glob('scores/*.parquet')}
   assert results.scores_path(out, 'known') in before
-  again = subprocess.run(
-    [sys.executable, *command(run, out)], cwd=REPOSITORY, env=environment(),
-    capture_output=True, text=True, timeout=200,
-  )  # fmt: skip
+  again = running.run(command(run, out), variables=VARIABLES)
   assert again.returncode == 0, again.stderr
   noted = {results.scores_path(out, name) for name in ('val', 'known', 'poisson')}
   assert all(path.stat().st_ino == before[path] for path in noted)
@@ -162,16 +159,16 @@ def test_a_manifest_that_one_process_cannot_read_ends_both(run, tmp_path):
     flags = [f'--coordinator=127.0.0.1:{probe.getsockname()[1]}', '--num_processes=2']
   missing = tmp_path / 'gone.parquet'
   processes = [
-    subprocess.Popen(
-      [sys.executable, *command(run, tmp_path / 'out', 'protocol=run'), *flags,
+    running.start(
+      [*command(run, tmp_path / 'out', 'protocol=run'), *flags,
        f'--process_id={i}', *([f'--suite.val.manifest={missing}'] if i else [])],
-      cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-      text=True,
+      variables=VARIABLES,
     )
     for i in range(2)
   ]  # fmt: skip
-  said = [process.communicate(timeout=200)[1] for process in processes]
-  assert [process.returncode for process in processes] == [2, 2], said
+  statuses = [process.wait(200) for process in processes]
+  said = [process.stderr() for process in processes]
+  assert statuses == [2, 2], said
   zero, one = [[line for line in text.splitlines() if 'error: ' in line] for text in said]
   assert len(zero) == len(one) == 1 and one[0].startswith('error: ') and str(missing) in one[0]
   assert zero == [one[0].replace('error: ', 'error: process 1 of this run ended: ', 1)]
@@ -240,10 +237,7 @@ def test_the_commands_errors_are_one_line(run, tmp_path):
     ([f'--checkpoint={tmp_path}', f'--out={tmp_path}/o', '--suite=cross_eval:protocol=x'],
      "no protocol 'x'"),
   ):  # fmt: skip
-    result = subprocess.run(
-      [sys.executable, '-m', 'masm_jax.evaluate', *flags], cwd=REPOSITORY, env=environment(),
-      capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+    result = running.run(['-m', 'masm_jax.evaluate', *flags], variables=VARIABLES)
     assert result.returncode == 2 and 'Traceback' not in result.stderr, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
     assert message in line

@@ -3,7 +3,6 @@
 The synthetic twin of this test is `test_train.py`, which runs everywhere.
 """
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from configs import cross_eval
 from masm_jax import telemetry
 from masm_jax.evaluation.run import evaluate
+from tests import running
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 WEIGHTS = 'weights/vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors'
@@ -52,12 +52,11 @@ def masm_run(shared_data, manifests, tmp_path_factory):
     'train.duration': '60 steps', 'eval.every': '60 steps', 'checkpoint.every': '60 steps',
     'mask.warmup_steps': 10, 'mask.refresh_steps': 10, 'optim.learning_rate': 5e-4,
   }  # fmt: skip
-  result = subprocess.run(
-    [sys.executable, '-m', 'masm_jax.main', f'--workdir={workdir}',
+  result = running.run(
+    ['-m', 'masm_jax.main', f'--workdir={workdir}',
      '--config=configs/ffpp.py:method=masm,backbone=augreg_ti16',
      *(f'--config.{name}={value}' for name, value in fields.items())],
-    cwd=REPOSITORY, capture_output=True, text=True, timeout=500,
-    env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
+    timeout_s=500, variables={'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
   return workdir, result.stderr
