@@ -56,7 +56,8 @@ def masm_run(shared_data, manifests, tmp_path_factory):
     ['-m', 'masm_jax.main', f'--workdir={workdir}',
      '--config=configs/ffpp.py:method=masm,backbone=augreg_ti16',
      *(f'--config.{name}={value}' for name, value in fields.items())],
-    timeout_s=500, variables={'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'},
+    timeout_s=500,
+    variables={'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu'},
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
   return workdir, result.stderr
