@@ -14,6 +14,7 @@ Finished runs are skipped, half-finished ones resume, and a run that fails stops
 named at the end, and the exit status is then 1. The same command after a kill does the rest.
 
   DIR/table.{md,csv,json}   metrics, parameters, operations: equal bytes for an equal sweep
+  DIR/paired.{md,json}      with --reference=ROW: paired differences from that row, with intervals
   DIR/report.md             the same with images/s, which is a wall time; speed.json has each run's
   DIR/runs/ROW/seedN/       the runs, as masm_jax.main leaves them, and their output in log.txt
 """
@@ -74,8 +75,10 @@ def _sweep(argv: Sequence[str], program: str) -> int:
 
 
 def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int:
-  from masm_jax.sweep import cost, job_files, local, table
+  from masm_jax.sweep import cost, fair_table, job_files, local, table
 
+  if options.reference and options.reference not in sweep.rows:
+    raise UserError(f'--reference={options.reference}: it is none of {", ".join(sweep.rows)}')
   if options.write:
     path = sweep.workdir / job_files.FILES[options.write]
     path.write_text(job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd()))
@@ -99,6 +102,13 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
       sweep, checkpoint=options.checkpoint, metric=options.metric, level=options.level
     )
     say(f'\n{report}\n{sweep.workdir / "report.md"}; table.json and table.csv beside it')
+    if options.reference:
+      say(
+        '\n'
+        + fair_table.write_paired(
+          sweep, reference=options.reference, metric=options.metric, level=options.level
+        )
+      )
   for failure in failures:
     log = failure.run.workdir / local.LOG
     print(f'error: {failure.run.name}: {failure.reason} ({log})', file=sys.stderr)
@@ -121,7 +131,7 @@ def _fair(options: argparse.Namespace, fields: dict[str, str]) -> int:
     workdir=options.workdir,
     seeds=options.seeds,
     recipe=options.recipe,
-    reference=options.reference,
+    reference=options.reference or 'masm',
     jobs=options.jobs or default_jobs(),
     more_flags=more_flags(options),
     metric=options.metric,
@@ -149,7 +159,7 @@ def parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, dict[s
     default='equal',
     help='fair: one recipe for all with a search, or the published one of each; default: equal',
   )
-  add('--reference', default='masm', help='fair: row of the differences; default: masm')
+  add('--reference', help='row that the others are held against; fair: masm if not given')
   add('--base', help="config file, with its arguments, that rows change (default: the sweeps' own)")
   add('--seeds', type=seeds, default=(0, 1, 2), help='default: 0,1,2')
   add('--jobs', type=int, help='runs at a time (default: one per core, one on an accelerator)')

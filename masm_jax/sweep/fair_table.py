@@ -1,12 +1,13 @@
-"""The table of a fair comparison: every row with its interval, and its paired difference.
+"""Tables of paired differences: every row with its interval, and its difference from one row.
 
-`fair.json` and `fair.md` hold what the runs compute; wall times stand in `report.md` alone.
+`fair.json` and `fair.md` are those of a fair comparison, `paired.json` and `paired.md` those of a
+named sweep. They hold what the runs compute; wall times stand in `report.md` alone.
 """
 
 import io
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -32,12 +33,12 @@ def make(
     sweep: the final one; rows without a finished run are left out.
     chosen: row -> what its search chose; empty without a search.
     reference: row that the others are held against.
-    recipe: `equal` or `published`.
+    recipe: `equal` or `published`; '' for a named sweep.
 
   Returns:
     JSON types: those of `table.make_table`, with `recipe`, `reference`, `bootstrap` and `clusters`
     (set -> unit, number); each row has `chosen` and `paired`, `{set: {level: {metric: entry}}}` of
-    `metrics.paired.entries`.
+    `metrics.paired.entries`. A difference is over the seeds that both rows have finished.
 
   Raises:
     UserError: the reference has no finished run, or runs have scored different rows.
@@ -76,8 +77,8 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Entries of one set by level, row and metric; its clusters' unit and number."""
   first: pd.DataFrame | None = None
-  point: dict[str, dict[str, list]] = {level: {} for level in scores.LEVELS}
-  draws: dict[str, dict[str, list]] = {level: {} for level in scores.LEVELS}
+  point: dict[str, dict[str, dict]] = {level: {} for level in scores.LEVELS}
+  draws: dict[str, dict[str, dict]] = {level: {} for level in scores.LEVELS}
   for row in rows:
     for run in _finished(sweep, row):
       scored = scores.labelled(
@@ -91,16 +92,44 @@ def _compare(
       for level in scores.LEVELS:
         part = scored if level == 'frame' else metrics.video_scores(scored, settings.video_score)
         values = metrics.binary_metrics(part['label'], part['score'], name=None)
-        point[level].setdefault(row, []).append(values)
+        point[level].setdefault(row, {})[run.seed] = values
         drawn = summary.draw_metrics(part, clusters, settings, float('nan'))
-        draws[level].setdefault(row, []).append({key: drawn[key] for key in scores.SHOWN})
+        shown = {key: drawn[key] for key in scores.SHOWN}
+        draws[level].setdefault(row, {})[run.seed] = shown
   made = {
-    level: paired.entries(
-      point[level], draws[level], reference=reference, confidence=settings.confidence
-    )
+    level: {
+      row: _entries(point[level], draws[level], row, reference, settings.confidence)
+      for row in point[level]
+    }
     for level in scores.LEVELS
   }
   return made, {'unit': clusters.unit, 'number': clusters.num}
+
+
+def _entries(
+  point: Mapping[str, Mapping[int, Any]],
+  draws: Mapping[str, Mapping[int, Any]],
+  row: str,
+  reference: str,
+  confidence: float,
+) -> dict[str, Any]:
+  """One row's entries by metric: its value over all its seeds, its difference over shared ones."""
+
+  def of(names: Sequence[str], seeds: Sequence[int], base: str) -> dict[str, Any]:
+    return paired.entries(
+      {name: [point[name][seed] for seed in seeds] for name in names},
+      {name: [draws[name][seed] for seed in seeds] for name in names},
+      reference=base,
+      confidence=confidence,
+    )[row]
+
+  made = of([row], list(point[row]), row)
+  shared = [seed for seed in point[row] if seed in point[reference]]
+  if row != reference and shared:
+    differences = of([row, reference], shared, reference)
+    for metric, entry in made.items():
+      entry['difference'] = differences[metric]['difference']
+  return made
 
 
 def _finished(sweep: Sweep, row: str) -> list[Run]:
@@ -128,22 +157,23 @@ def to_markdown(
   for name in names:
     shown = text_tables.markdown(name)
     header += [shown, f'{shown}, minus {text_tables.markdown(reference)}']
-  header += ['chosen', 'trained', 'GFLOP/step'] + ([] if speed is None else ['images/s'])
+  searched = any(row['chosen'] for row in document['rows'])
+  header += ['chosen'] if searched else []
+  header += ['trained', 'GFLOP/step'] + ([] if speed is None else ['images/s'])
   lines = []
   for row in document['rows']:
     done = len(row['seeds_done'])
     label = text_tables.markdown(row['row'])
-    line = [label if done == len(document['seeds']) else f'{label} ({done} seeds)']
+    line = [label if done == len(document['seeds']) else f'{label} ({done} of {len(document["seeds"])} seeds)']
     for name in names:
       entry = row['paired'][name][level][metric]
       line += [
         _interval(entry),
         _interval(entry['difference'], '+') if 'difference' in entry else '',
       ]
+    chosen = ', '.join(f'{k.rpartition(".")[2]} {v}' for k, v in row['chosen'].items())
+    line += [text_tables.markdown(chosen)] if searched else []
     line += [
-      text_tables.markdown(
-        ', '.join(f'{k.rpartition(".")[2]} {v}' for k, v in row['chosen'].items())
-      ),
       f'{row["trainable_parameters"]:,}',
       '-' if row['cost'] is None else f'{row["cost"]["train_step_gflop"]:.2f}',
     ]
@@ -157,10 +187,11 @@ def to_markdown(
     f'{name} {c["number"]} ({c["unit"]})' for name, c in document['clusters'].items()
   )
   bootstrap = document['bootstrap']
+  recipe = f' Recipe: {document["recipe"]}.' if document['recipe'] else ''
   print(
     f'{catalogue.metric(metric).long}, {level} level, checkpoint chosen on validation data, mean'
     f' over seeds {seeds} [{bootstrap["confidence"]:.0%} interval of {bootstrap["draws"]} paired'
-    f' bootstrap draws over clusters: {units}]. Recipe: {document["recipe"]}.\n',
+    f' bootstrap draws over clusters: {units}].{recipe}\n',
     file=text,
   )
   print('\n'.join(text_tables.markdown_table(header, lines)), file=text)
@@ -199,3 +230,16 @@ def write(
   json_files.write_text(folder / 'fair.md', to_markdown(document, metric=metric, level=level))
   json_files.write_text(folder / 'report.md', report)
   return report
+
+
+def write_paired(sweep: Sweep, *, reference: str, metric: str, level: str) -> str:
+  """Writes `paired.json` and `paired.md` of a named sweep; returns the text of the second.
+
+  Raises:
+    UserError: see `make`.
+  """
+  document = make(sweep, {}, reference=reference, recipe='')
+  text = to_markdown(document, metric=metric, level=level)
+  telemetry.write_json(sweep.workdir / 'paired.json', document)
+  json_files.write_text(sweep.workdir / 'paired.md', text)
+  return text

@@ -3,13 +3,16 @@
 import math
 import pathlib
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from masm_jax import config as config_lib
 from masm_jax import telemetry
 from masm_jax.errors import UserError
-from masm_jax.sweep import plan, table
+from masm_jax.metrics import binary, scores
+from masm_jax.sweep import __main__ as command
+from masm_jax.sweep import fair_table, plan, table
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -137,3 +140,48 @@ def test_csv_holds_every_metric(sweep):
   chosen = rows.query("row == 'interleaved' and set == 'known' and level == 'frame'")
   assert chosen['mean'].tolist() == pytest.approx([0.6] * 3) and chosen['n'].tolist() == [2] * 3
   assert set(rows['trainable_parameters']) == {1234}
+
+
+@pytest.fixture
+def scored(sweep):
+  """The same with score tables of twelve videos, as noisy as the run's number."""
+  videos = [f'v{i:02}' for i in range(12)]
+  manifest = pd.DataFrame(
+    {
+      **{'path': videos, 'video_id': videos, 'dataset': 'toy', 'split': 'test', 'method': 'x'},
+      'label': np.arange(12) % 2, 'frame': 0,
+    }
+  )  # fmt: skip
+  for index, run in enumerate(sweep.runs[:3]):
+    logits = np.random.default_rng(index).normal(manifest['label'], 1 + index)
+    made = scores.score_table(manifest, np.arange(12), 1 / (1 + np.exp(-logits)), logits)
+    for name in ('known', 'checkerboard', 'regenerate'):
+      scores.write_scores(run.workdir / 'scores' / 'best' / f'{name}.parquet', made)
+  return sweep
+
+
+def test_a_difference_is_over_the_seeds_that_both_rows_have(scored):
+  """Of the second row one seed of two has finished: it is held against the same seed."""
+  text = fair_table.write_paired(scored, reference='interleaved', metric='auroc', level='video')
+  one, other = telemetry.read_json(scored.workdir / 'paired.json')['rows']
+  values = {}
+  for run in scored.runs[:3]:
+    found = scores.read_scores(run.workdir / 'scores' / 'best' / 'known.parquet')
+    values[run.name] = binary.binary_metrics(found['label'], found['score'])['auroc']
+  entries = [row['paired']['known']['video']['auroc'] for row in (one, other)]
+  assert entries[0]['seeds'] == [values['interleaved/seed0'], values['interleaved/seed1']]
+  assert 'difference' not in entries[0]
+  difference = entries[1]['difference']
+  assert entries[1]['seeds'] == [values['contiguous/seed0']]
+  assert difference['value'] == values['contiguous/seed0'] - values['interleaved/seed0']
+  assert difference['low'] < difference['value'] < difference['high']
+  rows = [line for line in text.splitlines() if line.startswith('|')]
+  assert 'known, minus interleaved' in rows[0] and 'chosen' not in rows[0]
+  assert rows[3].startswith('| contiguous (1 of 2 seeds)') and 'Recipe' not in text
+  assert (scored.workdir / 'paired.md').read_text() == text
+
+
+def test_a_reference_that_is_no_row_is_refused_before_anything_runs(tmp_path, capsys):
+  flags = [f'--workdir={tmp_path}/new', '--reference=none']
+  assert command.main(['split', *flags]) == 2
+  assert '--reference=none: it is none of interleaved, contiguous' in capsys.readouterr().err
