@@ -162,9 +162,7 @@ def to_markdown(
   header += ['trained', 'GFLOP/step'] + ([] if speed is None else ['images/s'])
   lines = []
   for row in document['rows']:
-    done = len(row['seeds_done'])
-    label = text_tables.markdown(row['row'])
-    line = [label if done == len(document['seeds']) else f'{label} ({done} of {len(document["seeds"])} seeds)']
+    line = [table.shown_name(row, document)]
     for name in names:
       entry = row['paired'][name][level][metric]
       line += [

@@ -172,7 +172,7 @@ def to_markdown(
   """
   sets = list(dict.fromkeys(name for row in table['rows'] for name in row['sets'] if name != 'val'))
   header = [*map(text_tables.markdown, (table['sweep'], *sets)), 'trained', 'GFLOP/step']
-  lines = [[_name(row, table), *(_cell(row, name, level, metric) for name in sets),
+  lines = [[shown_name(row, table), *(_cell(row, name, level, metric) for name in sets),
             _count(row['trainable_parameters']), _gflop(row['cost'])]
            for row in table['rows']]  # fmt: skip
   if speed is not None:
@@ -195,7 +195,8 @@ def to_markdown(
   return text.getvalue()
 
 
-def _name(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def shown_name(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+  """A row for people; it says so where seeds are missing."""
   done, wanted = len(row['seeds_done']), len(table['seeds'])
   name = text_tables.markdown(row['row'])
   return name if done == wanted else f'{name} ({done} of {wanted} seeds)'
