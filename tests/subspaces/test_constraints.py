@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from masm_jax.checkpoints.saving import Best, Checkpoints
 from masm_jax.subspaces import constraints
+from tests.positions import Positions
 
 COUNT, DIM, RANK, SEMANTIC = 3, 24, 2, 10
 
@@ -98,9 +100,23 @@ def test_three_steps_of_adam_equal_a_float64_reference():
   assert np.abs(reference - bases).max() > 1e-2
 
 
+def resume(run, workdir):
+  """Saves the run, and begins again from its checkpoint."""
+  hashes = {'base_hash': 'a', 'manifest_hash': 'b', 'val_hash': 'c'}
+  checkpoints = Checkpoints(workdir, config=run.config, **hashes)
+  checkpoints.save(run.state, Positions({'next_step': 101}), Best(101, 0.5))
+  checkpoints.close()
+  checkpoints = Checkpoints(workdir, config=run.config, **hashes)
+  run.start(run.trainable)
+  run.state, positions, _ = checkpoints.restore(run.state, Positions())
+  checkpoints.close()
+  assert int(run.state.step) == 101 and positions.state == {'next_step': 101}
+
+
 @pytest.mark.usefixtures('standard_promotion')
-@pytest.mark.parametrize(('devices', 'dtype'), [(1, 'float32'), (8, 'bfloat16')])
-def test_constraints_hold_after_two_hundred_steps_under_a_mask(tiny_run, devices, dtype):
+@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_constraints_hold_after_two_hundred_steps_under_a_mask(tiny_run, devices, dtype, tmp_path):
   """Through the whole training step: three parts, masks that change, a resume in between."""
   from masm_jax import tree
   from masm_jax.parallel import sharding
@@ -117,8 +133,8 @@ def test_constraints_hold_after_two_hundred_steps_under_a_mask(tiny_run, devices
     masks.add(np.asarray(run.state.mask.mask).tobytes())
     if i % 5 == 0:
       jax.block_until_ready(run.state.step)
-    if i == 100:  # What a checkpoint keeps is what the run resumes from.
-      run.state = sharding.place(jax.tree.map(np.array, run.state), sharding.replicated(run.mesh))
+    if i == 100:
+      resume(run, tmp_path)
   assert len(masks) > 2
   now, start = tree.flatten(run.state.trainable), tree.flatten(run.reference)
   checked = 0
