@@ -7,7 +7,7 @@ from masm_jax import backbones, files, tree
 from masm_jax.convert import adapter
 from masm_jax.convert.formats import FORMATS
 from masm_jax.errors import UserError
-from masm_jax.inference import detector_file, detector_schema
+from masm_jax.inference import composition, detector_file, detector_schema
 from masm_jax.metrics import text_tables
 
 
@@ -60,7 +60,7 @@ def convert(
     ),
     head=detector_schema.Head(normalize_features=found.normalize_features),
     crops=tuple(detector_schema.Crops(**way.to_json()) for way in crops),
-    training=detector_schema.Training(sets=(), forgeries=(), videos=None, frames=None),
+    training=composition.UNKNOWN,
     origin=found.origin
     or detector_schema.Origin(
       seed=0,

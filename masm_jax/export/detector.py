@@ -12,12 +12,12 @@ import masm_jax
 from masm_jax import files, telemetry, tree
 from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
-from masm_jax.data.columns import FAKE
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
 from masm_jax.export.request import Request
 from masm_jax.inference import changes as changes_lib
 from masm_jax.inference import (
+  composition,
   detector_file,
   detector_schema,
   feature_statistics,
@@ -73,7 +73,7 @@ def write(request: Request) -> None:
     ),
     head=detector_schema.Head(normalize_features=run.detector.normalize_features),
     crops=tuple(detector_schema.Crops(**way.to_json()) for way in crops),
-    training=_training(train),
+    training=_training(train, request),
     origin=_origin(run.facts),
     config=without_places(files.to_json(run.config.to_dict())),
   )
@@ -81,6 +81,7 @@ def write(request: Request) -> None:
   print(f'{name}: {note.method} on {note.backbone.preset}, step {note.origin.step}')
   kind = '' if request.weights == 'merged' else f', added to {note.origin.base_weights[:12]}'
   print(f'  weights     {megabytes:.1f} MB, SHA-256 {note.weights.sha256[:12]}{kind}')
+  print(f'  trained on  {_trained_on(note.training)}')
   print(f'  thresholds  {_thresholds(found)}')
   features = found and found.features
   told = f'of {features.num} validation frames' if features else f'none: {problem}'
@@ -183,17 +184,20 @@ def _code() -> detector_schema.Code:
   return detector_schema.Code(version=masm_jax.__version__, commit=commit)
 
 
-def _training(train: Manifest | None) -> detector_schema.Training:
-  if train is None:
-    return detector_schema.Training(sets=(), forgeries=(), videos=None, frames=None)
-  table = train.table
-  named = lambda column: tuple(sorted({text_tables.one_line(str(name)) for name in column} - {''}))
-  return detector_schema.Training(
-    sets=named(table['dataset']),
-    forgeries=named(table['method'][table['label'] == FAKE]),
-    videos=int(table['video_id'].nunique()),
-    frames=len(table),
-  )
+def _training(train: Manifest | None, request: Request) -> detector_schema.Training:
+  """From the training set where it is at hand, otherwise from the run's record."""
+  if train is not None:
+    return composition.describe(train)
+  return composition.of_run(request.run) or composition.UNKNOWN
+
+
+def _trained_on(training: detector_schema.Training) -> str:
+  parts = []
+  for label, counts in (('real', training.real), ('fake', training.fake)):
+    if counts:
+      people = '' if counts.identities is None else f' of {counts.identities:,} identities'
+      parts.append(f'{counts.videos:,} {label} videos{people}')
+  return f'{", ".join(training.sets) or "not recorded"}{": " if parts else ""}{", ".join(parts)}'
 
 
 def _origin(facts: Mapping[str, Any]) -> detector_schema.Origin:

@@ -145,6 +145,19 @@ class Explanation(_Strict):
   benchmark: MapsBenchmark | None
 
 
+class LabelCounts(_Strict):
+  """Of the training videos of one label.
+
+  Attributes:
+    videos: how many.
+    identities: names that the manifest's column `identities` (or the videos' names) tells apart;
+      None where not every video has one.
+  """
+
+  videos: _Count
+  identities: _Count | None
+
+
 class Training(_Strict):
   """What the detector was trained on, as far as it is known.
 
@@ -153,12 +166,16 @@ class Training(_Strict):
     forgeries: names of the forgeries.
     videos: how many.
     frames: how many.
+    real: of the real videos; None where it is not known, as in files of version 0.2.0.dev.
+    fake: of the fake ones.
   """
 
   sets: Annotated[tuple[_Line, ...], Field(max_length=1000)]
   forgeries: Annotated[tuple[_Line, ...], Field(max_length=1000)]
   videos: _Count | None
   frames: _Count | None
+  real: LabelCounts | None = None
+  fake: LabelCounts | None = None
 
 
 class Origin(_Strict):

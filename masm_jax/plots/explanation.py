@@ -12,6 +12,7 @@ from masm_jax.plots.canvas import in_print, new_figure, save_figure
 
 # Both ends are dark enough to be told apart on a face, and by people who see no red or green.
 _COLOURS = 'RdBu_r'
+_COLUMNS = 4  # In more, letters are too small on a page.
 _FAKE, _REAL = '#b2182b', '#2166ac'
 
 
@@ -42,9 +43,14 @@ def explanation_figure(
   Raises:
     UserError: the file cannot be written.
   """
-  columns = 2 + len(maps)
-  figure = new_figure(2.1 * columns, 2.9)
-  first, *others, last = figure.subplots(1, columns)
+  panels = 2 + len(maps)
+  columns = min(panels, _COLUMNS)
+  rows = -(-panels // columns)
+  figure = new_figure(2.1 * columns, 0.7 + 2.2 * rows)
+  every = list(figure.subplots(rows, columns, squeeze=False).flat)
+  for axes in every[panels:]:
+    axes.set_axis_off()
+  first, *others, last = every[:panels]
   first.imshow(image)
   first.set_title('picture', fontsize=9)
   scale = max((float(np.abs(values).max()) for values in maps.values()), default=0.0) or 1e-12

@@ -173,6 +173,8 @@ class ModelFacts:
     base_sha256: of the base weights.
     code: version of this program, with the commit where it is known.
     training_sets: names of the sets that it was trained on; () where nothing tells.
+    training_videos: `real`, `fake` -> counts of `videos` and of `identities` (None where not each
+      video names one); None where nothing tells.
   """
 
   name: str
@@ -182,6 +184,7 @@ class ModelFacts:
   base_sha256: str
   code: str
   training_sets: tuple[str, ...] = ()
+  training_videos: Mapping[str, Mapping[str, int | None]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import masm_jax
 from masm_jax import files
 from masm_jax.errors import UserError
+from masm_jax.inference import composition
 from masm_jax.prediction.answers import ModelFacts
 from masm_jax.prediction.predictor import Detector
 from masm_jax.preprocess import crops
@@ -20,10 +21,13 @@ def model_facts(detector: Detector) -> ModelFacts:
   """Of a run or a detector file."""
   facts = detector.facts
   if detector.file is not None:
-    name, sets = detector.file.name, tuple(detector.file.training.sets)
+    name, training = detector.file.name, detector.file.training
+    sets = tuple(training.sets)
   else:
-    name = pathlib.Path(str(facts['workdir'])).resolve().name
-    sets = _training_sets(pathlib.Path(str(facts['workdir'])))
+    workdir = pathlib.Path(str(facts['workdir']))
+    name = workdir.resolve().name
+    training = composition.of_run(workdir) or composition.UNKNOWN
+    sets = tuple(training.sets) or _training_sets(workdir)
   return ModelFacts(
     name=name[:256],
     method=str(facts['method'])[:64],
@@ -32,6 +36,7 @@ def model_facts(detector: Detector) -> ModelFacts:
     base_sha256=_sha256(facts, 'base_weights'),
     code=code_version(),
     training_sets=tuple(one[:256] for one in sets[:1000]),
+    training_videos=composition.by_label(training),
   )
 
 
@@ -73,7 +78,7 @@ def code_version() -> str:
 
 
 def _training_sets(workdir: pathlib.Path) -> tuple[str, ...]:
-  """Names of the sets of a run's training manifest, as far as its config names a file."""
+  """Of a run that recorded none: the name of its training manifest, where it is a file."""
   try:
     config = files.read_json(workdir / 'run.json')['config']
     manifest = str(config['data']['train']['manifest'])

@@ -45,6 +45,7 @@ def render(answers: Sequence[Answer], folder: pathlib.Path) -> str:
     num=len(answers),
     counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
     model=answers[0].model if answers else None,
+    trained_on=words.trained_on(answers[0].model) if answers else '',
   )
 
 

@@ -8,7 +8,7 @@ a validated threshold or a temperature, no percentage is called a probability.
 import dataclasses
 from collections.abc import Mapping
 
-from masm_jax.prediction.answers import Answer, Interval, Reason, Track, Verdict
+from masm_jax.prediction.answers import Answer, Interval, ModelFacts, Reason, Track, Verdict
 
 _MOST = 0.99  # No rate finer than 1 % is measured on validation.
 _WEAK = 0.75  # A verdict that one in four such files contradicts is called weak.
@@ -68,6 +68,7 @@ class Words:
     reasons: a sentence for each reason.
     tracks: of each person.
     fine_print: by which rules it was decided.
+    trained_on: which sets the detector has learned from, and how many videos.
   """
 
   headline: str
@@ -77,6 +78,7 @@ class Words:
   reasons: tuple[str, ...]
   tracks: tuple[TrackWords, ...]
   fine_print: str
+  trained_on: str
 
 
 def describe(answer: Answer) -> Words:
@@ -91,7 +93,20 @@ def describe(answer: Answer) -> Words:
     reasons=tuple(_REASONS[reason] for reason in answer.reasons),
     tracks=tuple(_track(track, answer, calibrated) for track in answer.tracks),
     fine_print=_fine_print(answer),
+    trained_on=trained_on(answer.model),
   )
+
+
+def trained_on(model: ModelFacts) -> str:
+  """`ffpp: 720 real videos (703 identities), 2,880 fake videos`; `not recorded`."""
+  parts = []
+  for label, counts in (model.training_videos or {}).items():
+    videos, people = counts['videos'], counts['identities']
+    text = f'{videos:,} {label} video{"" if videos == 1 else "s"}'
+    named = '' if people is None else f' ({people:,} {"identity" if people == 1 else "identities"})'
+    parts.append(text + named)
+  sets = ', '.join(model.training_sets) or ('sets without a name' if parts else 'not recorded')
+  return f'{sets}: {", ".join(parts)}' if parts else sets
 
 
 def explanation_lines(answer: Answer) -> list[str]:

@@ -79,8 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     '--processes',
     type=int,
     default=os.cpu_count() or 1,
-    help='0: all in this one (default: the cores)',
+    help='0: all in this one; with ray, actors (default: the cores)',
   )
+  add(
+    '--engine', choices=('local', 'ray'), default='local',
+    help='where videos are read: here, or on a Ray cluster (default: %(default)s)',
+  )  # fmt: skip
+  add('--address', default='', help='of ray: auto, or an address; without it, one starts here')
   return parser
 
 
@@ -89,6 +94,10 @@ def _run(args: argparse.Namespace) -> int:
   _positive('--frames', args.frames)
   if args.processes < 0:
     raise UserError(f'--processes {args.processes}: is negative')
+  if args.engine == 'ray' and args.processes < 1:
+    raise UserError('--processes 0: is for --engine local; Ray needs an actor')
+  if args.address and args.engine != 'ray':
+    raise UserError(f'--address {args.address}: is for --engine ray')
   if not 1 <= args.margin <= 4:
     raise UserError(f'--margin {args.margin}: must be between 1 and 4')
   if not 0 < args.min_score < 1:
@@ -101,6 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     raise UserError(f'--input {args.input}: no such folder or file')
 
   # OpenCV, PyAV and pandas are loaded when there is something to do.
+  from masm_jax.parallel.ray_actors import Cluster
   from masm_jax.preprocess import outcomes, run
   from masm_jax.preprocess.crops import Settings
   from masm_jax.preprocess.layouts import Options
@@ -134,6 +144,7 @@ def _run(args: argparse.Namespace) -> int:
     options=options,
     settings=settings,
     num_processes=args.processes,
+    cluster=Cluster(args.address, args.processes) if args.engine == 'ray' else None,
     on_start=_say_start,
   )
   print(outcomes.summary(report))

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 from typing import Any
 
 from masm_jax import files as sealing
@@ -64,7 +65,8 @@ def commit(
     UserError: it cannot be written.
   """
   final = video_folder(output, raw)
-  partial = output / PARTIAL / str(os.getpid())
+  # Processes of several machines may write to one folder: their numbers alone can be the same.
+  partial = output / PARTIAL / f'{socket.gethostname()}-{os.getpid()}'
   content = {**files, RECORD: json_line(sealing.seal(record))}
   try:
     shutil.rmtree(partial, ignore_errors=True)

@@ -14,7 +14,8 @@ from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
-from masm_jax.preprocess import crops, pool, records
+from masm_jax.parallel.ray_actors import Cluster
+from masm_jax.preprocess import crops, pool, ray_engine, records
 from masm_jax.preprocess.crops import Settings
 from masm_jax.preprocess.layouts import Options, list_videos
 from masm_jax.preprocess.layouts.base import skipped_text
@@ -47,6 +48,7 @@ def preprocess(
   options: Options,
   settings: Settings,
   num_processes: int,
+  cluster: Cluster | None = None,
   on_start: Callable[[int, int], None] = lambda total, done: None,
 ) -> Report:
   """Turns a data set's raw videos into aligned crops and a manifest; resumes where it stopped.
@@ -58,6 +60,7 @@ def preprocess(
     options: what the folder does not say by itself.
     settings: what the crops depend on.
     num_processes: workers; 0 does all in this process.
+    cluster: where Ray does it instead; None for this machine.
     on_start: called with the count of all videos and of those done before.
 
   Raises:
@@ -87,9 +90,15 @@ def preprocess(
 
     # Lines come as videos are done; at the end they are put in order.
     _write_lines(output, [done[v.video_id] for v in videos if v.video_id in done])
-    worker = (input_folder, options.masks or input_folder, output, settings)
-    tasks = pool.run(
-      todo, crops.Cropper, worker, num_processes=num_processes, max_memory_bytes=_MAX_MEMORY_BYTES
+    places = [path.absolute() for path in (input_folder, options.masks or input_folder, output)]
+    worker = (*places, settings)
+    limit = _MAX_MEMORY_BYTES
+    tasks = (
+      ray_engine.run(todo, crops.Cropper, worker, cluster, max_memory_bytes=limit)
+      if cluster
+      else pool.run(
+        todo, crops.Cropper, worker, num_processes=num_processes, max_memory_bytes=limit
+      )
     )
     work = {video.video_id: _work(origins[video.video_id]) for video in todo}
     with (

@@ -19,6 +19,7 @@ from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.sets import DataSets, load_sets
 from masm_jax.errors import UserError
+from masm_jax.inference import composition
 from masm_jax.inference import steps as inference_steps
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.masking import layer_mask
@@ -191,6 +192,7 @@ def _train(
     config=config,
     hashes=sets.hashes() | {'base_weights': base_hash},
     crops=read_crop_settings(sets.train),
+    training=composition.describe(sets.train).model_dump(mode='json'),
     step=start,
     overview=writer.overview(train_state.trainable, frozen, reference),
   )

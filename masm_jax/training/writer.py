@@ -101,6 +101,7 @@ class RunReport:
     config: ml_collections.ConfigDict,
     hashes: Mapping[str, str],
     crops: Iterable[CropSettings],
+    training: Mapping[str, Any],
     step: int,
     overview: str,
   ) -> None:
@@ -110,6 +111,7 @@ class RunReport:
       config: the run's config.
       hashes: of data sets and base weights.
       crops: how the training crops were made, as far as their manifest tells.
+      training: what the training set holds, see `inference.composition`.
       step: where the run begins or resumes.
       overview: the table of parameters.
     """
@@ -121,6 +123,7 @@ class RunReport:
     record = telemetry.run_record(config, hashes) | {
       'config_sha256': config_lib.fingerprint(config),
       'crops': [way.to_json() for way in crops],
+      'training': dict(training),
     }
     files.write_sealed(self._workdir / 'run.json', record, spare=True)
     self._hashes = dict(hashes)

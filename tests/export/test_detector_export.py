@@ -77,6 +77,12 @@ def test_what_the_file_says(folder, trained_run, portraits):
   train = load_manifest(portraits).select(split='train')
   assert note['training']['sets'] == ['synthetic']
   assert note['training']['videos'] == train.table['video_id'].nunique()
+  for label, name in enumerate(('real', 'fake')):
+    videos = train.table[train.table['label'] == label]
+    people = set(';'.join(videos['identities']).split(';'))
+    assert note['training'][name] == {
+      'videos': videos['video_id'].nunique(), 'identities': len(people),
+    }  # fmt: skip
   assert note['code']['version'] == masm_jax.__version__
   assert sorted(os.listdir(folder)) == [
     'detector.json', 'validation.safetensors', 'weights.safetensors'
@@ -88,7 +94,7 @@ def test_what_the_file_says(folder, trained_run, portraits):
 
 
 def test_without_the_images_the_file_says_that_it_has_no_features(
-  trained_run, portraits, tmp_path, capsys, monkeypatch
+  folder, trained_run, portraits, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setattr(
     export.sets_lib, 'SetLoader', lambda _: lambda *_: (_ for _ in ()).throw(UserError('gone'))
@@ -97,7 +103,9 @@ def test_without_the_images_the_file_says_that_it_has_no_features(
   assert 'features    none: gone' in capsys.readouterr().out
   found = masm_jax.load(tmp_path / 'file')
   assert found.validation.features is None and found.thresholds['video']['eer'] > 0
-  assert found.file.training.sets == () and found.file.training.videos is None
+  # The run's own record tells it, without the images.
+  assert found.file.training == masm_jax.load(folder).file.training
+  assert found.file.training.fake.videos > 0
 
 
 def test_an_older_file_is_replaced_and_other_folders_are_refused(folder, trained_run, tmp_path):

@@ -106,3 +106,14 @@ def test_every_pair_of_reasons_keeps_its_order_of_sentences():
     assert words.describe(made('undecided', pair)).reasons == tuple(
       words.reason_sentence(reason) for reason in pair
     )
+
+
+def test_what_a_detector_was_trained_on():
+  counts = {'real': {'videos': 1, 'identities': 1}, 'fake': {'videos': 2880, 'identities': None}}
+  model = dataclasses.replace(ANSWER.model, training_videos=counts)
+  told = 'ffpp c23: 1 real video (1 identity), 2,880 fake videos'
+  assert words.describe(made(model=model)).trained_on == told
+  assert words.trained_on(ANSWER.model) == 'ffpp c23'
+  nameless = dataclasses.replace(model, training_sets=())
+  assert words.trained_on(nameless).startswith('sets without a name: 1 real video')
+  assert words.trained_on(dataclasses.replace(nameless, training_videos=None)) == 'not recorded'

@@ -14,6 +14,9 @@ from masm_jax.serving.jobs import Result
 MODEL = {
   'name': 'ffpp_masm', 'method': 'masm', 'backbone': 'clip_l14', 'sha256': 'ab' * 32,
   'base_sha256': 'cd' * 32, 'code': '0.2.0+1a2b3c4', 'training_sets': ['FaceForensics++ c23'],
+  'training_videos': {
+    'real': {'videos': 720, 'identities': 703}, 'fake': {'videos': 2880, 'identities': None},
+  },
 }  # fmt: skip
 POLICY = {
   'threshold': 0.62, 'threshold_source': 'validation EER', 'abstain': [0.35, 0.62],

@@ -283,7 +283,7 @@ function rules(answer, words) {
   const rows = [
     ['Rules', words.fine_print],
     ['Detector', `${model.name}: ${model.method} on ${model.backbone}`],
-    ['Trained on', model.training_sets.length ? model.training_sets.join(', ') : 'not recorded'],
+    ['Trained on', words.trained_on],
     ['Weights', el('code', {}, model.sha256.slice(0, 16) || 'not recorded')],
     ['Program', el('code', {}, model.code)],
     ['File, SHA-256', el('code', {}, input.sha256)],
