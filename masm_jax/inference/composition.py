@@ -45,10 +45,10 @@ def of_run(workdir: pathlib.Path) -> Training | None:
 
 
 def by_label(training: Training) -> Mapping[str, Mapping[str, int | None]] | None:
-  """`real` and `fake`: counts of `videos` and `identities`; None where they are not known."""
-  found = {'real': training.real, 'fake': training.fake}
-  known = {label: counts.model_dump() for label, counts in found.items() if counts}
-  return known or None
+  """`real` and `fake`: counts of `videos` and `identities`; None where nothing tells."""
+  if training.real is None or training.fake is None:
+    return None
+  return {'real': training.real.model_dump(), 'fake': training.fake.model_dump()}
 
 
 def _counts(videos: pd.DataFrame) -> LabelCounts:

@@ -102,6 +102,8 @@ def trained_on(model: ModelFacts) -> str:
   parts = []
   for label, counts in (model.training_videos or {}).items():
     videos, people = counts['videos'], counts['identities']
+    if not videos:  # Fakes are made while it trains, or it has one class alone.
+      continue
     text = f'{videos:,} {label} video{"" if videos == 1 else "s"}'
     named = '' if people is None else f' ({people:,} {"identity" if people == 1 else "identities"})'
     parts.append(text + named)
