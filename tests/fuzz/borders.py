@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz import media, tables
+from tests.fuzz import arrays, evaluations, media, runs, tables
 from tests.fuzz.border import Border
 
 BORDERS: Mapping[str, Border] = {
@@ -10,5 +10,8 @@ BORDERS: Mapping[str, Border] = {
   for border in (
     media.IMAGES, media.VIDEOS,
     tables.MANIFESTS, tables.IMPORTERS, tables.LAYOUTS, tables.SETS,
+    arrays.WEIGHTS, arrays.CACHES, arrays.DETECTORS, arrays.ADAPTERS,
+    runs.COMMAND_LINES, runs.CONFIGS, runs.CHECKPOINTS,
+    evaluations.EVALUATIONS, evaluations.ANSWERS,
   )
 }  # fmt: skip

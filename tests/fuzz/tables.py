@@ -46,7 +46,7 @@ def _sound(folder: pathlib.Path) -> list[bytes]:
   return [(folder / 'm.parquet').read_bytes(), file.getvalue()]
 
 
-_CELLS = {
+CELLS = {  # Types of columns, and strategies of their cells.
   'text': (pa.string(), st.sampled_from([t for t in TEXTS if '\ud800' not in t])),
   'bytes': (pa.binary(), st.sampled_from([b'', b'\xff\xfe', b'0.png'])),
   'whole': (pa.int64(), st.sampled_from([-1, 0, 1, 2**63 - 1])),
@@ -76,7 +76,7 @@ def _typed_table(draw: st.DrawFn, note: dict) -> bytes:
     if draw(st.integers(0, 3)):
       column = pa.array([part.replace('#', str(i)) for i in range(size)], pa.string())
     else:
-      kind, cells = _CELLS[draw(st.sampled_from(sorted(_CELLS)))]
+      kind, cells = CELLS[draw(st.sampled_from(sorted(CELLS)))]
       values = [None if draw(st.integers(0, 4)) == 0 else draw(cells) for _ in range(size)]
       column = pa.array(values, kind)
     columns.append(column)
