@@ -72,6 +72,8 @@ def flag_text(error: Exception) -> str:
   if isinstance(cause, KeyError | AttributeError):  # Their text is a quoted text, quoted again.
     text = f'{NO_FIELD}{text.strip(chr(34) + chr(39))}'
     text = text.replace(r'\'', "'").replace(r'\n', '. ')
+  if isinstance(cause, IndexError):
+    text = f'{NO_FIELD}{text}: a field that holds no list takes no [number]'
   lines = [line.strip().rstrip(':') for line in text.splitlines() if line.strip()]
   if refused := _REFUSED_BY_FILE.fullmatch(lines[0]):
     return f'{refused[1]}: {lines[-1].removeprefix("ValueError: ")}'

@@ -63,6 +63,7 @@ _WHOLE: Mapping[str, tuple[int, int]] = {
   'data.num_workers': (0, 1024),
   'data.num_threads': (1, 1024),
   'data.synthetic.seed': (0, 2**63 - 1),
+  'data.synthetic.identities': (1, 10**5),
   'data.synthetic.size_px': (32, 512),
   'train.batch_size': (1, 2**20),
   'eval.batch_size': (1, 2**16),
@@ -125,16 +126,7 @@ _SET_NAME = re.compile(r'[\w.+-]{1,100}')
 
 
 # A config of a run that lacks one of these is none.
-REQUIRED = (
-  *CHOICES,
-  *DURATIONS,
-  *('head.label_smoothing', 'lora.rank', 'lora.dropout', 'lsda.cross', 'mask.keep', 'mask.eps'),
-  *('mask.probe_batches', 'mask.warmup_steps', 'mask.refresh_steps', 'mask.decay'),
-  *('subspace.num_subspaces', 'subspace.rank', 'subspace.semantic_energy'),
-  *('optim.learning_rate', 'optim.b1', 'optim.b2', 'optim.eps', 'data.num_threads'),
-  *('data.max_replaced_share', 'data.synthetic.size_px', 'train.batch_size', 'eval.batch_size'),
-  *('checkpoint.keep', 'log.every_steps', 'mesh.fsdp'),
-)
+REQUIRED = (*CHOICES, *_TRUTH, *_WHOLE, *_NUMBERS, *_TEXTS)
 
 
 def problems(flat: Mapping[str, Any]) -> list[str]:

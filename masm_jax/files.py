@@ -24,6 +24,7 @@ from absl import logging
 from masm_jax.errors import UserError
 
 _UNFINISHED = '.partial'  # How files end that are being written.
+_MAX_DEPTH = 100  # Of objects and lists in a document; what follows it may call itself.
 _DIGEST = 'digest'  # The key of a sealed document that holds the digest of all others.
 
 
@@ -136,6 +137,31 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   write_bytes(path, (text + '\n').encode())
 
 
+def parse_json(text: str | bytes) -> Any:
+  """The value of a JSON document; of every reader, so that none of them meets another error.
+
+  Raises:
+    ValueError: it is no JSON, no UTF-8, or is nested more deeply than any file of a program.
+  """
+  deep = 'it is nested too deeply: it is damaged'
+  try:
+    value = json.loads(text)
+  except RecursionError as error:
+    raise ValueError(deep) from error
+  level = [value]
+  for _ in range(_MAX_DEPTH):
+    parts = [part.values() if isinstance(part, dict) else part for part in level]
+    level = [inner for part in parts if not isinstance(part, str) for inner in _nested(part)]
+    if not level:
+      return value
+  raise ValueError(deep)
+
+
+def _nested(part: Any) -> list[Any]:
+  is_leaf = part is None or isinstance(part, bool | int | float)
+  return [] if is_leaf else [inner for inner in part if isinstance(inner, dict | list)]
+
+
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:
   """A document as JSON types, with the digest of all of it under `digest`.
 
@@ -218,13 +244,11 @@ def spare_of(path: str | os.PathLike) -> pathlib.Path:
 def _problem(path: pathlib.Path) -> str:
   """Why a document cannot be used; '' if it can."""
   try:
-    unseal(json.loads(path.read_text('utf-8')))
+    unseal(parse_json(path.read_text('utf-8')))
   except OSError as error:
     return f'cannot read {path}: {error.strerror}'
-  except RecursionError:
-    return f'{path} is nested too deeply: it is damaged'
   except ValueError as error:
-    is_json = 'digest' in str(error)
+    is_json = 'damaged' in str(error)
     return f'{path}: {error}' if is_json else f'{path} is not JSON: {error}'
   return ''
 
@@ -243,7 +267,7 @@ def read_json(path: str | os.PathLike) -> Any:
       raise UserError(problem)
     logging.warning('%s; its spare copy is read', problem)
     path = spare_of(path)
-  return unseal(json.loads(path.read_text('utf-8')))
+  return unseal(parse_json(path.read_text('utf-8')))
 
 
 def read_or_set_aside(path: str | os.PathLike) -> Any:

@@ -19,8 +19,11 @@ from masm_jax.parallel import agreement
 T = TypeVar('T')
 
 _MAX_KEPT = 256  # Checkpoints that processes tell one another of.
-# Nothing is made or tidied up. (Orbax' own `read_only` does the same, and warns of it each time.)
-_READ_OPTIONS = ocp.CheckpointManagerOptions(create=False, step_format_fixed_length=8)
+# Nothing is made or tidied up, and no note of Orbax' own about a checkpoint is read: it decides
+# nothing, and a damaged one would end the program. (Orbax' own `read_only` warns each time.)
+_READ_OPTIONS = ocp.CheckpointManagerOptions(
+  create=False, step_format_fixed_length=8, lightweight_initialize=True
+)
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:

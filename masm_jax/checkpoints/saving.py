@@ -97,6 +97,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._policy,
         step_format_fixed_length=8,
+        lightweight_initialize=True,  # As in `reading`.
       ),
     )
     steps = self._newest_first()

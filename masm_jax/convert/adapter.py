@@ -7,7 +7,6 @@ has put the same detector together.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import safetensors
 
 from masm_jax import detector as detector_lib
-from masm_jax import tree
+from masm_jax import files, tree
 from masm_jax.convert.formats import Converted
 from masm_jax.data import crop_settings
 from masm_jax.errors import UserError
@@ -99,7 +98,7 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
-      note = json.loads((file.metadata() or {}).get(KEY, 'null'))
+      note = files.parse_json((file.metadata() or {}).get(KEY, 'null'))
       leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
   except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise UserError(f'{path} is no whole adapter file: {error}') from error

@@ -7,10 +7,10 @@ is made of it (CSV, a TFDS set, a choice of rows, rows of several sets together)
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from masm_jax import files
 from masm_jax.data import storage
 from masm_jax.data.manifest import Manifest
 
@@ -71,7 +71,7 @@ def read_crop_settings(manifest: Manifest) -> tuple[CropSettings, ...]:
     found = {from_json(dict(zip(keys, way, strict=True))) for way in ways}
     return tuple(sorted(way for way in found if way and way.margin == way.margin))
   try:
-    record = json.loads(storage.read_bytes(storage.join(manifest.root, RECORD)))
+    record = files.parse_json(storage.read_bytes(storage.join(manifest.root, RECORD)))
   except (OSError, ValueError):
     return ()
   found_there = from_json(record) if isinstance(record, dict) else None

@@ -10,7 +10,6 @@ TensorFlow are not imported.
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
+from masm_jax import files
 from masm_jax.data import storage
 from masm_jax.errors import UserError, first_line
 
@@ -202,10 +202,10 @@ def _read_info(folder: pathlib.Path) -> tuple[str, dict[str, tuple[int, ...]]]:
   try:
     if path.stat().st_size > _MAX_INFO_BYTES:
       raise UserError(f'{path}: more than {_MAX_INFO_BYTES} bytes; {_REMAKE}')
-    info = json.loads(storage.read_bytes(path))
+    info = files.parse_json(storage.read_bytes(path))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f'{path}: not JSON that can be read: {error}; {_REMAKE}') from error
 
   def refuse(what: str) -> UserError:

@@ -8,7 +8,6 @@ pattern and scored as any other set.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import ml_collections
 import pandas as pd
 
+from masm_jax import files
 from masm_jax.data import crop_settings, pipeline, storage
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError
@@ -171,7 +171,7 @@ def _check_origin(point: Point) -> list[Warning_]:
   """Holds a copy to the record that lies beside its manifest."""
   path = storage.join(storage.parent(point.copy), crop_settings.RECORD)
   try:
-    made = json.loads(storage.read_bytes(path)).get('perturbation')
+    made = files.parse_json(storage.read_bytes(path)).get('perturbation')
   except (OSError, ValueError, AttributeError):
     made = None
   if not made:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 from jax.sharding import Mesh
 
 from masm_jax import config as config_lib
@@ -97,9 +98,19 @@ def merged(run: AdaptedRun, workdir: pathlib.Path, mesh: Mesh, *, step: str) -> 
   """The detector of an adapted run; arguments as those it was loaded with."""
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
   params = merge(run.trainable, run.frozen)
-  path = workdir / 'scores' / step / 'val.parquet'
-  found = validation.from_scores(scores.read_scores(path)) if path.is_file() else None
+  found = _validation(workdir / 'scores' / step / 'val.parquet')
   return TrainedRun(run.config, run.detector, params, run.facts, run.crops, found)
+
+
+def _validation(path: pathlib.Path) -> Validation | None:
+  """What a run's scores of its validation set fixed; None where they are not there, or damaged."""
+  if not path.is_file():
+    return None
+  try:
+    return validation.from_scores(scores.read_scores(path))
+  except UserError as error:
+    logging.warning('%s; the validation set counts as not scored', error)
+    return None
 
 
 def load_adapted(

@@ -14,6 +14,7 @@ from absl import logging
 from numpy.typing import ArrayLike
 
 from masm_jax import files
+from masm_jax.data import parquet
 from masm_jax.data.columns import FAKE, REAL, UNLABELLED
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
@@ -139,14 +140,13 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   if not path.is_file():
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
-    arrow = pq.ParquetFile(path).read()
-    stored = (arrow.schema.metadata or {}).get(_DIGEST)  # Earlier versions stored none.
-    table = arrow.to_pandas()
-    if stored and stored.decode('ascii', 'replace') != _digest(table):
-      raise ValueError('its content does not match its digest: it is damaged')
-  except Exception as error:  # Whatever pandas makes of a damaged file's own notes.
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    raise UserError(f'{path} is not a readable Parquet file: {first_line}') from error
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror or error}') from error
+  table, notes = parquet.read(content, str(path), as_bytes=('thumbnail',))
+  stored = notes.get(_DIGEST)  # Earlier versions stored none.
+  if stored and stored.decode('ascii', 'replace') != _digest(table):
+    raise UserError(f'{path}: its content does not match its digest: it is damaged')
   missing = [column for column in COLUMNS if column not in table]
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')

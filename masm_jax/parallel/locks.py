@@ -19,9 +19,11 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from masm_jax import files
 from masm_jax.errors import UserError
 
 NAME = '.lock'
@@ -85,7 +87,7 @@ def _take(path: pathlib.Path, waits: bool) -> str:
   """Makes the lock file; returns its token."""
   token = secrets.token_hex(8)
   text = json.dumps(_own() | {'token': token, 'since': time.strftime('%Y-%m-%d %H:%M:%S')})
-  fresh = path.with_name(f'{path.name}.{token}')
+  fresh = path.with_name(f'{path.name}.{_mark()}-{token}')
   with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), 'w') as file:
     file.write(text)
   try:
@@ -122,8 +124,12 @@ def _tidy(path: pathlib.Path, token: str) -> None:
   """Removes what others left that were killed while they asked for the lock."""
   for other in path.parent.glob(f'{path.name}.*'):
     found = _read(other)
-    # An empty one may be written right now.
-    if found and found[0].get('token', token) != token and _is_gone(found[0]):
+    machine, pid, started, *_ = f'{other.name.removeprefix(path.name)[1:]}---'.split('-')
+    if machine == _mark().partition('-')[0] and pid.isdecimal():
+      is_gone = _started(int(pid)) != started  # Known by its name alone: it may be empty.
+    else:  # An empty one may be written right now.
+      is_gone = bool(found and found[0].get('token', token) != token and _is_gone(found[0]))
+    if is_gone:
       other.unlink(missing_ok=True)
 
 
@@ -145,7 +151,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], float] | None:
   try:
     with path.open('rb') as file:  # Opened, so that NFS asks the server.
       touched = os.fstat(file.fileno()).st_mtime
-      owner = json.loads(file.read())
+      owner = files.parse_json(file.read())
   except (FileNotFoundError, NotADirectoryError):
     return None
   except ValueError:
@@ -173,6 +179,11 @@ def _own() -> dict[str, Any]:
     'started': _started(os.getpid()),
     'command': shlex.join(sys.orig_argv[:40]),
   }
+
+
+def _mark() -> str:
+  """This process in the name of a file: machine, number, start."""
+  return f'{zlib.crc32(_machine().encode()):08x}-{os.getpid()}-{_started(os.getpid())}'
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import json
 import math
 import mmap
 import os
@@ -61,7 +60,7 @@ class FactorCache:
     try:
       factors, digest = self._map()
       is_whole = _is_whole(factors, digest)
-    except (OSError, OverflowError, RecursionError, ValueError, KeyError, TypeError,
+    except (OSError, OverflowError, ValueError, KeyError, TypeError,
             AttributeError, safetensors.SafetensorError):  # fmt: skip
       is_whole = False
     if is_whole:
@@ -85,7 +84,7 @@ class FactorCache:
     # The layout of safetensors: the length of a JSON header, the header, the tensors.
     begin = 8 + int.from_bytes(mapped[:8], 'little')
     factors: dict[str, Factors] = {}
-    for name, entry in json.loads(mapped[8:begin]).items():
+    for name, entry in files.parse_json(mapped[8:begin]).items():
       if name == '__metadata__':
         continue
       if entry['dtype'] != 'F32':

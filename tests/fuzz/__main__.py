@@ -9,6 +9,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -28,10 +29,11 @@ from hypothesis import HealthCheck
 
 from tests.fuzz.border import MAX_MEMORY_BYTES, MAX_SECONDS, Border, Case, run_case
 
-_TURN_SECONDS = 100.0  # Of a border, until it is another's turn.
+_TURN_SECONDS = float(os.environ.get('TURN', '100'))  # Of a border, until it is another's turn.
 _START_SECONDS = 240.0  # For imports, and to prepare what is to be spoilt.
 _ADDRESS_SPACE_BYTES = 2**36  # jax reserves much of it; what is taken is held by the next limit.
 _MAX_DATA_BYTES = 6 * 2**30
+_LAST = 'case'  # Of a worker's folder: the case that it is at, which may be its last one.
 
 
 def main() -> int:
@@ -81,11 +83,12 @@ class _Worker:
     *lines, self.buffer = self.buffer.split(b'\n')
     for line in lines:
       self.deadline = time.monotonic() + MAX_SECONDS
-      outcome, _, text = json.loads(line).partition('\n')
+      said, case = json.loads(line)
+      outcome, _, text = said.partition('\n')
       if outcome != 'begin':
         self.outcomes[outcome] += 1
       if outcome.startswith('fault'):
-        self.store(outcome, text)
+        self.store(outcome, text, self.folder / case)
     return bool(chunk)
 
   def end(self, *, hangs: bool) -> None:
@@ -97,11 +100,12 @@ class _Worker:
     if status:
       outcome = 'fault: hangs' if hangs else f'fault: status {status}'
       self.outcomes[outcome] += 1
-      self.store(outcome, (self.folder / 'stderr').read_text(errors='replace')[-5000:])
+      errors = (self.folder / 'stderr').read_text(errors='replace')[-5000:]
+      self.store(outcome, errors, self.folder / _LAST)
     shutil.rmtree(self.folder, ignore_errors=True)
 
-  def store(self, outcome: str, text: str) -> None:
-    """Keeps the case with what it did; cases of the same traceback share a place."""
+  def store(self, outcome: str, text: str, case: pathlib.Path) -> None:
+    """Keeps a case with what it did; cases of the same traceback share a place."""
     lines = [line for line in text.splitlines() if line.strip()]
     place = [line.strip() for line in lines if line.lstrip().startswith('File ')][-1:]
     key = hashlib.sha256(repr((outcome, place)).encode()).hexdigest()[:8]
@@ -111,8 +115,8 @@ class _Worker:
         count.write('.')
       return
     target.mkdir(parents=True, exist_ok=True)
-    if (self.folder / 'case').is_dir():
-      shutil.copytree(self.folder / 'case', target / 'case')
+    if case.is_dir():
+      shutil.copytree(case, target / 'case')
     (target / 'what.txt').write_text(f'{outcome}\n{text}\n', errors='backslashreplace')
 
 
@@ -179,9 +183,11 @@ def _work(name: str, seed: int, folder: pathlib.Path) -> None:
   _limit()
   end = time.monotonic() + _TURN_SECONDS
 
-  def say(text: str) -> None:
-    says.write(json.dumps(text) + '\n')
+  def say(text: str, case: str = '') -> None:
+    says.write(json.dumps([text, case]) + '\n')
     says.flush()
+
+  numbers = itertools.count()
 
   class Over(Exception):
     pass
@@ -195,9 +201,13 @@ def _work(name: str, seed: int, folder: pathlib.Path) -> None:
   def attack(case: Case) -> None:
     if time.monotonic() > end:
       raise Over
-    _write(folder / 'case', case)
+    _write(folder / _LAST, case)
     say('begin')
-    say(_outcome(border, state, case, folder))
+    outcome, place = _outcome(border, state, case, folder), ''
+    if outcome.startswith('fault'):  # Kept apart: the next case is written before it is read.
+      place = f'fault{next(numbers)}'
+      _write(folder / place, case)
+    say(outcome, place)
 
   with contextlib.suppress(Over):
     attack()

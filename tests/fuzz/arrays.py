@@ -1,10 +1,8 @@
-"""Borders of arrays: weights of backbones and of other programs, factor caches, detector folders."""
+"""Borders of arrays: weights, factor caches, detector folders, adapters."""
 
 import hashlib
 import json
 import pathlib
-import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -257,12 +255,3 @@ def _read_adapter(content: bytes, folder: pathlib.Path) -> str:
 
 
 ADAPTERS = Border('adapters', _adapter, _adapters, _read_adapter, 25)
-
-
-def copied(sound: pathlib.Path, folder: pathlib.Path, names: Sequence[str]) -> None:
-  """Copies what a case does not replace."""
-  for name in names:
-    target = folder / name
-    if not target.exists():
-      target.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(sound / name, target)

@@ -1,5 +1,6 @@
 """Borders of runs: command lines, stored configs, checkpoints."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -18,7 +19,7 @@ from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import storage_text
 from masm_jax.inference import stored
 from masm_jax.training.state import TrainState
-from tests.fuzz.border import Border, Case, UserError
+from tests.fuzz.border import Border, Case
 from tests.fuzz.mutations import TEXTS, spoilt_bytes, spoilt_json
 from tests.positions import Positions
 
@@ -27,8 +28,8 @@ from tests.positions import Positions
 _VALUES = (
   *(text for text in TEXTS if '\0' not in text),  # No argument of a program holds one.
   *('7' * 400, '1e23 steps', '1e400', '0x10', '1_000', '٣', '1 steps', '1e9 epochs', '-1 epochs'),
-  *('99999999999999999999 steps', '()', '(1,2)', "('a',)", '[1,2]', '{}', 'None', '2**99', '1000000'),
-  *('a' * 5000, '/tmp/' + 'a' * 300, '/'.join(['b'] * 2500), '/etc/passwd/x', '/root', '\x7f'),
+  *('99999999999999999999 steps', '()', '(1,2)', "('a',)", '[1,2]', '{}', 'None', '2**99'),
+  *('1000000', 'a' * 5000, '/tmp/' + 'a' * 300, '/'.join(['b'] * 2500), '/etc/passwd/x', '\x7f'),
 )  # fmt: skip
 # How the name of a field may be misspelt; # is the name.
 _NAMES = (
@@ -82,9 +83,8 @@ def _start(fields: dict[str, list[str]], folder: pathlib.Path) -> str:
   json.dumps(files.to_json(config.to_dict()), allow_nan=False)
   for field in ('train.duration', 'optim.warmup', 'eval.every', 'checkpoint.every'):
     steps = config_lib.duration_steps(
-      config.get_ref(field).get() if False else config_lib.flatten(config)[field],
-      batch_size=config.train.batch_size, num_examples=1000,
-    )  # fmt: skip
+      str(config_lib.flatten(config)[field]), batch_size=config.train.batch_size, num_examples=1000
+    )
     assert 0 <= steps <= 2**63
   try:
     load_manifest(config.data.train.manifest, config.data.train.root, check_files=False)
@@ -166,10 +166,8 @@ def _checkpoints(draw: st.DrawFn, state: dict[str, Any]) -> Case:
     return {name: draw(spoilt_bytes([content]))}
   spoilt = draw(spoilt_json(document))
   if name == meta and draw(st.booleans()):  # A stranger seals it again.
-    try:
+    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
       spoilt = json.dumps(files.seal(json.loads(spoilt))).encode()
-    except (ValueError, RecursionError, TypeError, AttributeError):
-      pass
   return {name: spoilt}
 
 
@@ -202,4 +200,3 @@ def _restore(state: dict[str, Any], folder: pathlib.Path) -> str:
 
 
 CHECKPOINTS = Border('checkpoints', _saved, _checkpoints, _restore, 40)
-_ = UserError

@@ -85,7 +85,7 @@ def test_unusable_files_are_one_line(tmp_path):
     scores.read_scores(tmp_path / 'none.parquet')
   text = tmp_path / 'text.parquet'
   text.write_text('hello')
-  with pytest.raises(UserError, match='not a readable Parquet file') as caught:
+  with pytest.raises(UserError, match='not a Parquet file') as caught:
     scores.read_scores(text)
   assert '\n' not in str(caught.value)
   MANIFEST.to_parquet(text)

@@ -5,7 +5,6 @@ SCLBD/DeepfakeBench (training/dataset/abstract_dataset.py) and YZY-stack/DF40 re
 """
 
 import dataclasses
-import json
 import logging
 import pathlib
 import posixpath
@@ -13,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from masm_jax import files
 from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers import names
@@ -206,10 +206,10 @@ def _video(
 
 def _top(file: storage.Path) -> tuple[str, Any]:
   try:
-    content = json.loads(storage.read_bytes(file))
+    content = files.parse_json(storage.read_bytes(file))
   except OSError as error:
     raise UserError(f'cannot read {file}: {error.strerror or error}') from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f'{file}: not a JSON file: {error}') from error
   if not isinstance(content, dict) or len(content) != 1:
     raise UserError(f'{file}: holds one object with one key, the name of the data set')

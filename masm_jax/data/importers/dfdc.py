@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import os
 import pathlib
@@ -10,6 +9,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
+from masm_jax import files
 from masm_jax.data import storage
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.data.importers import names
@@ -99,7 +99,7 @@ def _read(file: str | os.PathLike) -> list[tuple[str, dict[str, Any]]]:
   try:
     text = storage.read_bytes(file).decode('utf-8-sig')
     if storage.suffix(file) == '.json':
-      content = json.loads(text)
+      content = files.parse_json(text)
       if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f'{file}: metadata are an object of videos, each with a label')
       return list(content.items())
@@ -107,7 +107,7 @@ def _read(file: str | os.PathLike) -> list[tuple[str, dict[str, Any]]]:
     lines = list(table)
   except OSError as error:
     raise UserError(f'cannot read {file}: {error.strerror or error}') from error
-  except (ValueError, RecursionError, csv.Error) as error:
+  except (ValueError, csv.Error) as error:
     raise UserError(f'{file}: neither JSON nor CSV in UTF-8: {error}') from error
   column = next((name for name in _NAME_COLUMNS if name in (table.fieldnames or [])), None)
   if column is None or 'label' not in table.fieldnames:
@@ -123,8 +123,8 @@ def _stem(video: str) -> str:
 def _image_folders(root: storage.Path) -> dict[str, list[tuple[str, list[str]]]]:
   """Folders that hold images, by name: their paths from the root, and the images in each."""
   found: dict[str, list[tuple[str, list[str]]]] = {}
-  for below, files in storage.walk(root):
-    images = [name for name in files if names.is_image(name)]
+  for below, there in storage.walk(root):
+    images = [name for name in there if names.is_image(name)]
     if below and images:
       found.setdefault(posixpath.basename(below), []).append((below, images))
   return found

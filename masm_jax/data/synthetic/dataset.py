@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 
+from masm_jax import files
 from masm_jax.data.synthetic.forgeries import DONOR_METHODS, HELD_OUT_METHODS, TRAINING_METHODS
 from masm_jax.data.synthetic.people import Stream, stream_rng
 from masm_jax.data.synthetic.portraits import at_least
@@ -174,7 +175,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, float]) -> bool:
   if not root.is_dir():
     raise UserError(f'{root} is not a folder; give the folder that the synthetic set goes to')
   try:
-    marker = json.loads((root / MARKER_NAME).read_text())
+    marker = files.parse_json((root / MARKER_NAME).read_text())
     if not isinstance(marker, dict):
       raise ValueError(f'a marker is an object, not {marker!r}')
   except (OSError, ValueError):

@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import json
 import logging
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
+from masm_jax import files
 from masm_jax.data import raster
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.errors import UserError, first_line
@@ -99,7 +99,7 @@ def find(root: pathlib.Path, top: str, options: Options) -> list[Found]:
   """
   found: dict[str, Found] = {}
   start, seen = root / top, set()
-  for folder, subfolders, files in os.walk(start, followlinks=True):
+  for folder, subfolders, contents in os.walk(start, followlinks=True):
     real = os.path.realpath(folder)
     if real in seen:
       subfolders.clear()
@@ -109,10 +109,10 @@ def find(root: pathlib.Path, top: str, options: Options) -> list[Found]:
     below = pathlib.PurePath(folder).relative_to(start).parts
     prefix = [part for part in below if part.lower() not in _TRANSPARENT]
     here = pathlib.PurePath(folder).relative_to(root)
-    shown = sorted(name for name in files if name[0] != '.')
+    shown = sorted(name for name in contents if name[0] != '.')
     videos = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
     images = [name for name in shown if is_picture(name)]
-    skipped = set(files).difference(videos, images)
+    skipped = set(contents).difference(videos, images)
     options.skipped.update(
       (here / name).as_posix() for name in skipped if not name.lower().endswith(_LISTS)
     )
@@ -180,8 +180,8 @@ def read_json(path: pathlib.Path) -> Any:
   """
   text = read_list(path)
   try:
-    return json.loads(text)
-  except (ValueError, RecursionError) as error:  # Numbers of 5,000 digits, too, are a ValueError.
+    return files.parse_json(text)
+  except ValueError as error:  # Numbers of 5,000 digits, too, are a ValueError.
     raise UserError(f'{path}: not JSON that can be read: {first_line(error)}') from error
 
 
