@@ -19,11 +19,9 @@ from masm_jax.parallel import agreement
 T = TypeVar('T')
 
 _MAX_KEPT = 256  # Checkpoints that processes tell one another of.
-# Nothing is made or tidied up, and no note of Orbax' own about a checkpoint is read: it decides
-# nothing, and a damaged one would end the program. (Orbax' own `read_only` warns each time.)
-_READ_OPTIONS = ocp.CheckpointManagerOptions(
-  create=False, step_format_fixed_length=8, lightweight_initialize=True
-)
+# Orbax' manager would make and tidy up, and read a note of its own about each checkpoint, which
+# decides nothing here: a damaged one would end the program.
+_NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=8)
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
@@ -73,6 +71,11 @@ def _say_unverified() -> None:
   )
 
 
+def complete_steps(folder: pathlib.Path) -> list[int]:
+  """The steps of the complete checkpoints that lie in a folder now, rising."""
+  return sorted({found.step for found in _NAMES.find_all(folder)})
+
+
 class SavedRun:
   """The checkpoints of a run, to read from: nothing in its directory is changed.
 
@@ -87,17 +90,12 @@ class SavedRun:
     self._directory = workdir.absolute() / 'checkpoints'
     if not self._directory.is_dir():
       raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
-    self._manager = ocp.CheckpointManager(self._directory, options=_READ_OPTIONS)
     self.steps = self._kept()
     if not self.steps:
       raise UserError(
         f'{workdir} has no complete checkpoint yet: wait for its first one '
         '(--config.checkpoint.every), or resume the run by the command that started it'
       )
-
-  def close(self) -> None:
-    """Lets go of the directory."""
-    self._manager.close()
 
   def meta(self, step: int) -> dict[str, Any]:
     """What was stored beside the state: config, hashes, best step and value.
@@ -184,7 +182,7 @@ class SavedRun:
 
   def _kept(self) -> list[int]:
     """The complete checkpoints that there are now, the same on every process."""
-    steps = sorted(self._manager.all_steps(read=True))
+    steps = complete_steps(self._directory)
     if jax.process_count() == 1:
       return steps
     listing = np.zeros(_MAX_KEPT, np.int32)

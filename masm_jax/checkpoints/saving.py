@@ -92,14 +92,7 @@ class Checkpoints:
       'val_manifest': val_hash,
     }
     self._policy = _KeepNewestAndBest(config.checkpoint.keep)
-    self._manager = ocp.CheckpointManager(
-      workdir.absolute() / 'checkpoints',
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._policy,
-        step_format_fixed_length=8,
-        lightweight_initialize=True,  # As in `reading`.
-      ),
-    )
+    self._manager = self._managed(workdir.absolute() / 'checkpoints')
     steps = self._newest_first()
     self._check_same_directory(steps)
     self._check_identity(steps)
@@ -223,6 +216,15 @@ class Checkpoints:
       return ''
     return agreement.together(lambda: self._state(best, state, self._meta(best)))[1]
 
+  def _managed(self, folder: pathlib.Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=self._policy,
+      step_format_fixed_length=8,
+      # Orbax' own notes of each checkpoint decide nothing here, and may be damaged.
+      lightweight_initialize=True,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
   def _meta(self, step: int) -> dict[str, Any]:
     return reading.read_meta(self._folder(step))
 
@@ -256,7 +258,8 @@ class Checkpoints:
         self._folder(step).rename(target / self._folder(step).name)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged checkpoints are moved')
-    self._manager.reload()
+    self._manager.close()  # Its `reload` would read the notes.
+    self._manager = self._managed(target.parent / 'checkpoints')
 
   def _check_same_directory(self, steps: Sequence[int]) -> None:
     if jax.process_count() == 1:
@@ -282,7 +285,7 @@ class Checkpoints:
     except Exception as error:
       if peers.is_lost(error):
         raise
-      complete = [s for s in self._manager.all_steps(read=True) if self._folder(s).is_dir()]
+      complete = reading.complete_steps(pathlib.Path(self._manager.directory))
       good = f'step {max(complete)}' if complete else 'none'
       raise UserError(
         f'a checkpoint could not be written to {self._manager.directory}: {first_line(error)}; '

@@ -138,40 +138,37 @@ def load_adapted(
       are not those of the run, or the record of its layers lost.
   """
   saved = saved_run.SavedRun(workdir)
-  try:
-    number, found = saved.choose(step)
-    meta = stored.parse_meta(found, workdir, number)
-    config = stored.read_config(meta.config, workdir)
-    backbone, detector_config = detector_lib.from_config(config)
-    params, base_hash = detector_lib.load_params(
-      backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
+  number, found = saved.choose(step)
+  meta = stored.parse_meta(found, workdir, number)
+  config = stored.read_config(meta.config, workdir)
+  backbone, detector_config = detector_lib.from_config(config)
+  params, base_hash = detector_lib.load_params(
+    backbone, weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
+  )
+  if base_hash != meta.base_weights:
+    raise UserError(
+      f'{workdir} was trained on other base weights (hash {meta.base_weights[:12]}, now'
+      f' {base_hash[:12]}): give the file it was started with as --weights'
     )
-    if base_hash != meta.base_weights:
-      raise UserError(
-        f'{workdir} was trained on other base weights (hash {meta.base_weights[:12]}, now'
-        f' {base_hash[:12]}): give the file it was started with as --weights'
-      )
-    stored.check_patterns(config, params, workdir)
-    # A cache that the config names is read too: its factors are those of the training.
-    cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
-    method = make_method(config, cache_dir=cache, on_progress=on_progress)
-    method = chosen_layers.stored_layers(
-      method, params, config=config, workdir=workdir, hashes=meta.hashes()
-    )
-    initial, frozen, _ = sharding.agree(method.init(params, jax.random.key(config.seed)))
-    del params
-    frozen = sharding.place_frozen(frozen, mesh)
-    everywhere = sharding.replicated(mesh)
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
-    )
-    # The run may be training, and have removed that checkpoint: then it is the newest again.
-    number, found, trainable = saved.chosen(step, target)
-    meta = stored.parse_meta(found, workdir, number)
-    last, newest = saved.choose('last')
-    best = newest['best_step']
-  finally:
-    saved.close()
+  stored.check_patterns(config, params, workdir)
+  # A cache that the config names is read too: its factors are those of the training.
+  cache = factor_cache.ReadOnly(config.subspace.cache_dir or workdir / 'decomposition')
+  method = make_method(config, cache_dir=cache, on_progress=on_progress)
+  method = chosen_layers.stored_layers(
+    method, params, config=config, workdir=workdir, hashes=meta.hashes()
+  )
+  initial, frozen, _ = sharding.agree(method.init(params, jax.random.key(config.seed)))
+  del params
+  frozen = sharding.place_frozen(frozen, mesh)
+  everywhere = sharding.replicated(mesh)
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), initial
+  )
+  # The run may be training, and have removed that checkpoint: then it is the newest again.
+  number, found, trainable = saved.chosen(step, target)
+  meta = stored.parse_meta(found, workdir, number)
+  last, newest = saved.choose('last')
+  best = newest['best_step']
   facts = {
     'method': config.method,
     'backbone': config.backbone.name,

@@ -103,7 +103,13 @@ def _safe(part: str) -> str:
   safe = ''.join(
     character
     if character.isprintable() and character not in '%\\/'
-    else ''.join(f'%{byte:02X}' for byte in character.encode('utf-8', 'surrogateescape'))
+    else ''.join(f'%{byte:02X}' for byte in _bytes_of(character))
     for character in part
   )
   return f'%2E{safe[1:]}' if safe.startswith('.') else safe
+
+
+def _bytes_of(character: str) -> bytes:
+  """As a name of a file has it; half a surrogate pair, which JSON can hold, by its own number."""
+  is_byte = '\udc80' <= character <= '\udcff'
+  return character.encode('utf-8', 'surrogateescape' if is_byte else 'surrogatepass')

@@ -129,7 +129,6 @@ def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
       refused += 1
     flip(file, bit)
   assert refused
-  reader.close()
 
 
 @pytest.mark.parametrize('keep', [2, 3])
@@ -250,4 +249,3 @@ def test_a_reader_beside_a_running_training_takes_the_newest_checkpoint(run, tmp
   assert step == 40 and same(trainable, state_of(run, 40).trainable)
   with pytest.raises(UserError, match='does not hold step 20; it keeps 30, 40'):
     reader.choose('20')
-  reader.close()

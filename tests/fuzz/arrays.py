@@ -208,7 +208,7 @@ def _load_detector(sound: Files, folder: pathlib.Path) -> str:
   return 'loaded'
 
 
-DETECTORS = Border('detectors', _detector, _detectors, _load_detector, 40)
+DETECTORS = Border('detectors', _detector, _detectors, _load_detector, 20)
 
 # --- Adapters -------------------------------------------------------------------------------------
 
@@ -254,4 +254,4 @@ def _read_adapter(content: bytes, folder: pathlib.Path) -> str:
   return 'read'
 
 
-ADAPTERS = Border('adapters', _adapter, _adapters, _read_adapter, 25)
+ADAPTERS = Border('adapters', _adapter, _adapters, _read_adapter, 12)

@@ -72,7 +72,7 @@ def _evaluations(state: dict[str, Any]) -> st.SearchStrategy[Case]:
   scores = 'scores/ffpp.parquet'
   document = json.loads(contents['results.json'])
   return st.one_of(
-    st.builds(named('results.json'), spoilt_json(document)),
+    st.builds(named('results.json'), spoilt_json(document, 1)),
     st.builds(named('results.json'), spoilt_json(document)),
     st.builds(named(_NOTE), spoilt_json(json.loads(contents[_NOTE]))),
     st.builds(named(scores), spoilt_bytes([contents[scores]])),
@@ -106,7 +106,7 @@ def _undrawn(figure: object, name: str, description: str) -> str:
   return html.escape(description)
 
 
-EVALUATIONS = Border('evaluations', _evaluated, _evaluations, _shown, 15)
+EVALUATIONS = Border('evaluations', _evaluated, _evaluations, _shown, 25)
 
 # --- Answers --------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from masm_jax import cli, files, tree
 from masm_jax import config as config_lib
 from masm_jax.checkpoints import positions, reading, saving
 from masm_jax.data.manifest import load_manifest
-from masm_jax.errors import storage_text
+from masm_jax.errors import UserError, storage_text
 from masm_jax.inference import stored
 from masm_jax.training.state import TrainState
 from tests.fuzz.border import Border, Case
@@ -88,9 +88,10 @@ def _start(fields: dict[str, list[str]], folder: pathlib.Path) -> str:
     assert 0 <= steps <= 2**63
   try:
     load_manifest(config.data.train.manifest, config.data.train.root, check_files=False)
+  except UserError:
+    return 'taken, without its manifest'
   except OSError as error:
     assert storage_text(error), error
-    return 'refused'
   return 'taken'
 
 
@@ -184,18 +185,15 @@ def _restore(state: dict[str, Any], folder: pathlib.Path) -> str:
     ),
     _state(2).trainable,
   )
+  number, found, trainable = saved.chosen('last', target)
+  meta = stored.parse_meta(found, folder, number)
+  stored.read_config(meta.config, folder)
+  value = float(tree.flatten(jax.device_get(trainable))['head/kernel'].mean())
+  assert value == number, 'another state'
   try:
-    number, found, trainable = saved.chosen('last', target)
-    meta = stored.parse_meta(found, folder, number)
-    stored.read_config(meta.config, folder)
-    value = float(tree.flatten(jax.device_get(trainable))['head/kernel'].mean())
-    assert value == number, 'another state'
-    try:
-      positions.read(step / 'data')
-    except (ValueError, OSError, TypeError, KeyError):
-      return 'no positions'
-  finally:
-    saved.close()
+    positions.read(step / 'data')
+  except (ValueError, OSError, TypeError, KeyError):
+    return 'no positions'
   return 'read'
 
 

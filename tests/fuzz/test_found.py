@@ -1,0 +1,101 @@
+"""What the fuzzers found, case by case."""
+
+import json
+import logging
+
+import pyarrow.parquet as pq
+import pytest
+
+from configs import demo
+from masm_jax import cli, files
+from masm_jax import config as config_lib
+from masm_jax.errors import UserError
+from masm_jax.inference import stored, trained
+from masm_jax.metrics import scores
+from masm_jax.parallel import locks
+from masm_jax.prediction import results
+from masm_jax.preprocess import raw_video
+from tests.fuzz import runs
+from tests.report.conftest import write_evaluation
+
+pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')  # Of ml_collections' own.
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return write_evaluation(tmp_path_factory.mktemp('found') / 'e', num_videos=4)
+
+
+@pytest.mark.parametrize('field', ['mask.keep[0]', 'backbone.name[0]', 'data.tests.known.root[-1]'])
+def test_a_number_in_brackets_behind_a_field_is_one_line(field):
+  with pytest.raises(UserError, match='no such config field'):
+    cli.read_config('config', ['--config=demo:method=masm', f'--config.{field}='])
+
+
+@pytest.mark.parametrize('group', ['loss.uniformity', 'regularizer.w_self', 'data.synthetic.root'])
+def test_a_stored_config_without_a_field_is_refused(group, tmp_path):
+  document = json.loads(demo.get_config('method=masm').to_json())
+  place = document
+  *parts, last = group.split('.')
+  for part in parts:
+    place = place[part]
+  del place[last]
+  with pytest.raises(UserError, match=f'lacks {group}'):
+    stored.read_config(document, tmp_path)
+
+
+def test_people_of_a_synthetic_set_are_bounded():
+  config = demo.get_config('method=masm')
+  config.data.synthetic.identities = 10**9
+  with pytest.raises(UserError, match=r'data\.synthetic\.identities'):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize('depth', [101, 900, 100_000])
+def test_deep_documents_are_no_json_to_any_reader(depth, tmp_path):
+  text = '[' * depth + ']' * depth
+  with pytest.raises(ValueError, match='nested too deeply'):
+    files.parse_json(text)
+  (tmp_path / results.LINES).write_text(text + '\n')
+  with pytest.raises(UserError, match='line 1'):
+    results.read_lines(tmp_path / results.LINES)
+
+
+@pytest.mark.parametrize('change', [{'commit_timestamp_nsecs': {}}, {'performance_metrics': []}])
+def test_a_note_of_orbax_about_a_checkpoint_decides_nothing(change, tmp_path):
+  state = runs._saved(tmp_path)
+  note = state['run'] / 'checkpoints' / '00000002' / '_CHECKPOINT_METADATA'
+  note.write_text(json.dumps(json.loads(note.read_text()) | change))
+  (tmp_path / 'case').mkdir()
+  assert runs._restore(state, tmp_path / 'case') == 'read'
+
+
+def test_what_pandas_notes_in_a_score_table_is_not_read(folder, tmp_path):
+  table = pq.read_table(folder / 'scores' / 'val.parquet')
+  metadata = {**table.schema.metadata, b'pandas': b'{"columns": [{"name": []}]}'}
+  pq.write_table(table.replace_schema_metadata(metadata), tmp_path / 'a.parquet')
+  found = scores.read_scores(tmp_path / 'a.parquet')
+  assert found['score'].equals(scores.read_scores(folder / 'scores' / 'val.parquet')['score'])
+
+
+def test_damaged_scores_of_a_validation_set_count_as_none(folder, tmp_path, caplog):
+  content = (folder / 'scores' / 'val.parquet').read_bytes()
+  (tmp_path / 'val.parquet').write_bytes(content[:-40])
+  with caplog.at_level(logging.WARNING):
+    assert trained._validation(tmp_path / 'val.parquet') is None
+  assert 'val.parquet' in caplog.text
+  assert trained._validation(folder / 'scores' / 'val.parquet') is not None
+
+
+def test_an_empty_file_of_a_process_that_was_killed_before_its_lock_is_removed(tmp_path):
+  machine = locks._mark().partition('-')[0]
+  gone = tmp_path / f'.lock.{machine}-{2**22 + 1}-123-ab'
+  alive = tmp_path / f'.lock.{locks._mark()}-cd'
+  for path in (gone, alive):
+    path.touch()
+  with locks.held(tmp_path):
+    assert not gone.exists() and alive.exists()
+
+
+def test_half_a_surrogate_pair_is_a_name_like_any_other():
+  assert raw_video._safe('\ud800\udcff') == '%ED%A0%80%FF'
