@@ -101,8 +101,8 @@ def _shown(state: dict[str, Any], folder: pathlib.Path) -> str:
   return 'shown'
 
 
-def _undrawn(figure: object, name: str, description: str) -> str:
-  del figure, name
+def _undrawn(drawing: object, name: str, description: str) -> str:
+  del drawing, name
   return html.escape(description)
 
 
