@@ -13,9 +13,6 @@ from tests.docs import lock
 PAGE = lock.ROOT / 'docs' / 'licences.md'
 BEGIN = '<!-- licences:begin (python -m tests.docs.licences --update) -->'
 END = '<!-- licences:end -->'
-  '<!-- licences:begin (python -m tests.docs.licences --update) -->',
-  '<!-- licences:end -->',
-)
 
 # What packages write where SPDX has a name for it.
 _NAMES = {

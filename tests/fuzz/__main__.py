@@ -33,6 +33,7 @@ _TURN_SECONDS = float(os.environ.get('TURN', '100'))  # Of a border, until it is
 _START_SECONDS = 240.0  # For imports, and to prepare what is to be spoilt.
 _ADDRESS_SPACE_BYTES = 2**36  # jax reserves much of it; what is taken is held by the next limit.
 _MAX_DATA_BYTES = 6 * 2**30
+_STILL = 10  # Times as long by the clock: so long it may wait for a machine that is busy.
 _LAST = 'case'  # Of a worker's folder: the case that it is at, which may be its last one.
 
 
@@ -72,7 +73,7 @@ class _Worker:
     command = [sys.executable, '-m', 'tests.fuzz', '--worker', border, str(seed), str(self.folder)]
     self.errors = (self.folder / 'stderr').open('w')
     self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
-    self.deadline = time.monotonic() + _START_SECONDS
+    self._allow(_START_SECONDS)
     self.outcomes: collections.Counter[str] = collections.Counter()
     self.buffer = b''
 
@@ -82,7 +83,7 @@ class _Worker:
     self.buffer += chunk
     *lines, self.buffer = self.buffer.split(b'\n')
     for line in lines:
-      self.deadline = time.monotonic() + MAX_SECONDS
+      self._allow(MAX_SECONDS)
       said, case = json.loads(line)
       outcome, _, text = said.partition('\n')
       if outcome != 'begin':
@@ -90,6 +91,17 @@ class _Worker:
       if outcome.startswith('fault'):
         self.store(outcome, text, self.folder / case)
     return bool(chunk)
+
+  def hangs(self) -> bool:
+    """Whether its case has had its time, of the processor or long since by the clock."""
+    since, used, seconds = self.allowed
+    waited = time.monotonic() - since
+    return waited > seconds and (
+      _cpu_seconds(self.process.pid) - used > seconds or waited > _STILL * seconds
+    )
+
+  def _allow(self, seconds: float) -> None:
+    self.allowed = time.monotonic(), _cpu_seconds(self.process.pid), seconds
 
   def end(self, *, hangs: bool) -> None:
     """Waits for it, or ends it; a turn that did not end well is a fault of its last case."""
@@ -137,7 +149,7 @@ def _run(names: list[str], args: argparse.Namespace) -> int:
         worker = key.data
         if not worker.read():
           _finish(worker, workers, selector, totals, hangs=False)
-      for worker in [one for one in workers if time.monotonic() > one.deadline]:
+      for worker in [one for one in workers if one.hangs()]:
         _finish(worker, workers, selector, totals, hangs=True)
       if time.monotonic() > said + 60:
         said = time.monotonic()
@@ -148,6 +160,15 @@ def _run(names: list[str], args: argparse.Namespace) -> int:
     shutil.rmtree(worker.folder, ignore_errors=True)
   _tell(totals)
   return int(any('fault' in outcome for counts in totals.values() for outcome in counts))
+
+
+def _cpu_seconds(pid: int) -> float:
+  """What a process has computed."""
+  try:
+    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+  except OSError:
+    return 0.0
+  return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def _finish(worker, workers, selector, totals, *, hangs: bool) -> None:
