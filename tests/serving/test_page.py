@@ -33,11 +33,12 @@ def cases():
   first = {'view-0.jpg': media.picture()}
   picture = f'data:image/jpeg;base64,{base64.b64encode(media.picture()).decode()}'
   explained = {
-    'parts': ['artifact'], 'measured': 'Measured: better than the middle.', 'maps_shown': True,
+    'parts': ['subspace 1', 'subspace 2'], 'maps_shown': True,
+    'measured': 'Measured: better than the middle.',
     'faces': [{
-      'track': 0, 'frame': 0, 'base_logit': -1.0, 'logit': 2.0, 'shapley': [3.0],
-      'standard_errors': [0.1], 'token_share': 0.2, 'completeness_error': 0.0,
-      'maps': [[[0.2, -0.1], [0.5, 0.0]]], 'picture': picture,
+      'track': 0, 'frame': 0, 'base_logit': -1.0, 'logit': 2.0, 'shapley': [3.5, -0.5],
+      'standard_errors': [0.1, 0.1], 'token_share': 0.2, 'completeness_error': 0.0,
+      'maps': [[[0.2, -0.1], [0.5, 0.0]], [[0.0, 0.0], [0.0, -0.3]]], 'picture': picture,
     }],
   }  # fmt: skip
   made = {
@@ -210,7 +211,11 @@ def test_words_numbers_and_reasons_are_those_of_the_api(visit, site):
     assert ('What the detector reacted to' in shown) == (name == 'heat.jpg')
     if name == 'heat.jpg':
       assert 'Measured: better' in shown and said['explanation_lines'][0] in shown
-      assert tab.locator('.maps rect').count() == 4
+      # All changes together, then each one; and what each adds to the score.
+      assert tab.locator('.maps rect').count() == 3 * 4
+      assert tab.locator('.shares td:nth-child(2)').all_inner_texts() == [
+        '−1.00', '+3.50', '−0.50', '+2.00'
+      ]  # fmt: skip
     assert tab.title().startswith(said['headline'])
     tab.click('text=Check another file')
   assert tab.evaluate('window.ran') is None  # A name is text.

@@ -244,25 +244,50 @@ function frameTable(track) {
 function explanation({ answer, words }) {
   const found = answer.explanation;
   if (found === null) return null;
-  const figures = found.faces.map((one, i) => el('figure', {}, heatMap(one), el('figcaption', {}, words.explanation_lines[i])));
-  const key = found.maps_shown ? el('p', { class: 'hint' }, 'Red speaks for a fake, blue against it; the stronger, the more.') : null;
-  return part('What the detector reacted to', el('p', {}, found.measured), key, el('div', { class: 'maps' }, ...figures));
+  const faces = found.faces.map((one, i) => el('div', { class: 'explained' }, el('p', {}, words.explanation_lines[i]),
+    heatMaps(one, found.parts), shares(one, found.parts)));
+  const key = el('p', { class: 'hint' }, 'Red speaks for a fake, blue against it; the stronger, the more.');
+  return part('What the detector reacted to', el('p', {}, found.measured), key, ...faces);
 }
 
-// The face, and over it what each of its patches adds to the score, all learned changes together.
-function heatMap({ track, picture, maps }) {
+// The face, and over it what each patch adds to the score: all learned changes together, then each one.
+function heatMaps({ track, picture, maps }, parts) {
   const bytes = Uint8Array.from(atob(picture.split(',')[1]), c => c.charCodeAt(0));
   const href = URL.createObjectURL(new Blob([bytes], { type: 'image/jpeg' }));
-  const side = maps === null ? 1 : maps[0].length;
-  const label = `Person ${track + 1}${maps === null ? '' : ', with a map of what the detector reacted to'}`;
+  const shown = [];
+  if (maps === null) shown.push([`person ${track + 1}`, null]);
+  else {
+    shown.push(['all changes', maps[0].map((row, y) => row.map((_, x) => maps.reduce((sum, map) => sum + map[y][x], 0)))]);
+    if (parts.length > 1) parts.forEach((name, k) => shown.push([name, maps[k]]));
+  }
+  const most = Math.max(1e-9, ...shown.flatMap(([, map]) => map === null ? [] : map.flat().map(Math.abs)));
+  const figures = shown.map(([name, map]) => el('figure', {}, heatMap(href, track, map, most), el('figcaption', {}, name)));
+  return el('div', { class: 'maps' }, ...figures);
+}
+
+function heatMap(href, track, map, most) {
+  const side = map === null ? 1 : map.length;
+  const label = `Person ${track + 1}${map === null ? '' : ', with a map of what the detector reacted to'}`;
   const drawing = svg('svg', { viewBox: `0 0 ${side} ${side}`, role: 'img', 'aria-label': label },
     svg('image', { href, width: side, height: side, preserveAspectRatio: 'none' }));
-  if (maps === null) return drawing;
-  const sums = Array.from({ length: side }, (_, y) => Array.from({ length: side }, (_, x) => maps.reduce((sum, map) => sum + map[y][x], 0)));
-  const most = Math.max(1e-9, ...sums.flat().map(Math.abs));
-  sums.forEach((row, y) => row.forEach((value, x) => drawing.append(svg('rect', { x, y, width: 1.02, height: 1.02,
+  if (map === null) return drawing;
+  map.forEach((row, y) => row.forEach((value, x) => drawing.append(svg('rect', { x, y, width: 1.02, height: 1.02,
     class: value > 0 ? 'for' : 'against', 'fill-opacity': (0.65 * Math.abs(value) / most).toFixed(3) }))));
   return drawing;
+}
+
+// How far each learned change moves the score, from where the pretrained backbone stands.
+function shares({ base_logit, shapley, logit }, parts) {
+  const rows = [['Before training', base_logit], ...parts.map((name, k) => [name, shapley[k]]), ['Score', logit]];
+  const most = Math.max(1e-9, ...rows.map(([, value]) => Math.abs(value)));
+  const body = rows.map(([name, value]) => {
+    const width = 100 * Math.abs(value) / most;
+    const bar = svg('svg', { viewBox: '-100 0 200 12', preserveAspectRatio: 'none', 'aria-hidden': 'true' },
+      svg('rect', { class: value > 0 ? 'for' : 'against', x: value > 0 ? 0 : -width, y: 1, width, height: 10 }),
+      svg('line', { x1: 0, x2: 0, y1: 0, y2: 12 }));
+    return el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, `${value < 0 ? '−' : '+'}${Math.abs(value).toFixed(2)}`), el('td', {}, bar));
+  });
+  return el('table', { class: 'shares' }, el('caption', {}, 'What adds up to the score'), el('tbody', {}, ...body));
 }
 
 function unseen(answer) {
