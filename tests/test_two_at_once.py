@@ -10,11 +10,14 @@ from absl.testing import flagsaver
 from configs import demo
 from masm_jax import cli, perturb_videos
 from masm_jax.analysis import __main__ as analysis
+from masm_jax.convert import __main__ as convert
 from masm_jax.data import synthetic, tfds_builder
-from masm_jax.data.manifest import load_manifest
+from masm_jax.data.manifest import load_manifest, write_manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation.run import evaluate
+from masm_jax.export import __main__ as export
 from masm_jax.parallel import locks
+from masm_jax.prediction import results as prediction
 from masm_jax.preprocess import __main__ as preprocess
 from masm_jax.sweep import __main__ as sweep
 from masm_jax.training.loop import train
@@ -48,6 +51,46 @@ def _perturb(folder):
 
 def _sweep(folder):
   return sweep.main(['components', f'--workdir={folder / "out"}', '--write=commands'])
+
+
+def _export(folder):
+  words = ['--run', folder / 'run', '--format', 'detector', '--out', folder / 'out']
+  return export.main([*map(str, words)])
+
+
+def _convert(folder):
+  words = [folder / 'a.pth', '--from', 'effort', '--out', folder / 'out']
+  return convert.main([*map(str, words)])
+
+
+@pytest.mark.parametrize('command', [_export, _convert])
+def test_the_second_export_is_one_line_and_status_2(command, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(cli, 'start_jax', lambda **_: None)
+  hold(tmp_path, '.out.lock')
+  assert command(tmp_path) == 2
+  error = capsys.readouterr().err
+  assert 'is in use by process' in error and len(error.splitlines()) == 1
+  assert [path.name for path in tmp_path.iterdir()] == ['.out.lock']
+
+
+def test_the_second_prediction_is_refused(tmp_path):
+  hold(tmp_path / 'out')
+  with pytest.raises(UserError, match=TOLD):
+    prediction.Folder(tmp_path / 'out', {'model': 'a'})
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.lock']
+
+
+def test_two_imports_to_one_manifest_leave_one_of_them_whole(portraits, tmp_path):
+  """An import writes one file, whole: the last one stays, and nobody waits."""
+  manifest, out = load_manifest(portraits), tmp_path / 'm.parquet'
+  write_manifest(manifest, out)
+  writers = [threading.Thread(target=write_manifest, args=(manifest, out)) for _ in range(4)]
+  for writer in writers:
+    writer.start()
+  while any(writer.is_alive() for writer in writers):
+    assert load_manifest(out, manifest.root, check_files=False).sha256 == manifest.sha256
+  assert load_manifest(out, manifest.root).sha256 == manifest.sha256
+  assert [path.name for path in tmp_path.iterdir()] == ['m.parquet']
 
 
 @pytest.mark.parametrize('command', [_preprocess, _perturb, _sweep])

@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 from masm_jax import cli
+from masm_jax.parallel import locks
 
 _ABOUT = {
   'effort': 'Effort (arXiv 2411.15633): faces, UniversalFakeDetect, GenImage',
@@ -49,15 +50,16 @@ def _convert(args: argparse.Namespace) -> int:
   cli.start_jax(deterministic=True)
   from masm_jax.convert import writing
 
-  writing.convert(
-    args.format,
-    args.file,
-    args.out,
-    name=args.name,
-    licence_note=args.licence_note,
-    whole_images=args.whole_images,
-    base_weights=args.base_weights,
-  )
+  with locks.held_beside(args.out):
+    writing.convert(
+      args.format,
+      args.file,
+      args.out,
+      name=args.name,
+      licence_note=args.licence_note,
+      whole_images=args.whole_images,
+      base_weights=args.base_weights,
+    )
   return 0
 
 

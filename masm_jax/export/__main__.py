@@ -15,6 +15,7 @@ import sys
 from masm_jax import cli
 from masm_jax.export import FORMATS
 from masm_jax.export.request import Request
+from masm_jax.parallel import locks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +78,8 @@ def _export(args: argparse.Namespace) -> int:
     benchmark=args.benchmark,
   )
   module, _ = FORMATS[args.format]
-  importlib.import_module(module).write(request)
+  with locks.held_beside(args.out):  # Two would mix their files.
+    importlib.import_module(module).write(request)
   return 0
 
 

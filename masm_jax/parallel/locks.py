@@ -74,6 +74,14 @@ def held(
         path.parent.rmdir()
 
 
+def held_beside(
+  path: str | os.PathLike, *, waits: bool = False
+) -> contextlib.AbstractContextManager[None]:
+  """As `held`, for a file, or a folder that has to stay empty: the lock lies beside it."""
+  path = pathlib.Path(path).absolute()
+  return held(path.parent, name=f'.{path.name}.lock', waits=waits)
+
+
 def describe(owner: dict[str, Any]) -> str:
   """The owner of a lock, for people."""
   text = (

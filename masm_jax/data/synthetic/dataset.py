@@ -139,7 +139,7 @@ def materialize(
   if getattr(multiprocessing.current_process(), '_inheriting', False) and num_processes > 1:
     raise UserError(_NO_MAIN_GUARD)
   # Who needs the same set at the same time waits for it, and uses it.
-  with locks.held(root.parent, name=f'.{root.name}.lock', waits=True):
+  with locks.held_beside(root, waits=True):
     if not _is_complete(root, wanted):
       _render(root, plans, wanted, num_processes, progress)
   return root / MANIFEST_NAME
