@@ -87,7 +87,7 @@ ALLOWED = {
     'parallel',
     'telemetry',
   },
-  'convert': {'backbones', 'data', 'detector', 'inference', 'methods', 'metrics'},
+  'convert': {'backbones', 'data', 'detector', 'inference', 'methods', 'metrics', 'parallel'},
   'explain': {
     'data',
     'detector',
