@@ -57,12 +57,14 @@ def explain(
     explainer: of the detector and what training added.
     images: uint8 [B, S, S, 3], at the detector's size.
     points: of the path's quadrature.
-    batch_size: pictures at a time; the last batch is padded, so that nothing is compiled twice.
+    batch_size: pictures at a time; the last batch is padded to it, unless it holds one picture.
+      So two programs are compiled at most.
   """
   for start in range(0, len(images), batch_size):
     batch = images[start : start + batch_size]
     count = len(batch)
-    batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - count, axis=0)])
+    padded = batch_size if count > 1 else 1  # A single picture is the common case, and is fast.
+    batch = np.concatenate([batch, np.repeat(batch[-1:], padded - count, axis=0)])
     found = explainer.attribute(batch, points=points)
     shares = shapley_values(
       lambda gates, batch=batch: explainer.logits(batch, gates), explainer.changes.num_parts

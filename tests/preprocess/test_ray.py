@@ -30,7 +30,8 @@ def test_an_actor_survives_what_kills_its_process(make, tmp_path):
 
 @pytest.mark.filterwarnings('default')  # Ray's own.
 @pytest.mark.skipif(shutil.disk_usage('/dev/shm').free < 2**28, reason='needs shared memory')
-def test_crops_are_those_of_the_local_engine(clips, settings, tmp_path):
+def test_crops_are_those_of_the_local_engine(clips, settings, tmp_path, monkeypatch):
+  monkeypatch.setenv('RAY_worker_niceness', '0')  # 15 by default: a busy machine starves them.
   pytest.importorskip('ray', reason="needs Ray: pip install 'masm_jax[ray]'")
   raw = tmp_path / 'raw'
   (raw / 'real').mkdir(parents=True)
