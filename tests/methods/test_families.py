@@ -68,3 +68,25 @@ def test_merged_parameters_compute_what_the_method_does(name, family, tiny_run):
   if name in ('masm', 'effort'):
     decomposed = {path.rpartition('/')[0] for path in tree.flatten(trainable) if path[-2:] == '/U'}
     assert len(decomposed) == 2 * (4 if name == 'effort' else 7)  # 7: with the gate.
+
+
+@pytest.mark.parametrize(
+  ('name', 'family'),
+  [
+    ('bitfit', 'dinov3_hplus16'),  # Keys without a bias.
+    ('ln', 'pe_core_l14'),  # Norms before the blocks and in the pooling.
+    ('fmsd', 'dinov2_reg_g14'),
+    ('full', 'siglip_l16'),  # No class token.
+  ],
+)
+def test_a_training_step_moves_what_the_method_trains(name, family, tiny_run):
+  """Each step compiles for seconds: the families are dealt among the methods not seen above."""
+  run = tiny_run(name, None, _start(family)[0].backbone)
+  before = jax.tree.map(np.array, run.frozen)
+  run.step()
+  assert int(run.state.step) == 1 and int(run.state.nonfinite_step) == 0
+  jax.tree.map(np.testing.assert_array_equal, before, run.frozen)
+  change = jax.tree.map(lambda a, b: np.abs(a - b).max(), run.trainable, run.state.trainable)
+  moved = tree.flatten(change)
+  assert moved['head/kernel'] > 0
+  assert max(value for path, value in moved.items() if path.startswith('backbone')) > 0
