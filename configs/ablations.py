@@ -95,6 +95,7 @@ SWEEPS = {
       'all_v01': masm_v01.FIELDS | {'mask.keep': 0.5},
       'all': {},
       'skeleton_balanced': _SKELETON | {'subspace.parametrization': 'balanced'},
+      'all_balanced': {'subspace.parametrization': 'balanced'},
       'mask_v01': _form(masm_v01.FIELDS, 'subspace', 'mask') | {'mask.keep': 0.5},
       'mask': _form(_NOW, 'mask'),
       'orthogonality_v01': _form(masm_v01.FIELDS, 'subspace', *_ORTHOGONAL),
