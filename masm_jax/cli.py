@@ -140,8 +140,10 @@ def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
         if (config := values[parser.name].value) is not None:
           _ = config.is_locked  # A file that failed to load says so at the first access.
   except UserError as error:
+    if not str(error).startswith(NO_FIELD) or 'Did you mean' in str(error):
+      raise
     fields = [unknown_field(parser.config, parser.name, words) for parser in configs]
-    if not str(error).startswith(NO_FIELD) or 'Did you mean' in str(error) or not any(fields):
+    if not any(fields):
       raise
     raise UserError(NO_FIELD + next(filter(None, fields))) from error
   return rest

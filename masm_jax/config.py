@@ -72,7 +72,8 @@ def completed(stored: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def _problems(config: ml_collections.ConfigDict, flat: Mapping[str, Any]) -> list[str]:
   """What is wrong with single fields."""
   problems = fields.problems(flat)
-  given, tests = {'train': config.data.train, 'val': config.data.val}, config.data.get('tests', {})
+  given = {name: config.data.get(name) for name in ('train', 'val')}
+  tests = config.data.get('tests', {})
   problems += [f'data.{problem}' for problem in fields.set_problems(given)]
   if isinstance(tests, ml_collections.ConfigDict):
     problems += [f'data.tests.{problem}' for problem in fields.set_problems(tests)]

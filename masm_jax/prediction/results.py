@@ -119,7 +119,9 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
   found = []
   for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], start=1):
     try:
-      found.append(answers.from_dict(files.parse_json(line)))
+      answer = answers.from_dict(files.parse_json(line))
+      answer.to_dict()  # Numbers that are none, and no JSON, fail here.
+      found.append(answer)
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path}, line {number}: no answer of this version') from error
   return found

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from masm_jax.parallel import locks
 from masm_jax.prediction import results
 from masm_jax.preprocess import raw_video
 from tests.fuzz import runs
+from tests.prediction import answers_made
 from tests.report.conftest import write_evaluation
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')  # Of ml_collections' own.
@@ -99,3 +101,30 @@ def test_an_empty_file_of_a_process_that_was_killed_before_its_lock_is_removed(t
 
 def test_half_a_surrogate_pair_is_a_name_like_any_other():
   assert raw_video._safe('\ud800\udcff') == '%ED%A0%80%FF'
+
+
+@pytest.mark.parametrize('name', ['train', 'val'])
+def test_a_config_without_a_set_is_refused(name):
+  config = demo.get_config('method=masm')
+  with config.unlocked():
+    del config.data[name]
+  with pytest.raises(UserError, match=f'lacks data.{name}|data.{name}: it lacks'):
+    config_lib.validate(config.lock())
+
+
+def test_a_config_file_that_cannot_be_read_is_one_line():
+  with pytest.raises(UserError) as caught:
+    cli.read_config('config', ['--config=/proc/self/mem', '--config.seed[0].b=7'])
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('number', ['NaN', '1e400'])
+def test_an_answer_with_a_number_that_is_none_is_no_answer(number, tmp_path):
+  answer = json.dumps(answers_made.ANSWER.to_dict())
+  assert '"probability": 0.' in answer
+  (tmp_path / results.LINES).write_text(answer + '\n')
+  assert len(results.read_lines(tmp_path / results.LINES)) == 1
+  damaged = re.sub(r'"probability": 0\.\d+', f'"probability": {number}', answer, count=1)
+  (tmp_path / results.LINES).write_text(damaged + '\n')
+  with pytest.raises(UserError, match='line 1: no answer of this version'):
+    results.read_lines(tmp_path / results.LINES)
