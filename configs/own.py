@@ -1,8 +1,8 @@
 """Your own face crops: one manifest that has the splits train, val and test.
 
 python -m masm_jax.data import --format folder --input crops/ --output crops/all.parquet
-python -m masm_jax.data split crops/all.parquet --output crops/manifest.parquet
-python -m masm_jax.main --config=configs/own.py:manifest=crops/manifest.parquet,backbone=clip_b16 \
+python -m masm_jax.data split crops/all.parquet --output crops/split.parquet
+python -m masm_jax.main --config=configs/own.py:manifest=crops/split.parquet,backbone=clip_b16 \
     --config.backbone.weights=weights/clip_b16.safetensors --workdir=runs/own
 
 `root=FOLDER` says where the manifest's paths start, if that is not its own folder; `method=METHOD`

@@ -57,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
   add('--input', required=True, type=_local, metavar='RAW', help="data set's folder, or one file")
   add('--layout', default='folder', help='how it lies there, see below (default: %(default)s)')
   add('--output', required=True, type=_local, metavar='DIR', help='new, or of an earlier run')
-  add('--dataset', default='', help="the data set's name in the manifest; default: the layout's")
+  add(
+    '--dataset',
+    default='',
+    help="of the manifest's data set; default: the layout's name, the folder's for `folder`",
+  )
   add('--split', default='', choices=('train', 'val', 'test'), help='of videos that no list places')
   add('--label', choices=_LABELS, help='folder layout: all videos are that (one file: unknown)')
   add('--compression', nargs='+', default=(), choices=('raw', 'c23', 'c40'), help='only these')
