@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     '--benchmark',
     type=pathlib.Path,
-    help='of detector: benchmark.json of `masm_jax.explain --benchmark`, told beside every map',
+    help='of detector: benchmark.json of `explain --benchmark`, told beside every map',
   )
   args = parser.parse_args(argv)
   return cli.exit_status(lambda: _export(args))

@@ -89,9 +89,8 @@ def write(request: Request) -> None:
   if note.explanation:
     size = note.explanation.blob.bytes / 1e6
     told = f'{size:.1f} MB, {note.explanation.num_parts} learned changes'
-    told += (
-      '' if note.explanation.benchmark else '; not measured yet (masm_jax.explain --benchmark)'
-    )
+    measured = 'measured' if note.explanation.benchmark else 'not measured yet'
+    told += f'; {measured} (masm-jax explain --benchmark)'
   else:
     told = 'none' if request.explanations == 'never' else 'none: nothing small was trained'
   print(f'  explanation {told}')

@@ -205,6 +205,7 @@ def _take(
       folder.append(answer)
       said = words.describe(answer)
       line = _columns(said.short, said.number, str(len(answer.tracks)), answer.input.name)
+      line += f'  ({", ".join(answer.reasons)})' if answer.reasons else ''
       print(line, file=sys.stdout if out.isatty() else out, flush=True)
       progress.update(number)
 

@@ -92,7 +92,7 @@ def describe(answer: Answer) -> Words:
     explanation=_explanation(answer, number, calibrated),
     reasons=tuple(_REASONS[reason] for reason in answer.reasons),
     tracks=tuple(_track(track, answer, calibrated) for track in answer.tracks),
-    fine_print=_fine_print(answer),
+    fine_print=_fine_print(answer, calibrated),
     trained_on=trained_on(answer.model),
   )
 
@@ -219,7 +219,7 @@ def _track(track: Track, answer: Answer, calibrated: bool) -> TrackWords:
   return TrackWords(title, text, tuple(_REASONS[reason] for reason in track.reasons))
 
 
-def _fine_print(answer: Answer) -> str:
+def _fine_print(answer: Answer, calibrated: bool) -> str:
   policy = answer.policy
   parts = [f'Threshold {100 * policy.threshold:.1f} % ({policy.threshold_source})']
   if policy.abstain is not None:
@@ -228,9 +228,10 @@ def _fine_print(answer: Answer) -> str:
   if policy.calibration is None:
     parts.append('not calibrated')
   else:
-    fitted = f'calibrated on {policy.calibration.set}'
+    fitted = f'{"calibrated" if calibrated else "scaled"} on {policy.calibration.set}'
     if policy.calibration.ece is not None:
-      fitted += f', where probabilities were off by {100 * policy.calibration.ece:.1f} % on average'
+      off = f'off by {100 * policy.calibration.ece:.1f} % on average'
+      fitted += f', where probabilities were {off}' if calibrated else f', and still {off} there'
     parts.append(fitted)
   parts.append(f'detector {answer.model.name} ({answer.model.sha256[:12]})')
   return '; '.join(parts) + '.'

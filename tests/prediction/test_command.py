@@ -60,7 +60,9 @@ def test_answers_come_as_lines_table_and_report(run, folder, tmp_path, capsys):
   shown = capsys.readouterr().out
   for value in found:
     found_words = words.describe(answers.from_dict(value))
-    row = next(line for line in shown.splitlines() if line.endswith(value['input']['name']))
+    reasons = f'  ({", ".join(value["reasons"])})' if value['reasons'] else ''
+    end = value['input']['name'] + reasons
+    row = next(line for line in shown.splitlines() if line.endswith(end))
     assert row.startswith(found_words.short) and found_words.number in row
   rows = (out / results.TABLE).read_text().splitlines()
   assert len(rows) == 6 and rows[0].startswith('name,sha256,kind,verdict,probability,low,high')

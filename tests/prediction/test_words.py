@@ -75,6 +75,15 @@ def test_without_calibration_nothing_is_called_a_probability():
   assert 'probability' not in found.tracks[0].text and 'reservations' in found.headline
 
 
+def test_a_scale_that_did_not_fit_is_no_calibration():
+  """The fine print says nothing that the sentences above it deny."""
+  poor = made(reasons=('uncalibrated',))
+  found = words.describe(poor)
+  assert 'no probability' in found.explanation
+  assert 'scaled on validation, and still off by 3.0 % on average there' in found.fine_print
+  assert 'calibrated on' not in found.fine_print
+
+
 @pytest.mark.parametrize(
   ('verdict', 'probability', 'headline'),
   [
