@@ -80,8 +80,7 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
       f' {wrong[0]}'
     )
   merged = jax.device_get(method.merge(tree.unflatten(leaves), frozen))
-  difference = np.abs(probe_logits(detector_config, merged) - np.asarray(note['logits'])).max()
-  if not difference <= _TOLERANCE:
+  if not _are_close(probe_logits(detector_config, merged), note['logits']):
     raise UserError(f'{path}: the detector computes other logits than when it was exported')
   return Converted(
     method=config.method,
@@ -93,6 +92,14 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
     origin=detector_schema.Origin(**note['origin']),
     config=note['config'],
   )
+
+
+def _are_close(logits: np.ndarray, noted: Any) -> bool:
+  """Whether logits are those of the note, which may hold anything."""
+  try:
+    return bool(np.abs(logits - np.asarray(noted, np.float64)).max() <= _TOLERANCE)
+  except (TypeError, ValueError, OverflowError):  # No numbers, or of another shape.
+    return False
 
 
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
