@@ -3,7 +3,8 @@
 python -m benchmarks.inference --json=inference.json
 
 Every method merges into the same plain detector, so that one program scores for all of them; the
-table has the time of `merge` for each. Shapes and columns as in train_step.py.
+table has the time of `merge` for each. Shapes and columns as in train_step.py. With --model=DIR, a
+run or a detector file, its `score` takes turns with the bare program of the same shape.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+import masm_jax
 from benchmarks import measure
 from benchmarks.train_step import random_batch
 from configs import common
@@ -57,8 +59,13 @@ def main(arguments: list[str]) -> int:
   parser.add_argument('--repeats', type=int, default=1 if on_cpu else 10, help='batches in a turn')
   parser.add_argument('--torch', choices=('all', 'eager', 'none'), default='all')
   parser.add_argument('--json', default='', help='where the measurements go')
+  parser.add_argument('--model', default='', help='a run or detector file: its backbone and size')
   args = parser.parse_args(arguments)
+  detector = masm_jax.load(args.model, batch_size=args.batch_size) if args.model else None
   config = common.get_config()
+  if detector:
+    args.backbone = detector.facts['backbone']
+    config.backbone.image_size = detector.image_size
   config.backbone.name = args.backbone
   backbone, detector_config = detector_lib.from_config(config)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -71,6 +78,8 @@ def main(arguments: list[str]) -> int:
     placed, batch
   ).compile()  # fmt: skip
   programs = {'jax': lambda: jax.block_until_ready(compiled(placed, batch))}
+  if detector:
+    programs['score'] = lambda: detector.score(images)
   if args.torch != 'none':
     from benchmarks import torch_reference
 
