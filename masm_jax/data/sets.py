@@ -18,6 +18,7 @@ SYNTHETIC_NOTE = (
   'Synthetic portraits: these metrics show that the program works; they prove nothing '
   'about real deepfakes.'
 )
+_FEW_VIDEOS = 10  # Of a class in the validation set.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ def load_sets(config: ml_collections.ConfigDict) -> DataSets:
     if spec.manifest:
       tests[name] = load(f'data.tests.{name}', spec)
   sets = DataSets(train, val, tests)
+  _warn_small(val)
   _warn_overlap(sets)
   return sets
 
@@ -199,6 +201,19 @@ def _load(
       f'`python -m masm_jax.preprocess` makes one), or {SYNTHETIC!r} for the built-in set'
     )
   return manifest_lib.load_manifest(spec.manifest, spec.root or None)
+
+
+def _warn_small(val: Manifest) -> None:
+  """Says where the validation set is too small to choose anything with."""
+  real, fake = (val.table['video_id'][val.labels == label].nunique() for label in (REAL, FAKE))
+  if min(real, fake) < _FEW_VIDEOS:
+    logging.warning(
+      'the validation set has few videos (%d real, %d fake): the checkpoint, the threshold and the'
+      ' calibration that it chooses are close to chance; %d of each are a beginning',
+      real,
+      fake,
+      _FEW_VIDEOS,
+    )
 
 
 def _warn_overlap(sets: DataSets) -> None:

@@ -5,6 +5,7 @@ layers are updated] [ours: the rule of selection, its schedule and the controls]
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.struct
@@ -177,6 +178,30 @@ def agreement(
     for half in range(grad_stats.HALVES)
   )  # fmt: skip
   return jnp.mean((first == second).astype(jnp.float32))
+
+
+def find_doubt(config: MaskConfig, agreed: Sequence[float]) -> str:
+  """What is to be said against the layer masks of a whole run; '' if nothing is.
+
+  Args:
+    config: of the masks.
+    agreed: the agreement at each refresh of the run.
+  """
+  if config.kind not in ('dynamic', 'inverse'):
+    return ''
+  if not agreed:
+    return (
+      f'the run ended before its first layer mask (mask.warmup_steps = {config.warmup_steps}):'
+      ' every subspace of every layer was trained; a fifth of the steps is a usual warm-up'
+    )
+  mean = sum(agreed) / len(agreed)
+  if mean >= SIGNAL:
+    return ''
+  return (
+    f'mask.score = {config.score} is noise here: two halves of the batches agree on {mean:.2f} of'
+    f' the groups (a signal: {SIGNAL:.1f} or more), so that the layer mask was drawn by chance; try'
+    ' grad_norm, a mask.decay nearer to 1, or mask.kind = none'
+  )
 
 
 def keep_at(step: int | jax.Array, config: MaskConfig) -> jax.Array:

@@ -114,11 +114,12 @@ def _check_classes(table: pd.DataFrame, clusters: Clusters, warn: Any) -> None:
   noun = {'video': 'videos', 'identity': 'groups of identities'}[clusters.unit]
   if clusters.num < 2:
     warn('few_clusters', f'a single one of {noun}: there is no interval')
-  elif few := [f'{n} {what}' for what, n in counts.items() if 0 < n < _FEW_CLUSTERS]:
+  elif any(0 < n < _FEW_CLUSTERS for n in counts.values()):
     rough = 'intervals are rough, and too narrow'
     if 1 in counts.values():
       rough = 'there is no interval of what needs a class with a single one; others are rough'
-    warn('few_clusters', f'only {" and ".join(few)} {noun}: {rough}')
+    there = ', '.join(f'{n} {what}' for what, n in counts.items())
+    warn('few_clusters', f'few {noun} ({there}): {rough}')
 
 
 def _parts(

@@ -43,6 +43,7 @@ def render(answers: Sequence[Answer], folder: pathlib.Path) -> str:
     rows=rows,
     details=[row | _details(row['number'], row['answer'], folder) for row in rows[:MAX_DETAILS]],
     num=len(answers),
+    calibrated=all('uncalibrated' not in answer.reasons for answer in answers),
     counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
     model=answers[0].model if answers else None,
     trained_on=words.trained_on(answers[0].model) if answers else '',

@@ -19,7 +19,7 @@ from masm_jax.data import sets
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
-from masm_jax.masking.layer_mask import SIGNAL, LayerMask, MaskConfig
+from masm_jax.masking.layer_mask import LayerMask, MaskConfig, find_doubt
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import scores
 from masm_jax.telemetry.lines import JsonLines
@@ -239,10 +239,10 @@ class RunReport:
     }
     if is_synthetic:
       document['note'] = sets.SYNTHETIC_NOTE
-    for name, what in (
-      ('best', f'best by validation {config.eval.select_by}'),
-      ('last', 'last step'),
-    ):
+    shown = {'best': f'best by validation {config.eval.select_by}', 'last': 'last step'}
+    if results['best']['step'] == results['last']['step']:
+      shown = {'last': f'{shown["best"]} and last step'}
+    for name, what in shown.items():
       print(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
       print(scores.format_table(results[name]['sets']))
     if is_synthetic:
@@ -253,18 +253,13 @@ class RunReport:
     files.write_sealed(self._workdir / 'results.json', document | dict(results))
 
   def _judge_masks(self) -> None:
-    """Says so where the masks were drawn from noise."""
-    masks = telemetry.read_lines(self._workdir / 'masks.jsonl') if self._groups else []
+    """Says so where the masks were drawn from noise, or never."""
+    if not self._groups:
+      return
+    masks = telemetry.read_lines(self._workdir / 'masks.jsonl')
     agreed = [line['agreement'] for line in masks if 'agreement' in line]
-    if self._mask_config.kind in ('dynamic', 'inverse') and agreed and np.mean(agreed) < SIGNAL:
-      logging.warning(
-        'mask.score = %s is noise here: two halves of the batches agree on %.2f of the groups (a '
-        'signal: %.1f or more), so that the layer mask was drawn by chance; try grad_norm, a '
-        'mask.decay nearer to 1, or mask.kind = none',
-        self._mask_config.score,
-        np.mean(agreed),
-        SIGNAL,
-      )
+    if doubt := find_doubt(self._mask_config, agreed):
+      logging.warning('%s', doubt)
 
   def _draw_masks(self, last_step: int) -> None:
     """`masks.png`: the mask over time, and how often each group was on."""

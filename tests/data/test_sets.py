@@ -85,6 +85,16 @@ def test_shared_videos_are_warned_about(manifest, caplog):
   assert 'validation shares 6 videos or source videos with the training set' in caplog.text
 
 
+def test_few_validation_videos_are_warned_about(manifest, caplog, monkeypatch):
+  with caplog.at_level(logging.WARNING):
+    sets.load_sets(config(manifest))
+  assert 'the validation set has few videos (2 real, 4 fake)' in caplog.text
+  caplog.clear()
+  monkeypatch.setattr(sets, '_FEW_VIDEOS', 1)
+  sets.load_sets(config(manifest))
+  assert 'few videos' not in caplog.text
+
+
 @pytest.mark.parametrize('split', ['test', ''])
 def test_a_set_marked_test_never_chooses(manifest, split):
   with pytest.raises(UserError, match=r'data.val: 6 of .* rows are marked test'):

@@ -208,3 +208,16 @@ def test_random_masks_are_a_function_of_seed_and_step_and_all_keeps_everything()
   assert all(mask.sum() == 2 for mask in first[1:])
   masks, last = run('all', 8)
   assert np.all(masks) and float(last.scores.min()) > 0
+
+
+def test_masks_that_came_by_chance_or_never_are_told():
+  config = layer_mask.MaskConfig(kind='dynamic', score='bvr', warmup_steps=30)
+  assert 'ended before its first layer mask (mask.warmup_steps = 30)' in layer_mask.find_doubt(
+    config, []
+  )
+  assert 'mask.score = bvr is noise here: two halves of the batches agree on 0.60' in (
+    layer_mask.find_doubt(config, [0.5, 0.7])
+  )
+  assert not layer_mask.find_doubt(config, [0.75, 0.95])
+  for kind in ('all', 'oneshot', 'random'):
+    assert not layer_mask.find_doubt(layer_mask.MaskConfig(kind=kind), [])
