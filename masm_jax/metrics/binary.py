@@ -336,7 +336,9 @@ def _selective(
     return dict.fromkeys(SELECTIVE, math.nan)
   everything = np.zeros(len(labels), np.int64)
   ranked = risk_coverage.Ranked.of(labels, scores, everything, threshold, band)
-  return {name: float(value[0]) for name, value in ranked.metrics(np.ones((1, 1))).items()}
+  return {
+    name: float(value[0]) for name, value in ranked.metrics(np.ones((1, 1), np.int64)).items()
+  }
 
 
 def log_losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A draw takes as many clusters as there are, with replacement, and every example of each: an example
 then counts as often as its cluster was drawn. So a draw is a vector of whole-number weights, and a
-metric of it is a weighted metric over examples that are sorted once for all draws. Draw number i
+metric of it is a weighted metric over examples that are sorted once for all draws. Weights and
+their sums stay whole numbers, which NumPy adds up many times faster than float64. Draw number i
 depends on (seed, i, number of clusters) alone: methods that are compared on the same set see the
 same draws, and neither chunks nor threads leave a trace.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import calibration, catalogue, risk_coverage
+from masm_jax.metrics import calibration, catalogue, cumulative, risk_coverage
 
 _MIN_DEFINED = 0.8  # Share of the draws, see `interval`.
 _CHUNK_VALUES = 2**17  # Weights in flight per thread: a megabyte, which stays in the cache.
@@ -90,11 +91,12 @@ def bootstrap(
   ranked = None
   if thresholds and 'threshold' in thresholds:
     ranked = risk_coverage.Ranked.of(labels, scores, clusters, thresholds['threshold'], band)
+  whole = cumulative.whole_type(clusters)
   size = max(1, min(num_draws, _CHUNK_VALUES // len(labels)))
   chunks = [range(i, min(i + size, num_draws)) for i in range(0, num_draws, size)]
 
   def compute(chunk: range) -> dict[str, np.ndarray]:
-    counts = draw_counts(sample.num_clusters, chunk, seed)
+    counts = draw_counts(sample.num_clusters, chunk, seed).astype(whole)
     return sample.metrics(counts) | (ranked.metrics(counts) if ranked else {})
 
   with concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
@@ -128,10 +130,10 @@ class _Sorted:
   """N examples by falling score, and what of them is a plain sum over clusters.
 
   Attributes:
-    labels: float64 [N].
+    labels: int32 [N].
     gaps: float64 [N], score - label.
     clusters: int64 [N].
-    ends: int64 [M], the last example of each group of equal scores; None where there are no ties.
+    ends: int64 [M], see `cumulative`: groups of equal scores.
     sums: float64 [C, K], per cluster: reals, fakes, log-loss, Brier, then per threshold the false
       and the true positives.
     suffixes: names of the thresholds.
@@ -160,27 +162,20 @@ class _Sorted:
     sums = np.stack([np.bincount(clusters, column, num) for column in columns], axis=1)
     order = np.argsort(-scores, kind='stable')
     scores, labels, clusters = scores[order], labels[order], clusters[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    return cls(
-      labels,
-      scores - labels,
-      clusters,
-      ends if len(ends) < len(scores) else None,
-      sums,
-      tuple(thresholds),
-    )
+    ends = cumulative.ends_of(scores)
+    return cls(labels.astype(np.int32), scores - labels, clusters, ends, sums, tuple(thresholds))
 
   @property
   def num_clusters(self) -> int:
     return len(self.sums)
 
   def metrics(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics [B] of draws with `counts` [B, C]."""
-    weights = counts[:, self.clusters]
-    total = _cumulative(weights, self.ends)
-    gaps = _cumulative(weights * self.gaps[None], self.ends)
-    weights *= self.labels[None]
-    hits = _cumulative(weights, self.ends)  # True positives, strictest threshold first.
+    """Metrics [B] of draws with whole `counts` [B, C]."""
+    weights = counts.take(self.clusters, axis=1)
+    total = cumulative.sums(weights, self.ends)
+    gaps = cumulative.sums(weights * self.gaps, self.ends)
+    weights *= self.labels
+    hits = cumulative.sums(weights, self.ends)  # True positives, strictest threshold first.
     false = total - hits
     with np.errstate(divide='ignore', invalid='ignore'):
       return self._ranking(hits, false, total) | {'ece': _ece(total, gaps)} | self._plain(counts)
@@ -189,12 +184,10 @@ class _Sorted:
     self, hits: np.ndarray, false: np.ndarray, total: np.ndarray
   ) -> dict[str, np.ndarray]:
     """AUROC, AP, EER and TPR at fixed FPR from counts [B, M + 1]; all are whole numbers."""
-    fakes, reals = hits[:, -1], false[:, -1]
+    fakes, reals = hits[:, -1].astype(float), false[:, -1].astype(float)
     undefined = (fakes == 0) | (reals == 0)
-    area = np.einsum('bm,bm->b', np.diff(false), hits[:, 1:] + hits[:, :-1]) / 2
-    precision = np.divide(
-      hits[:, 1:], total[:, 1:], out=np.zeros_like(hits[:, 1:]), where=total[:, 1:] > 0
-    )
+    area = np.einsum('bm,bm->b', np.diff(false), hits[:, 1:] + hits[:, :-1], dtype=float) / 2
+    precision = hits[:, 1:] / np.maximum(total[:, 1:], 1)
     values = {
       'auroc': area / (fakes * reals),
       'ap': np.einsum('bm,bm->b', np.diff(hits), precision) / fakes,
@@ -236,13 +229,6 @@ class _Sorted:
         f'tpr@{suffix}': tpr,
       }
     return values
-
-
-def _cumulative(weights: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
-  """[B, N] -> [B, M + 1]: nothing, then the sum up to each group of equal scores."""
-  result = np.zeros((len(weights), weights.shape[1] + 1))
-  np.cumsum(weights, axis=1, out=result[:, 1:])
-  return result if ends is None else result[:, np.append(0, ends + 1)]
 
 
 def _first(holds: Callable[[np.ndarray], np.ndarray], rows: int, columns: int) -> np.ndarray:
