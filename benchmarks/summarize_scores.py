@@ -71,7 +71,9 @@ def main() -> None:
   document = {'frames': args.frames, 'draws': args.draws, 'cores': len(os.sched_getaffinity(0))}
   document['results'] = results
   print(f'{args.frames} frames, {args.draws} draws of every metric, {document["cores"]} cores')
-  print(f'{"ties":>5} {"groups":>6} {"unit":>9} {"clusters":>8} {"seconds":>8} {"CPU s":>7} {"peak GB":>7}')
+  print(
+    f'{"ties":>5} {"groups":>6} {"unit":>9} {"clusters":>8} {"seconds":>8} {"CPU s":>7} {"peak GB":>7}'
+  )
   for row in results:
     print(
       f'{row["ties"]!s:>5} {row["groups"]:>6} {row["unit"]:>9} {row["clusters"]:>8}'
