@@ -72,7 +72,8 @@ def main() -> None:
   document['results'] = results
   print(f'{args.frames} frames, {args.draws} draws of every metric, {document["cores"]} cores')
   print(
-    f'{"ties":>5} {"groups":>6} {"unit":>9} {"clusters":>8} {"seconds":>8} {"CPU s":>7} {"peak GB":>7}'
+    f'{"ties":>5} {"groups":>6} {"unit":>9} {"clusters":>8} {"seconds":>8}'
+    f' {"CPU s":>7} {"peak GB":>7}'
   )
   for row in results:
     print(
