@@ -19,7 +19,7 @@ import numpy as np
 from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.perturbations import catalogue as robustness
-from masm_jax.preprocess import video
+from masm_jax.preprocess import streams, video
 
 _COMPRESSION = 'VC'
 _LOSSLESS = {'qp': '0', 'preset': 'ultrafast'}
@@ -106,7 +106,7 @@ def perturb_video(
   target = pathlib.Path(target)
   problems: list[str] = []
   try:
-    with files.replacing(target) as fresh, video.open_video(source) as container:
+    with files.replacing(target) as fresh, streams.open_video(source) as container:
       fps = _frame_rate(container)
       frames = _every_frame(container, problems)
       options, pixels = (
@@ -119,7 +119,7 @@ def perturb_video(
       if not num_frames:
         raise video.UnreadableError('; '.join(problems) or 'no frame in it decodes')
   except av.FFmpegError as error:
-    raise video.UnreadableError(video.reason_of(error)) from error
+    raise video.UnreadableError(streams.reason_of(error)) from error
   except OSError as error:
     raise UserError(f'cannot write {target}: {error.strerror or error}') from error
   return Outcome(num_frames, tuple(dict.fromkeys(problems)))
@@ -145,7 +145,7 @@ def _compressed(rate_factor: object) -> dict[str, str]:
 
 def _frame_rate(container: av.container.InputContainer) -> fractions.Fraction:
   """Frames in a second."""
-  rate = video.ready_stream(container).average_rate
+  rate = streams.ready_stream(container).average_rate
   return fractions.Fraction(rate or 25).limit_denominator(60_000)
 
 
@@ -153,7 +153,7 @@ def _every_frame(
   container: av.container.InputContainer, problems: list[str]
 ) -> Iterator[av.VideoFrame]:
   """All frames that decode, upright; what goes wrong on the way is added to `problems`."""
-  packets = container.demux(video.ready_stream(container))
+  packets = container.demux(streams.ready_stream(container))
   while True:
     try:
       packet = next(packets, None)
@@ -161,7 +161,7 @@ def _every_frame(
         return
       decoded = packet.decode()
     except av.FFmpegError as error:  # What follows a damaged packet may be sound again.
-      problems.append(video.reason_of(error))
+      problems.append(streams.reason_of(error))
       if packet is None:
         return
       continue

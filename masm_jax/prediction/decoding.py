@@ -15,7 +15,7 @@ import numpy as np
 from masm_jax.data import raster, transforms
 from masm_jax.prediction.answers import Reason
 from masm_jax.prediction.media import Limits
-from masm_jax.preprocess import video
+from masm_jax.preprocess import streams, video
 
 _HELD_BYTES = 128 * 2**20
 _PICTURE_BYTES = 256 * 2**20  # No picture is larger.
@@ -130,7 +130,7 @@ class _Checks(video.Checks):
       raise Refused(
         'limit_exceeded', f'{len(container.streams)} streams; the limit is {limits.streams}'
       )
-    stream = video.video_stream(container)
+    stream = streams.video_stream(container)
     if stream is None:
       raise Refused('no_video_stream', 'no video in it')
     codec = stream.codec_context.name if stream.codec_context else 'an unknown codec'
@@ -192,12 +192,12 @@ def _open_video(
   reading.input['kind'] = 'video'
   checks = _Checks(limits, reading)
   try:
-    with video.open_video(file) as container:
+    with streams.open_video(file) as container:
       checks.container(container)
     held = num_frames * checks.num_pixels * 1.5 <= _HELD_BYTES  # They are kept as YUV 4:2:0.
     clip = video.read_video(file, num_frames, hold=held, checks=checks)
   except av.FFmpegError as error:
-    raise _refused(video.reason_of(error)) from error
+    raise _refused(streams.reason_of(error)) from error
   except video.UnreadableError as error:
     raise _refused(str(error)) from error
   first = clip.frames[0].rgb() if held else next(iter(video.frames_at(file, clip))).rgb()

@@ -243,3 +243,88 @@ def test_large_frames_are_kept_reduced(tmp_path, write_clip, monkeypatch):
     assert small.rgb().shape == (60, 100, 3) and large.rgb().shape == (120, 200, 3)
     np.testing.assert_allclose(small.rgb()[::7, ::7], large.rgb()[::14, ::14], atol=40)
     assert sum(plane.buffer_size for plane in small.source.planes) <= 60 * 128 * 3
+
+
+# --- Frames that nobody needs are not decoded -----------------------------------------------------
+
+
+def reordered_clip(path, frames, *, codec='libx264', ticks=None, options=None, box=None):
+  """Frames out of order of decoding, most of which no other refers to; `ticks`: their times."""
+  with av.open(str(path), 'w', options=box or {}) as container:
+    options = {'crf': '20', 'x264-params': 'b-adapt=0', **(options or {})}
+    stream = container.add_stream(codec, rate=25, options=options)
+    stream.height, stream.width = frames[0].shape[:2]
+    stream.pix_fmt = 'yuv420p'
+    stream.codec_context.thread_count, stream.codec_context.max_b_frames = 1, 3
+    for i, image in enumerate(frames):
+      frame = av.VideoFrame.from_ndarray(image, 'rgb24')
+      frame.pts = i if ticks is None else ticks[i]
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return path
+
+
+class Counting(video.Checks):
+  frames = 0
+
+  def frame(self, frame):
+    self.frames += 1
+
+
+def moving_noise(num):
+  rng = np.random.default_rng(0)
+  noise = cv2.GaussianBlur(rng.integers(0, 255, (64, 96, 3), np.uint8), (5, 5), 0)
+  return [np.roll(noise, 2 * i, axis=1) // 2 + np.uint8(i) for i in range(num)]
+
+
+@pytest.mark.parametrize(
+  ('name', 'how', 'is_sparse'),
+  [
+    ('a.mp4', {}, True),
+    ('a.mp4', {'box': {'movflags': 'faststart'}}, True),
+    ('a.mp4', {'ticks': np.cumsum(np.arange(60) % 5 + 1)}, True),  # A variable rate.
+    ('a.mov', {'options': {'g': '12', 'x264-params': 'b-adapt=0:open-gop=1'}}, True),
+    ('a.mp4', {'options': {'x264-params': 'b-adapt=0:b-pyramid=none:ref=1'}}, True),
+    ('a.mp4', {'codec': 'libx265', 'options': {'x265-params': 'b-adapt=0:log-level=none'}}, True),
+    ('a.mp4', {'box': {'movflags': 'frag_keyframe+empty_moov'}}, False),
+    ('a.mkv', {}, False),
+    ('a.ts', {}, False),
+  ],
+  ids=['index at the end', 'index first', 'variable rate', 'open GOPs', 'no pyramid', 'HEVC',
+       'fragments', 'Matroska', 'transport stream'],
+)  # fmt: skip
+def test_sampled_frames_are_those_of_a_plain_pass(tmp_path, monkeypatch, name, how, is_sparse):
+  path = reordered_clip(tmp_path / name, moving_noise(60), **how)
+  sparse, plain = Counting(), Counting()
+  found = video.read_video(path, 7, checks=sparse)
+  monkeypatch.setattr(video, '_times', lambda *_: None)
+  expected = video.read_video(path, 7, checks=plain)
+  assert found.num_available == expected.num_available == plain.frames == 60
+  assert found.problems == expected.problems == ()
+  for a, b in zip(found.frames, expected.frames, strict=True):
+    assert (a.index, a.time_s, a.turns) == (b.index, b.time_s, b.turns)
+    np.testing.assert_array_equal(a.rgb(), b.rgb())
+  assert (sparse.frames < 50) == is_sparse
+  assert sparse.frames == 60 or is_sparse
+
+
+@pytest.mark.parametrize('part', ['reference frame', 'end'])
+def test_a_damaged_file_is_read_as_by_a_plain_pass(tmp_path, monkeypatch, part):
+  path = reordered_clip(
+    tmp_path / 'a.mp4', moving_noise(40), options={'g': '15'}, box={'movflags': 'faststart'}
+  )
+  content = bytearray(path.read_bytes())
+  if part == 'end':
+    content = content[: 3 * len(content) // 4]
+  else:
+    with av.open(str(path)) as container:
+      key = [p for p in container.demux() if p.is_keyframe][1]
+    content[key.pos + key.size // 2 : key.pos + key.size] = bytes(key.size - key.size // 2)
+  path.write_bytes(content)
+  found = video.read_video(path, 5)
+  monkeypatch.setattr(video, '_times', lambda *_: None)
+  expected = video.read_video(path, 5)
+  assert found.num_available == expected.num_available and found.problems == expected.problems
+  for a, b in zip(found.frames, expected.frames, strict=True):
+    assert a.index == b.index
+    np.testing.assert_array_equal(a.rgb(), b.rgb())
