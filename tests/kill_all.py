@@ -187,7 +187,7 @@ class Killer:
       self.counts['killed' if was_running else 'done before'] += 1
       self.counts['at a first write'] += was_running and at_first_write
       deadline = time.monotonic() + _ORPHAN_S
-      while (orphans := _members(process.pid)) and time.monotonic() < deadline:
+      while (orphans := members(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
       if orphans:
         self.problems.append(f'kill {number}: {len(orphans)} orphans after {_ORPHAN_S} s')
@@ -206,7 +206,8 @@ class Killer:
       self.problems.append(f'after kill {number}: left behind: {left[:5]}')
 
 
-def _members(session: int) -> list[int]:
+def members(session: int) -> list[int]:
+  """The processes of a session that have not ended."""
   members = []
   for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
     try:

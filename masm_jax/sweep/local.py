@@ -21,15 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from masm_jax.parallel import locks
+from masm_jax.sweep import server
 from masm_jax.sweep.plan import Progress, Run
 
 LOG = 'log.txt'
-# What a run imports sooner or later: here it is imported once for all of them.
-_PRELOAD = (
-  'masm_jax.main', 'masm_jax.training.loop', 'masm_jax.sweep.local', 'masm_jax.plots.curves',
-  'tensorboardX.event_file_writer', 'tensorboardX.summary',
-)  # fmt: skip
-_GRACE_S = 1.5  # For what a killed sweep leaves.
+_GRACE_S = 1.0  # For what a killed sweep leaves.
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
@@ -115,9 +111,13 @@ def start_process(
 ) -> multiprocessing.process.BaseProcess:
   """Starts `function(*args)` as a fork of a server process that has imported the program."""
   context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(list(_PRELOAD))
+  context.set_forkserver_preload([server.__name__])
   process = context.Process(target=function, args=args)
-  process.start()
+  os.environ[server.PARENT] = str(os.getpid())  # Read once, by the server.
+  try:
+    process.start()
+  finally:
+    del os.environ[server.PARENT]
   return process
 
 
@@ -173,7 +173,7 @@ def log_to(path: pathlib.Path) -> None:
 def end_with_parent() -> None:
   """Sends this process SIGTERM when the one that asked for it is gone, so that it saves and ends.
 
-  It ends after a second and a half in any case: the last checkpoint is as good.
+  It ends after a second in any case: the last checkpoint is as good.
 
   A sweep that is killed leaves no run behind that would be in the way of the next attempt.
   """

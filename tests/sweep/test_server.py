@@ -1,0 +1,35 @@
+"""The server of a sweep's runs ends with the sweep."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.kill_all import members
+
+_SWEEP = """
+import time
+from masm_jax.sweep import local
+print('starts', flush=True)
+local.start_process(time.sleep, (60,))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='asks the kernel of Linux')
+def test_it_ends_at_once_though_it_is_importing():
+  process = subprocess.Popen(
+    [sys.executable, '-c', _SWEEP], stdout=subprocess.PIPE, start_new_session=True
+  )
+  with process:
+    assert process.stdout.readline() == b'starts\n'
+    deadline = time.monotonic() + 20
+    while len(members(process.pid)) < 3 and time.monotonic() < deadline:
+      time.sleep(0.01)
+    time.sleep(0.3)  # It needs seconds for its imports.
+    assert len(members(process.pid)) == 3  # The sweep, its server, multiprocessing's tracker.
+    process.kill()
+  deadline = time.monotonic() + 1
+  while (left := members(process.pid)) and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert not left
