@@ -59,6 +59,10 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
   """
   note, leaves = _open(path)
   config = stored.read_config(note['config'], path)
+  try:
+    origin = detector_schema.parse_origin(note['origin'])
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
   preset, detector_config = detector_lib.from_config(config)
   params, base_hash = detector_lib.load_params(
     preset, base_weights or config.backbone.weights, detector_config, jax.random.key(config.seed)
@@ -89,7 +93,7 @@ def read(path: pathlib.Path, base_weights: str) -> Converted:
     params=merged,
     trainable_parameters=tree.param_count(initial),
     crops=crop_settings.read_record(note['crops']),
-    origin=detector_schema.Origin(**note['origin']),
+    origin=origin,
     config=note['config'],
   )
 

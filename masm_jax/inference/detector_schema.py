@@ -255,6 +255,18 @@ def parse(text: bytes) -> DetectorFile:
     raise UserError(_first(error)) from error
 
 
+def parse_origin(value: Any) -> Origin:
+  """The `origin` of another file's note, which may be anything.
+
+  Raises:
+    UserError: a field is not what it should be.
+  """
+  try:
+    return Origin.model_validate(value)
+  except pydantic.ValidationError as error:
+    raise UserError(f'origin.{_first(error)}') from error
+
+
 @functools.cache
 def families() -> dict[str, type]:
   """Name of a family of backbones -> its dataclass, for every family that has a preset."""

@@ -33,6 +33,7 @@ _TURN_SECONDS = float(os.environ.get('TURN', '100'))  # Of a border, until it is
 _START_SECONDS = 240.0  # For imports, and to prepare what is to be spoilt.
 _ADDRESS_SPACE_BYTES = 2**36  # jax reserves much of it; what is taken is held by the next limit.
 _MAX_DATA_BYTES = 6 * 2**30
+_MAX_KEPT_BYTES = 3 * 2**30  # hypothesis keeps its cases, of megabytes each: then a turn is over.
 _STILL = 10  # Times as long by the clock: so long it may wait for a machine that is busy.
 _LAST = 'case'  # Of a worker's folder: the case that it is at, which may be its last one.
 
@@ -220,7 +221,7 @@ def _work(name: str, seed: int, folder: pathlib.Path) -> None:
   )  # fmt: skip
   @hypothesis.given(border.cases(state))
   def attack(case: Case) -> None:
-    if time.monotonic() > end:
+    if time.monotonic() > end or _memory('VmRSS') > _MAX_KEPT_BYTES:
       raise Over
     _write(folder / _LAST, case)
     say('begin')
@@ -265,8 +266,13 @@ def _peak(*, reset: bool = False) -> int:
   if reset:
     with contextlib.suppress(OSError):
       pathlib.Path('/proc/self/clear_refs').write_text('5')
+  return _memory('VmHWM')
+
+
+def _memory(field: str) -> int:
+  """A field of this process's status, in bytes."""
   with open('/proc/self/status') as file:
-    return next(1024 * int(line.split()[1]) for line in file if line.startswith('VmHWM'))
+    return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
 
 
 def _limit() -> None:

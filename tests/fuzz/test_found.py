@@ -11,7 +11,7 @@ from configs import demo
 from masm_jax import cli, files
 from masm_jax import config as config_lib
 from masm_jax.errors import UserError
-from masm_jax.inference import stored, trained
+from masm_jax.inference import detector_schema, stored, trained
 from masm_jax.metrics import scores
 from masm_jax.parallel import locks
 from masm_jax.prediction import results
@@ -128,3 +128,10 @@ def test_an_answer_with_a_number_that_is_none_is_no_answer(number, tmp_path):
   (tmp_path / results.LINES).write_text(damaged + '\n')
   with pytest.raises(UserError, match='line 1: no answer of this version'):
     results.read_lines(tmp_path / results.LINES)
+
+
+@pytest.mark.parametrize('origin', [None, 3, {'seed': 0}, {'step': 1, 'no such field': 1}])
+def test_a_note_that_does_not_say_where_an_adapter_comes_from_is_one_line(origin):
+  with pytest.raises(UserError, match=r'^origin\.') as caught:
+    detector_schema.parse_origin(origin)
+  assert '\n' not in str(caught.value)
