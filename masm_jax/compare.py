@@ -13,6 +13,7 @@ import sys
 
 from masm_jax import cli
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,9 +55,10 @@ def _compare(args: argparse.Namespace) -> int:
     'comparison.csv': tables.csv_table(comparison),
   }
   try:
-    for name, content in contents.items():
-      files.write_text(args.out / name, content)
-    files.write_json(args.out / 'comparison.json', comparison)
+    with locks.held(args.out):  # Two would mix their files.
+      for name, content in contents.items():
+        files.write_text(args.out / name, content)
+      files.write_json(args.out / 'comparison.json', comparison)
   except OSError as error:
     raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
   print(text)

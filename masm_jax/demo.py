@@ -111,6 +111,10 @@ def main() -> int:
     '--workdir', type=pathlib.Path, default='runs/demo', help='default: %(default)s'
   )
   known, more = parser.parse_known_args()
+  return cli.exit_status(lambda: _demo(known, more))
+
+
+def _demo(known: argparse.Namespace, more: list[str]) -> int:
   for method in METHODS:
     flags = [f'--config={known.config}:method={method}', f'--workdir={known.workdir / method}']
     if status := _run(method, 'main', *flags, *more):

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -79,6 +80,34 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     OSError: it cannot be written.
   """
   write_bytes(path, text.encode())
+
+
+def write_arrays(
+  path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
+  """Writes a safetensors file whole, see `replacing`, without a copy of it in memory.
+
+  Args:
+    path: the file.
+    arrays: NumPy arrays of any shape by name.
+    metadata: what its header says beside them.
+
+  Raises:
+    OSError: it cannot be written; the library has an error of its own for a full disk.
+  """
+  import numpy as np
+  import safetensors.numpy  # Not above: a command's --help should not wait for it.
+
+  contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  with replacing(path) as fresh:
+    mode = fresh.stat().st_mode  # The library makes a file of its own, for its owner alone.
+    try:
+      safetensors.numpy.save_file(contiguous, fresh, dict(metadata) if metadata else None)
+    except safetensors.SafetensorError as error:
+      if not (found := re.search(r'\(os error (\d+)\)', str(error))):
+        raise
+      raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    fresh.chmod(mode)
 
 
 def remove_unfinished(folder: str | os.PathLike, *, deep: bool = False) -> None:

@@ -116,7 +116,7 @@ ALLOWED = {
   'main': {'cli', 'training'},
   'inspect': {'cli', 'training'},
   'evaluate': {'cli', 'evaluation'},
-  'compare': {'cli', 'evaluation', 'metrics', 'telemetry'},
+  'compare': {'cli', 'evaluation', 'metrics', 'parallel', 'telemetry'},
   'perturb_videos': {'cli', 'perturbations'},
   'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
   'pretrain': {'cli', 'training'},

@@ -1,29 +1,54 @@
 """A disk that is full: one line, status 2, and the same command resumes after room was made.
 
-`MASM_JAX_DISKS=10 pytest -n0 tests/test_full_disks.py` takes ten sizes for each command.
+`MASM_JAX_DISKS=10 pytest -n0 tests/test_full_disks.py` takes ten sizes for each command, and those
+commands too that take seconds and write as others do. `inspect` writes nothing; the disk of a
+server is in serving/test_api.py.
 """
 
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+import threading
 from unittest import mock
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import skimage
 
-from masm_jax import cli, perturb_videos
+from configs import demo_pretrain
+from masm_jax import cli, compare, demo, perturb_videos, predict
 from masm_jax.analysis import __main__ as analysis
+from masm_jax.convert import __main__ as convert
 from masm_jax.data import __main__ as data
 from masm_jax.evaluation.run import evaluate
+from masm_jax.explain import run as explain_run
+from masm_jax.export import FORMATS
+from masm_jax.export import __main__ as export
+from masm_jax.inference import stored
+from masm_jax.parallel import locks, talk
+from masm_jax.prediction import results
 from masm_jax.preprocess import __main__ as preprocess
+from masm_jax.report import __main__ as report
 from masm_jax.sweep import __main__ as sweep
+from masm_jax.training import pretraining
+from masm_jax.training.loop import train
 from tests.disks import grow, leftovers, small_disk
+from tests.prediction.answers_made import ANSWER
 from tests.report.conftest import _analysis as _analysis_of
+from tests.report.conftest import write_evaluation
 from tests.test_strangers import make_suite
 
 NUM_SIZES = int(os.environ.get('MASM_JAX_DISKS', '3'))
+IS_LONG = NUM_SIZES > 3
 # Of tfds' and ml_collections' own parts.
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::ResourceWarning')
 
@@ -71,31 +96,167 @@ def _analysis(inputs, out):
     return cli.exit_status(lambda: 0 * len(analysis._analyse(out / 'run')))
 
 
+def _train(inputs, out):
+  """The command that made the run of the inputs; where there is time, in a process of its own."""
+  if IS_LONG:
+    source = _CONFIG.format(run=str(inputs / 'run'))
+    (inputs / 'config.py').write_text(source)
+    words = ['main', f'--config={inputs / "config.py"}', f'--workdir={out / "run"}']
+    done = subprocess.run(
+      [sys.executable, '-m', 'masm_jax', *words], capture_output=True, text=True, check=False
+    )
+    sys.stderr.write(done.stderr)
+    return done.returncode
+  with as_in_a_command(), jax.numpy_dtype_promotion('standard'):  # Of optax' own.
+    return cli.exit_status(lambda: train(_config(inputs / 'run'), out / 'run'))
+
+
+def _config(run):
+  record = json.loads((run / 'run.json').read_text())
+  return stored.read_config(record['config'], run)
+
+
+_CONFIG = """import pathlib
+from tests.test_full_disks import _config
+get_config = lambda: _config(pathlib.Path({run!r}))
+"""
+
+
+def _predict(inputs, out):
+  words = ['--model', inputs / 'run', '--source', inputs / 'crops', '--out', out / 'answers']
+  more = ['--faces=whole', '--format=csv', '--save=pictures', '--batch-size=8']
+  return predict.main([*map(str, words), *more])
+
+
+def _merge(inputs, out):
+  words = ['merge', inputs / 'part0', inputs / 'part1', '--out', out / 'answers']
+  return predict.main([*map(str, words), '--format=json'])
+
+
+def _export(kind, inputs, out):
+  words = ['--run', inputs / 'run', '--format', kind, '--out', out / 'exported']
+  return export.main([*map(str, words)])
+
+
+def _convert(inputs, out):
+  words = [inputs / 'adapter', '--from', 'adapter', '--out', out / 'whole']
+  return convert.main([*map(str, words)])
+
+
+def _explain(inputs, out):
+  explained = _explained(inputs)
+  paths = sorted((inputs / 'crops').iterdir())[:2]
+
+  def run():
+    with locks.held(out / 'maps'):
+      explain_run.explain_files(explained, paths, out / 'maps', points=2)
+    return 0
+
+  return cli.exit_status(run)
+
+
+@functools.cache
+def _explained(inputs):
+  with jax.numpy_dtype_promotion('standard'):  # Of optax' own.
+    return explain_run.load(inputs / 'masm')
+
+
+def _report(inputs, out):
+  words = [str(inputs / 'e'), '--out', str(out / 'a.html'), '--tsne-points=0']
+  if IS_LONG:
+    return report.main(words)
+  rendered = mock.patch('masm_jax.report.page.render', return_value='<p>' * 2**17)
+  with mock.patch('masm_jax.report.content.build'), rendered:  # Seconds of figures.
+    return report.main(words)
+
+
+def _compare(inputs, out):
+  return compare.main([str(inputs / 'e'), str(inputs / 'other'), '--out', str(out / 'tables')])
+
+
+def _sample(inputs, out):
+  words = [inputs / 'set' / 'manifest.parquet', '--frames', 1, '--output', out / 'm.parquet']
+  return data.main(['sample', *map(str, words)])
+
+
+def _demo(inputs, out):
+  """What comes of three runs that are finished; each is a command of its own."""
+  for method in demo.METHODS:
+    (out / 'demo').mkdir(exist_ok=True)
+    if not (out / 'demo' / method).is_symlink():
+      (out / 'demo' / method).symlink_to(inputs / 'with_masks')
+  arguments = ['demo', f'--workdir={out / "demo"}']
+  with mock.patch.object(demo, '_run', return_value=0), mock.patch.object(sys, 'argv', arguments):
+    return demo.main()
+
+
+def _pretrain(inputs, out):
+  del inputs
+  config = demo_pretrain.get_config().unlock()
+  for name in ('num_images', 'num_test_images', 'num_identities', 'batch_size', 'num_steps'):
+    config[name] = 4
+  run = lambda: 0 * len(pretraining.pretrain(config, out / 'vit.safetensors'))
+  return cli.exit_status(run)
+
+
 COMMANDS = {
+  'train': _train,
   'evaluate': _evaluate,
   'analysis': _analysis,
+  'export detector': functools.partial(_export, 'detector'),
+  'merge': _merge,
+  'report': _report,
+  'demo': _demo,
   'synthetic': _synthetic,
   'tfds': _tfds,
   'preprocess': _preprocess,
   'perturb': _perturb,
   'sweep': _sweep,
 }
-
-
-SLOW = ('evaluate', 'analysis')  # At one size, unless many are asked for.
+LONG = {
+  'predict': _predict,
+  'explain': _explain,
+  'convert': _convert,
+  'compare': _compare,
+  'sample': _sample,
+  'pretrain': _pretrain,
+  **{f'export {kind}': functools.partial(_export, kind) for kind in FORMATS if kind != 'detector'},
+}
+# At three sizes, even where few are asked for.
+QUICK = ('synthetic', 'tfds', 'preprocess', 'perturb', 'sweep')
+# Of these, the files that must be the same; the others note times, versions and their own folder.
+SAME = {'train': ('metrics.jsonl', 'results.json', '.parquet')}
+if IS_LONG:
+  COMMANDS |= LONG
 CASES = [
   (name, (i + 0.5) / sizes)
   for name in COMMANDS
-  for sizes in [1 if name in SLOW and NUM_SIZES < 4 else NUM_SIZES]
+  for sizes in [NUM_SIZES if IS_LONG or name in QUICK else 1]
   for i in range(sizes)
 ]
 
 
 @pytest.fixture(scope='module')
-def inputs(portraits, trained_run, tmp_path_factory):
+def inputs(portraits, trained_run, old_runs, tmp_path_factory):
   folder = tmp_path_factory.mktemp('inputs')
   (folder / 'set').symlink_to(portraits.parent)
   (folder / 'run').symlink_to(trained_run)
+  (folder / 'masm').symlink_to(old_runs / 'masm')
+  shutil.copytree(trained_run, folder / 'with_masks')
+  masks = (old_runs / 'masm' / 'masks.jsonl').read_text().splitlines(keepends=True)
+  (folder / 'with_masks' / 'masks.jsonl').write_text(masks[0])
+  (folder / 'crops').mkdir()
+  for i, path in enumerate(sorted(portraits.parent.rglob('*.png'))[:3]):
+    shutil.copy(path, folder / 'crops' / f'{i}.png')
+  for name, seed in (('e', 0), ('other', 1)):
+    write_evaluation(folder / name, method=name, seed=seed, num_videos=4, frames_per_video=2)
+  words = ['--run', folder / 'run', '--format', 'adapter', '--out', folder / 'adapter']
+  assert export.main([*map(str, words)]) == 0
+  for i in range(2):
+    facts = dataclasses.replace(ANSWER.input, name=f'{i}.mp4')
+    with results.Folder(folder / f'part{i}', {'model': 'a'}) as part:
+      part.append(dataclasses.replace(ANSWER, input=facts))
+      part.finish('jsonl')
   for kind in ('faces', 'noise'):
     (folder / kind).mkdir()
   astronaut = cv2.imread(str(pathlib.Path(skimage.__file__).parent / 'data' / 'astronaut.png'))
@@ -106,9 +267,18 @@ def inputs(portraits, trained_run, tmp_path_factory):
   return folder
 
 
-def content(folder):
+def content(folder, name):
+  """The files that a command makes, as far as they say the same each time."""
+  files = (path for path in folder.rglob('*') if path.is_file())
+  found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+  # A manifest of a set remembers where its images were, as seen from its own folder.
+  varies = ('1.0.0/manifest.parquet', 'commands.txt')
+  if name == 'train':
+    found = {path.removeprefix('run/'): data for path, data in found.items()}
   return {
-    str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()
+    path: data
+    for path, data in found.items()
+    if not path.endswith(varies) and path.endswith(SAME.get(name, ''))
   }
 
 
@@ -128,18 +298,31 @@ def whole(inputs, tmp_path_factory):
   found = {}
 
   def make(name):
+    if name == 'train':
+      found[name] = content(inputs / 'run', name), used_kb(inputs / 'run')
     if name not in found:
       out = tmp_path_factory.mktemp('same')  # Of a path as long as any disk's: files name it.
       place(inputs, name, out)
       assert COMMANDS[name](inputs, out) == 0
-      # A manifest of a set remembers where its images were, as seen from its own folder.
-      varies = ('1.0.0/manifest.parquet', 'commands.txt')
-      found[name] = {p: data for p, data in content(out).items() if not p.endswith(varies)}
       made = used_kb(out) - (used_kb(inputs / 'run') if name == 'analysis' else 0)
-      found[name] = found[name], made
+      found[name] = content(out, name), made
     return found[name]
 
   return make
+
+
+@contextlib.contextmanager
+def as_in_a_command():
+  """What other libraries log reaches the terminal as it does in a command."""
+  handler, root = logging.StreamHandler(sys.stderr), logging.getLogger()
+  before = sys.unraisablehook, threading.excepthook
+  root.addHandler(handler)
+  try:
+    talk.drop_of_others()
+    yield
+  finally:
+    root.removeHandler(handler)
+    sys.unraisablehook, threading.excepthook = before
 
 
 @pytest.mark.parametrize(('name', 'share'), CASES)
@@ -154,14 +337,17 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(
     taken = (usage.f_blocks - usage.f_bfree) * usage.f_frsize // 1024
     grow(disk, taken + max(4, int(share * kilobytes)))
     status = COMMANDS[name](inputs, disk)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
+    said = capsys.readouterr().err
+    told = [line for line in said.splitlines() if line.startswith('error')]
+    assert 'Traceback' not in said, said
     if status:  # The rest of the disk may be just enough.
-      assert status == 2
+      assert status == 2, said
       assert len(told) == 1 and told[0].startswith('error: ') and 'space' in told[0], told
     else:
       assert share > 0.3
     grow(disk, taken + 20 * kilobytes + 4096)
     assert COMMANDS[name](inputs, disk) in (0, 2 if not status else 0)
-    found = content(disk)
-    assert {path: found.get(path) for path in expected} == expected
+    found = content(disk, name)
+    assert found.keys() == expected.keys()
+    assert [path for path in expected if found[path] != expected[path]] == []
     assert not leftovers(disk)

@@ -16,6 +16,7 @@ from absl import flags
 
 from masm_jax import cli
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
 _MODEL = flags.DEFINE_string('model', None, 'The --workdir of a training run, or a detector file.')
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')
@@ -46,9 +47,14 @@ def main(argv: Sequence[str]) -> int:
   if _BENCHMARK.value == bool(_SOURCE.value) or _BENCHMARK.value != (_SUITE.value is not None):
     raise UserError('give either --source (face crops), or --benchmark with --suite (data sets)')
   cli.start_jax(deterministic=True)
+  out = pathlib.Path(_OUT.value)
+  with locks.held(out):  # Two would mix their files.
+    return _explain(out)
+
+
+def _explain(out: pathlib.Path) -> int:
   from masm_jax.explain import run as explain_run
 
-  out = pathlib.Path(_OUT.value)
   paths = [] if _BENCHMARK.value else explain_run.list_pictures(_SOURCE.value)
   model = explain_run.load(pathlib.Path(_MODEL.value), step=_STEP.value, weights=_WEIGHTS.value)
   if _BENCHMARK.value:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 import masm_jax
 from masm_jax import files, tree
@@ -118,11 +117,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray, between: str) -> dict[str, 
 
 def save(path: pathlib.Path, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
   """Writes a safetensors file whole."""
-  contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-  with files.replacing(path) as fresh:
-    mode = fresh.stat().st_mode  # The library makes a file of its own, for its owner alone.
-    safetensors.numpy.save_file(contiguous, fresh, metadata=metadata)
-    fresh.chmod(mode)
+  files.write_arrays(path, arrays, metadata)
 
 
 def flat_params(run: TrainedRun) -> dict[str, np.ndarray]:

@@ -106,7 +106,7 @@ class FactorCache:
     if self._is_read_only:
       return
     flat = {
-      f'{owner}/{leaf}': np.ascontiguousarray(value)
+      f'{owner}/{leaf}': value
       for owner, leaves in factors.items()
       for leaf, value in leaves.items()
     }
@@ -114,9 +114,8 @@ class FactorCache:
       if self.read() is not None:  # What another process wrote meanwhile may be mapped already.
         return
       # Whole or not at all, also among several processes and on a disk that fills up.
-      with files.replacing(self._path) as fresh:
-        safetensors.numpy.save_file(flat, fresh, {'digest': _digest(factors)})
-    except (OSError, safetensors.SafetensorError) as error:
+      files.write_arrays(self._path, flat, {'digest': _digest(factors)})
+    except OSError as error:
       logging.warning('the decomposition cannot be kept in %s: %s', self._path.parent, error)
 
 

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-import safetensors.numpy
 
-from masm_jax import backbones, telemetry, tree
+from masm_jax import backbones, files, telemetry, tree
 from masm_jax.data.synthetic import portrait_sample
 
 TARGETS = ('yaw', 'pitch', 'roll', 'light_azimuth', 'light_elevation')
@@ -139,10 +138,9 @@ def pretrain(config: ml_collections.ConfigDict, output: pathlib.Path) -> dict[st
 
   metrics = _metrics(model, params, test, center, spread)
   weights = backbones.export_weights(params['backbone'], backbone)
-  half = {name: np.ascontiguousarray(value, np.float16) for name, value in weights.items()}
-  output.parent.mkdir(parents=True, exist_ok=True)
+  half = {name: np.asarray(value, np.float16) for name, value in weights.items()}
   metadata = {'config': json.dumps(config.to_dict()), 'metrics': json.dumps(metrics)}
-  safetensors.numpy.save_file(half, output, metadata=metadata)
+  files.write_arrays(output, half, metadata)
   return metrics
 
 
