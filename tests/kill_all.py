@@ -190,7 +190,8 @@ class Killer:
       while (orphans := members(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
       if orphans:
-        self.problems.append(f'kill {number}: {len(orphans)} orphans after {_ORPHAN_S} s')
+        said = '; '.join(map(_describe, orphans))
+        self.problems.append(f'kill {number}: {len(orphans)} orphans after {_ORPHAN_S} s: {said}')
         for orphan in orphans:
           os.kill(orphan, signal.SIGKILL)
       if number % 5 == 4 or number == count - 1:
@@ -217,6 +218,23 @@ def members(session: int) -> list[int]:
     if int(its_session) == session and state not in 'ZX':
       members.append(int(stat.parent.name))
   return members
+
+
+def _describe(pid: int) -> str:
+  """Command, parent and age of a process; '' if it is gone."""
+  place = pathlib.Path('/proc', str(pid))
+  try:
+    command = place.joinpath('cmdline').read_bytes().replace(b'\0', b' ').decode()[-120:]
+    fields = place.joinpath('stat').read_text().rpartition(')')[2].split()
+    up = float(pathlib.Path('/proc/uptime').read_text().split()[0])
+  except (OSError, ValueError):
+    return 'gone'
+  ticks = os.sysconf('SC_CLK_TCK')
+  computed = (int(fields[11]) + int(fields[12])) / ticks
+  return (
+    f'{command} (parent {fields[1]}, {fields[17]} threads, {up - int(fields[19]) / ticks:.1f} s'
+    f' old, computed {computed:.1f} s)'
+  )
 
 
 def main() -> int:

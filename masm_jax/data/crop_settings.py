@@ -54,7 +54,7 @@ def from_json(value: Mapping[str, Any]) -> CropSettings | None:
   """
   try:
     template, margin, size = value['template'], float(value['margin']), int(value['size_px'] or 0)
-  except (KeyError, TypeError, ValueError):
+  except (KeyError, TypeError, ValueError, OverflowError):
     return None
   return CropSettings(template, margin, size) if isinstance(template, str) and template else None
 

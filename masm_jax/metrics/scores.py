@@ -40,7 +40,7 @@ _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; n
 _VALID = {
   **{
     name: lambda column: all(isinstance(value, str) for value in column)
-    for name in ('video_id', 'path', 'method')
+    for name in ('video_id', 'path', 'method', 'dataset', 'split', 'identities')
   },
   'label': lambda column: column.isin((REAL, FAKE, UNLABELLED)).all(),
   'score': lambda column: column.astype(np.float64).between(0, 1).all(),
@@ -151,6 +151,8 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
   for column, is_valid in _VALID.items():
+    if column not in table:  # Identities are not known of every set.
+      continue
     try:
       good = is_valid(table[column])
     except (TypeError, ValueError):

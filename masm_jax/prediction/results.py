@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pydantic
+
 from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
@@ -22,6 +24,8 @@ from masm_jax.prediction.answers import Answer
 
 LINES, TABLE, DOCUMENT = 'predictions.jsonl', 'predictions.csv', 'predictions.json'
 RECORD = 'predict.json'
+
+_CHECKED = pydantic.TypeAdapter(Answer)  # Of lines, which may be anybody's.
 
 Key = tuple[str, str]  # Name and hash of an input.
 
@@ -119,6 +123,7 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
   found = []
   for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], start=1):
     try:
+      _CHECKED.validate_json(line, strict=True)
       answer = answers.from_dict(files.parse_json(line))
       answer.to_dict()  # Numbers that are none, and no JSON, fail here.
       found.append(answer)

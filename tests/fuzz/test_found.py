@@ -4,12 +4,14 @@ import json
 import logging
 import re
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from configs import demo
 from masm_jax import cli, files
 from masm_jax import config as config_lib
+from masm_jax.data import crop_settings
 from masm_jax.errors import UserError
 from masm_jax.inference import detector_schema, stored, trained
 from masm_jax.metrics import scores
@@ -128,6 +130,27 @@ def test_an_answer_with_a_number_that_is_none_is_no_answer(number, tmp_path):
   (tmp_path / results.LINES).write_text(damaged + '\n')
   with pytest.raises(UserError, match='line 1: no answer of this version'):
     results.read_lines(tmp_path / results.LINES)
+
+
+@pytest.mark.parametrize('name', ['3', '"\\ud800"', 'null', '["a"]'])
+def test_an_answer_whose_fields_are_of_other_types_is_no_answer(name, tmp_path):
+  answer = json.dumps(answers_made.ANSWER.to_dict()).replace('"clip.mp4"', name)
+  (tmp_path / results.LINES).write_text(answer + '\n')
+  with pytest.raises(UserError, match='line 1: no answer of this version'):
+    results.read_lines(tmp_path / results.LINES)
+
+
+@pytest.mark.parametrize('column', ['dataset', 'identities'])
+def test_a_score_table_whose_names_are_truth_values_is_damaged(column, folder, tmp_path):
+  table = scores.read_scores(folder / 'scores' / 'val.parquet')
+  table[column] = True
+  pq.write_table(pa.Table.from_pandas(table), tmp_path / 'a.parquet')
+  with pytest.raises(UserError, match=f'column {column} holds other values'):
+    scores.read_scores(tmp_path / 'a.parquet')
+
+
+def test_a_crop_of_infinite_size_is_of_no_known_kind():
+  assert crop_settings.from_json({'template': 'a', 'margin': 1, 'size_px': float('inf')}) is None
 
 
 @pytest.mark.parametrize('origin', [None, 3, {'seed': 0}, {'step': 1, 'no such field': 1}])
