@@ -166,7 +166,7 @@ def _report(inputs, out):
   if IS_LONG:
     return report.main(words)
   rendered = mock.patch('masm_jax.report.page.render', return_value='<p>' * 2**17)
-  with mock.patch('masm_jax.report.content.build'), rendered:  # Seconds of figures.
+  with mock.patch('masm_jax.report.content.build'), rendered:  # Plots take seconds.
     return report.main(words)
 
 
