@@ -191,7 +191,7 @@ def own_file(folder: pathlib.Path, name: str) -> pathlib.Path:
   path = folder / name
   if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
     raise UserError(f'{path} is a link that leads out of its set: put the file itself there')
-  if not path.is_file():
+  if not os.path.isfile(path):  # False too for a name that is too long; pathlib's raises.
     raise UserError(f'{path}: no such file; {_REMAKE}, or copy all of it')
   return path
 

@@ -11,7 +11,7 @@ import pytest
 from configs import demo
 from masm_jax import cli, files
 from masm_jax import config as config_lib
-from masm_jax.data import crop_settings
+from masm_jax.data import crop_settings, shards
 from masm_jax.errors import UserError
 from masm_jax.inference import detector_schema, stored, trained
 from masm_jax.metrics import scores
@@ -158,3 +158,8 @@ def test_a_note_that_does_not_say_where_an_adapter_comes_from_is_one_line(origin
   with pytest.raises(UserError, match=r'^origin\.') as caught:
     detector_schema.parse_origin(origin)
   assert '\n' not in str(caught.value)
+
+
+def test_a_shard_whose_name_is_too_long_for_any_file_is_missing(tmp_path):
+  with pytest.raises(UserError, match='no such file'):
+    shards.own_file(tmp_path, 'x' * 300)
