@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 
 from masm_jax.errors import UserError
+from masm_jax.preprocess import yunet
 
 # YuNet finds faces of about 10 to 300 pixels. Frames are shrunk to the first of these long sides;
 # where it finds none there, the second keeps small faces larger, and the third shrinks huge ones.
 _LONG_SIDES_PX = (640, 1280, 320)
-_LEAST_SIDE_PX = 16  # OpenCV's code reads beyond smaller images, and sees faces there.
-_NMS_THRESHOLD = 0.3
-_MAX_CANDIDATES = 5000
+_LEAST_SIDE_PX = 16  # No face is that small.
 
 # Landmarks within a Haar box, as fractions of it: medians of what YuNet sees in such boxes, over 59
 # frames of FaceForensics++ and DFDC videos, made symmetric. [ours]
@@ -66,7 +65,7 @@ class Detector(Protocol):
 
 
 class YuNet:
-  """YuNet (Wu, Peng, Yu 2023) through OpenCV.
+  """YuNet on a few scales of an image; see `yunet`.
 
   Args:
     model: its ONNX file.
@@ -78,11 +77,9 @@ class YuNet:
 
   def __init__(self, model: str | os.PathLike, *, min_score: float):
     try:
-      self._net = cv2.FaceDetectorYN.create(
-        os.fspath(model), '', (320, 320), min_score, _NMS_THRESHOLD, _MAX_CANDIDATES
-      )
-    except cv2.error as error:
-      raise UserError(f'{model}: not a YuNet model that OpenCV can read') from error
+      self._network = yunet.Network(model, min_score=min_score)
+    except ValueError as error:
+      raise UserError(f'{model}: not a YuNet model: {error}') from error
 
   def detect(self, image: np.ndarray) -> list[Face]:
     """Faces in an image, uint8 RGB [H, W, 3], the largest first."""
@@ -100,11 +97,7 @@ class YuNet:
     height, width = image.shape[:2]
     if min(height, width) < _LEAST_SIDE_PX:
       return []
-    self._net.setInputSize((width, height))
-    _, found = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if found is None:
-      return []
-    found = np.asarray(found, float)
+    found = self._network(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)).astype(float)
     faces = [
       Face(row[:4] / scale, row[4:14].reshape(5, 2) / scale, float(row[14])) for row in found
     ]

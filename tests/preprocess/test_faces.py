@@ -4,6 +4,7 @@ import pytest
 
 from masm_jax.errors import UserError
 from masm_jax.preprocess.faces import Haar, YuNet, make_detector
+from masm_jax.preprocess.yunet import Network
 
 # Read off the picture by eye: image-left eye, image-right eye, nose, mouth corners.
 LANDMARKS = [[205, 104], [246, 106], [224, 130], [206, 148], [242, 150]]
@@ -60,3 +61,27 @@ def test_detectors_by_name(tmp_path):
   (tmp_path / 'model.onnx').write_bytes(b'nothing')
   with pytest.raises(UserError, match='not a YuNet model'):
     make_detector('yunet', model=tmp_path / 'model.onnx', min_score=0.7)
+
+
+def test_yunet_sees_what_opencv_s_own_code_sees(yunet, astronaut):
+  small = cv2.resize(astronaut, (150, 150), interpolation=cv2.INTER_AREA)
+  image = np.zeros((533, 801, 3), np.uint8)
+  image[:512, :512], image[300:450, 600:750] = astronaut, small
+  theirs = cv2.FaceDetectorYN.create(str(yunet), '', (801, 533), 0.3, 0.3, 5000)
+  expected = theirs.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+  found = Network(yunet, min_score=0.3)(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+  assert len(found) >= 2
+  np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path):
+  onnx = pytest.importorskip('onnx')
+  x = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
+  y = onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])
+  graph = onnx.helper.make_graph([onnx.helper.make_node('Neg', ['x'], ['y'])], 'g', [x], [y])
+  model = onnx.helper.make_model(
+    graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid('', 17)]
+  )
+  onnx.save(model, str(tmp_path / 'a.onnx'))
+  with pytest.raises(UserError, match='not a YuNet model: its outputs are others'):
+    make_detector('yunet', model=tmp_path / 'a.onnx', min_score=0.7)
