@@ -159,7 +159,7 @@ SWEEPS = {
   },
   'score': {
     'about': 'What ranks the groups.',
-    'rows': _values('mask.score', 'grad_norm', 'rgn', 'bvr', 'bvr_unbiased', 'gsnr'),
+    'rows': _values('mask.score', 'grad_norm', 'forgery', 'rgn', 'bvr', 'bvr_unbiased', 'gsnr'),
   },
   'masking': {
     'about': (

@@ -89,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.mask = ml_collections.ConfigDict()
   config.mask.kind = 'dynamic'  # dynamic; oneshot (FMSD); controls: none, all, random, inverse.
-  config.mask.score = 'grad_norm'  # grad_norm, rgn, bvr, bvr_unbiased or gsnr.
+  config.mask.score = 'grad_norm'  # grad_norm, rgn, bvr, bvr_unbiased, gsnr or forgery.
   config.mask.select = 'per_subspace'  # per_subspace, per_layer or global.
   config.mask.granularity = 'block_subspace'  # A group: block, block_subspace or kernel_subspace.
   config.mask.keep = 0.9  # Share that stays on: of the groups, or of their scores.

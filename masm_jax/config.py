@@ -134,6 +134,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
       'mask.select = per_layer ranks the subspaces of each layer, but subspace.num_subspaces = 1 '
       'leaves nothing to rank: use global'
     )
+  if config.mask.score == 'forgery' and (
+    config.method != 'masm' or config.mask.kind not in ('dynamic', 'inverse', 'all')
+  ):
+    problems.append(
+      'mask.score = forgery asks artifact subspaces while they are trained: it is for method ='
+      ' masm with mask.kind = dynamic, inverse or all'
+    )
   if config.subspace.semantic_rank and config.subspace.semantic_energy < 1.0:
     problems.append('subspace.semantic_rank and subspace.semantic_energy: give one of them')
   if config.mask.keep_by == 'score' and config.mask.keep_count:

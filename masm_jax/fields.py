@@ -14,7 +14,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   'subspace.forward': ('auto', 'factored', 'materialized'),
   'subspace.parametrization': ('svd', 'balanced', 'core'),
   'mask.kind': ('dynamic', 'oneshot', 'inverse', 'random', 'all', 'none'),
-  'mask.score': ('bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm'),
+  'mask.score': ('bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm', 'forgery'),
   'mask.select': ('per_subspace', 'per_layer', 'global'),
   'mask.keep_by': ('share', 'score'),
   'mask.granularity': ('block', 'block_subspace', 'kernel_subspace'),

@@ -5,20 +5,23 @@ layers are updated] [ours: the rule of selection, its schedule and the controls]
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from masm_jax.masking import grad_stats
+from masm_jax.masking import forgeries, grad_stats
 from masm_jax.masking.groups import Granularity, Groups
 
 Kind = Literal['dynamic', 'oneshot', 'inverse', 'random', 'all', 'none']
 Select = Literal['per_subspace', 'per_layer', 'global']
-Score = Literal['bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm']
+Score = Literal['bvr', 'bvr_unbiased', 'gsnr', 'rgn', 'grad_norm', 'forgery']
 KeepBy = Literal['share', 'score']
+# Scores float32 [L, K] by the gradients of half the batches, or of all where it is told None.
+ScoreOf = Callable[[int | None], jax.Array]
 
 SIGNAL = 0.8  # Groups on which two halves of the batches agree, from which on a score is a signal.
 
@@ -160,23 +163,37 @@ def _lowest_first(scores: jax.Array) -> jax.Array:
   return jnp.max(scores) - scores
 
 
-def agreement(
-  stats: grad_stats.GradStats, groups: Groups, params: dict, config: MaskConfig
-) -> jax.Array:
+def score_of(
+  stats: grad_stats.GradStats | forgeries.ForgeryStats,
+  groups: Groups,
+  params: dict,
+  config: MaskConfig,
+) -> ScoreOf:
+  """The scores that `config.score` reads from statistics, as a function of the half.
+
+  Args:
+    stats: what `init_stats` began.
+    groups: the groups [L, K].
+    params: the grouped leaves.
+    config: of the masks.
+  """
+  if isinstance(stats, forgeries.ForgeryStats):
+    return functools.partial(forgeries.group_scores, stats)
+  return lambda half: grad_stats.group_scores(
+    stats, groups, params, kind=config.score, eps=config.eps, half=half
+  )
+
+
+def agreement(score: ScoreOf, config: MaskConfig) -> jax.Array:
   """Share of the groups on which masks of two halves of the batches agree, float32 [].
 
   Each half ranks by its own gradients alone. Where they agree no better than chance, the score is
   noise, and so is the mask that is drawn from it.
   """
+  ranked = dataclasses.replace(config, kind='dynamic')
   first, second = (
-    draw(
-      grad_stats.group_scores(
-        stats, groups, params, kind=config.score, eps=config.eps, half=half
-      ),
-      config=dataclasses.replace(config, kind='dynamic'), seed=0, step=0,
-    )
-    for half in range(grad_stats.HALVES)
-  )  # fmt: skip
+    draw(score(half), config=ranked, seed=0, step=0) for half in range(grad_stats.HALVES)
+  )
   return jnp.mean((first == second).astype(jnp.float32))
 
 
@@ -223,9 +240,7 @@ def is_refresh(step: int | jax.Array, config: MaskConfig) -> bool | jax.Array:
 def refresh(
   layer_mask: LayerMask,
   *,
-  stats: grad_stats.GradStats,
-  groups: Groups,
-  params: dict,
+  score: ScoreOf,
   step: jax.Array,
   seed: int,
   config: MaskConfig,
@@ -236,22 +251,20 @@ def refresh(
 
   Args:
     layer_mask: the mask so far.
-    stats: gradient statistics, this step's gradient included.
-    groups: the groups [L, K].
-    params: the grouped leaves.
+    score: from `score_of`, with this step's gradient.
     step: int32 [], counted from 1.
     seed: seed of `random` masks.
     config: see `draw`.
   """
 
   def drawn() -> tuple[jax.Array, jax.Array, jax.Array]:
-    scores = grad_stats.group_scores(stats, groups, params, kind=config.score, eps=config.eps)
+    scores = score(None)
     # What was drawn before stays on unless another group is better by a margin.
     is_chosen = layer_mask.mask & (step > max(config.warmup_steps, 1))
     sign = -1.0 if config.kind == 'inverse' else 1.0
     favoured = scores + sign * config.hysteresis * jnp.abs(scores) * is_chosen.astype(jnp.float32)
     mask = draw(favoured, config=config, seed=seed, step=step, keep=keep_at(step, config))
-    return mask, scores, agreement(stats, groups, params, config)
+    return mask, scores, agreement(score, config)
 
   mask, scores, agreed = jax.lax.cond(
     is_refresh(step, config),

@@ -19,6 +19,7 @@ from masm_jax.backbones import layers
 from masm_jax.subspaces import decompose, factor_cache, parametrization
 
 _ARTIFACT = ('U', 'S', 'V')
+GATES = 'gates'  # The collection of them, see `SubspaceDense`.
 
 
 @jax.custom_vjp
@@ -88,7 +89,13 @@ def _matmul_rebuilt_fwd(x: jax.Array, *kernel: jax.Array) -> tuple[jax.Array, tu
 
 
 def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
-  x, kernel_sem, us, v = residuals
+  return _rebuilt_gradients(*residuals, g)[0]
+
+
+def _rebuilt_gradients(
+  x: jax.Array, kernel_sem: jax.Array, us: jax.Array, v: jax.Array, g: jax.Array
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """Gradients of the operands, and `<inner, its gradient>` of each component, [..., m]."""
   dtype = x.dtype
   # W is rebuilt when its gradient arrives: kept from the forward pass, it would be as much memory
   # as the frozen weights of all layers together.
@@ -104,10 +111,36 @@ def _matmul_rebuilt_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple
   dv = lax.dot_general(inner, g, over_tokens, preferred_element_type=jnp.float32)
   # Nothing reads the frozen kernel's gradient, and XLA drops it.
   d_sem = lax.dot_general(x, g, over_tokens, preferred_element_type=jnp.float32)
-  return dx, d_sem, d_us, dv
+  return (dx, d_sem, d_us, dv), inner.astype(jnp.float32) * g_inner.astype(jnp.float32)
 
 
 matmul_rebuilt.defvjp(_matmul_rebuilt_fwd, _matmul_rebuilt_bwd)
+
+
+@jax.custom_vjp
+def matmul_gated(
+  x: jax.Array, kernel_sem: jax.Array, us: jax.Array, v: jax.Array, gates: jax.Array
+) -> jax.Array:
+  """`matmul_rebuilt` with gates of 1, whose gradient the backward pass has at hand. [ours]
+
+  Args:
+    x: [B, ..., d_in]; for the other operands see `matmul_rebuilt`.
+    gates: float32 [B, m], of each row's components; all 1, which is not looked at.
+  """
+  del gates
+  return matmul_rebuilt(x, kernel_sem, us, v)
+
+
+def _matmul_gated_fwd(*operands: jax.Array) -> tuple[jax.Array, tuple]:
+  return matmul_gated(*operands), operands[:-1]
+
+
+def _matmul_gated_bwd(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+  gradients, moved = _rebuilt_gradients(*residuals, g)
+  return *gradients, moved.sum(axis=tuple(range(1, moved.ndim - 1)))
+
+
+matmul_gated.defvjp(_matmul_gated_fwd, _matmul_gated_bwd)
 
 
 @jax.custom_vjp
@@ -152,6 +185,9 @@ class SubspaceDense(layers.Dense):
   q]`), `V [K, q, d_out]` and `bias [d_out]` it computes the adapted layer; with a plain `kernel` it
   is `layers.Dense`.
 
+  Where the collection `gates` has `artifact [B, K]`, ones, the artifact part of example b in
+  subspace k is multiplied by them: their gradient says what that part does to the example's loss.
+
   Attributes:
     forward: `factored` (never build W), `materialized` (build W first) or `auto`: whichever costs
       fewer operations for the shapes at hand, decided at trace time.
@@ -186,15 +222,24 @@ class SubspaceDense(layers.Dense):
       costs = {
         form: n for form, n in costs.items() if (form == 'factored') == (self.forward == 'factored')
       }
+    gates = self.get_variable(GATES, 'artifact')
+    if gates is not None:
+      # Of each component, and each token where examples and tokens are one axis.
+      gates = jnp.repeat(jnp.repeat(gates, rank, axis=1), len(x) // len(gates), axis=0)
+      costs.pop('dense', None)  # It never forms what the gates multiply.
     form = min(costs, key=costs.get)
     x = x.astype(self.dtype)
     if form == 'factored':
       inner = matmul_f32(x, u.astype(self.dtype))
       inner *= s.reshape((1,) * (x.ndim - 1) + s.shape)
+      if gates is not None:
+        inner *= gates.reshape(len(x), *(1,) * (x.ndim - 2), num_components)
       # The artifact part is a hundredth of the output: it is added before the rounding to bfloat16.
       y = matmul_f32(x, kernel_sem.astype(self.dtype)) + matmul_f32(
         inner.astype(self.dtype), v.astype(self.dtype)
       )
+    elif form == 'rebuilt' and gates is not None:
+      y = matmul_gated(x, kernel_sem, u * s[None], v, gates)
     elif form == 'rebuilt':
       y = matmul_rebuilt(x, kernel_sem, u * s[None], v)
     else:

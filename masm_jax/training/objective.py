@@ -10,10 +10,11 @@ import ml_collections
 
 from masm_jax import detector as detector_lib
 from masm_jax.backbones import layers
+from masm_jax.subspaces import layer
 from masm_jax.training import losses, lsda
 
 Batch = Mapping[str, jax.Array]
-TaskLoss = Callable[[Mapping[str, Any], Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+TaskLoss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 # Keep the random numbers of dropout and of the latent augmentation apart from others of the seed.
 _DROPOUT_STREAM, _LSDA_STREAM = 0xD09, 0x15DA
@@ -24,7 +25,7 @@ def make_task_loss(
   config: ml_collections.ConfigDict,
   dense_cls: Callable[..., nn.Module] = layers.Dense,
 ) -> TaskLoss:
-  """Builds `task_loss(params, batch, step) -> (loss, report)`, pure.
+  """Builds `task_loss(params, batch, step, gates=None) -> (loss, report)`, pure.
 
   The loss is the cross-entropy, plus what `config.loss` weighs above 0 of alignment and uniformity
   [kin: GenD, 2508.06248] and `config.lsda` of the cross-entropy on augmented features [kin: LSDA,
@@ -39,8 +40,8 @@ def make_task_loss(
   Returns:
     The loss. `params` are those that `dense_cls` reads; `batch` holds `image` uint8 [B, H, W, 3],
     `label` int32 [B] and, where `lsda.weight` is above 0, `method` int32 [B] (0 real, or the
-    forgery); `step` is an int32 scalar. The report maps `accuracy`, and each term beside
-    the cross-entropy, unweighted, to float32 scalars.
+    forgery); `step` is an int32 scalar; `gates` are those of `subspaces.layer.SubspaceDense`. The
+    report maps `accuracy`, and each term beside the cross-entropy, unweighted, to float32 scalars.
   """
   model = detector_lib.Detector(detector_config, dense_cls=dense_cls)
   head, weights, latent = config.head, config.loss, lsda.LsdaConfig(**config.lsda.to_dict())
@@ -58,9 +59,11 @@ def make_task_loss(
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), stream), step)
 
   def task_loss(
-    params: Mapping[str, Any], batch: Batch, step: jax.Array
+    params: Mapping[str, Any], batch: Batch, step: jax.Array, gates: Any = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     variables, labels = {'params': params}, batch['label']
+    if gates is not None:
+      variables[layer.GATES] = gates
     output = model.apply(variables, batch['image'], rngs={'dropout': key(_DROPOUT_STREAM, step)})
     loss = cross_entropy(output.logits, labels)
     correct = jnp.argmax(output.logits, axis=-1) == labels

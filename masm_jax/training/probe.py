@@ -145,14 +145,12 @@ def _probe(
       if on_progress:
         on_progress(done)
   mask_config = layer_mask.MaskConfig(**config.mask.to_dict())
-  score = jax.jit(
-    lambda stats, probed: (
-      grad_stats.group_scores(stats, groups, probed, kind=mask_config.score, eps=mask_config.eps),
-      layer_mask.agreement(stats, groups, probed, mask_config),
-    ),
-    out_shardings=sharding.replicated(mesh),
-  )
-  scores, agreed = score(stats, probed)
+
+  def judge(stats: grad_stats.GradStats, probed: Any) -> tuple[jax.Array, jax.Array]:
+    score = layer_mask.score_of(stats, groups, probed, mask_config)
+    return score(None), layer_mask.agreement(score, mask_config)
+
+  scores, agreed = jax.jit(judge, out_shardings=sharding.replicated(mesh))(stats, probed)
   if not np.isfinite(np.asarray(scores)).all():
     raise UserError('the gradients of the probe are not finite: look at the base weights and data')
   return scores, agreed

@@ -42,7 +42,11 @@ class TrainProgram:
   def init_state(self, trainable: Any) -> state.TrainState:
     """The state before the first step; pure."""
     return state.init_state(
-      trainable, optimizer=self.optimizer, groups=self.groups, metrics=self.metrics.empty()
+      trainable,
+      optimizer=self.optimizer,
+      groups=self.groups,
+      metrics=self.metrics.empty(),
+      mask_config=self.mask_config,
     )
 
   def place_state(self, trainable: Any, mesh: Mesh) -> state.TrainState:
@@ -90,7 +94,9 @@ def make_program(
     schedule=schedule,
     config=config,
   )
-  bare = functools.partial(state.init_state, optimizer=optimizer, groups=groups, metrics=None)
+  bare = functools.partial(
+    state.init_state, optimizer=optimizer, groups=groups, metrics=None, mask_config=mask_config
+  )
   batch = steps.batch_shapes(config.train.batch_size, detector_config.backbone.image_size)
   _, report = jax.eval_shape(
     update, jax.eval_shape(bare, parts.trainable), parts.frozen, parts.reference, batch

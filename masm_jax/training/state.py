@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from masm_jax.masking import grad_stats, layer_mask
+from masm_jax.masking import forgeries, grad_stats, layer_mask
 from masm_jax.masking.groups import Groups
 
 
@@ -23,7 +23,8 @@ class TrainState:
     trainable: parameters that are trained.
     opt_state: the optimizer's state, for the trainable leaves alone.
     mask: the layer mask, or None where the method has no groups.
-    grad_stats: statistics of the grouped leaves' task gradient, or None.
+    grad_stats: what the mask's scores are read from, or None: statistics of the grouped leaves'
+      task gradient, or of the gates' by forgery.
     metrics: running sums of the training metrics since they were last written.
     nonfinite_step: int32 [], the first step whose loss or gradient was not finite, 0 if none was.
   """
@@ -32,7 +33,7 @@ class TrainState:
   trainable: Any
   opt_state: optax.OptState
   mask: layer_mask.LayerMask | None
-  grad_stats: grad_stats.GradStats | None
+  grad_stats: grad_stats.GradStats | forgeries.ForgeryStats | None
   metrics: Any
   nonfinite_step: jax.Array
 
@@ -43,6 +44,7 @@ def init_state(
   optimizer: optax.GradientTransformation,
   groups: Groups | None,
   metrics: Any,
+  mask_config: layer_mask.MaskConfig | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -51,13 +53,22 @@ def init_state(
     optimizer: from `optim.make_optimizer`.
     groups: from `Method.groups`; None for no mask.
     metrics: empty metrics, `steps.metrics_class(...).empty()`.
+    mask_config: how the mask is drawn, for what is scored; None for the default.
   """
+  stats = None
+  if groups:
+    by_forgery = mask_config is not None and mask_config.score == 'forgery'
+    stats = (
+      forgeries.init_stats(groups)
+      if by_forgery
+      else grad_stats.init_stats(groups.select(trainable))
+    )
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     trainable=trainable,
     opt_state=optimizer.init(trainable),
     mask=layer_mask.init_mask(groups) if groups else None,
-    grad_stats=grad_stats.init_stats(groups.select(trainable)) if groups else None,
+    grad_stats=stats,
     metrics=metrics,
     nonfinite_step=jnp.zeros((), jnp.int32),
   )

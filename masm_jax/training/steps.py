@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
 from masm_jax import tree
-from masm_jax.masking import grad_stats, layer_mask
+from masm_jax.masking import forgeries, grad_stats, layer_mask
 from masm_jax.masking.groups import Groups
 from masm_jax.methods.base import Method
 from masm_jax.parallel import sharding
@@ -52,9 +52,12 @@ def make_update(
     metrics stay as they are.
   """
   task_loss = objective.make_task_loss(detector_config, config, method.dense_cls)
+  by_forgery = groups is not None and mask_config.score == 'forgery'
 
-  def task(trainable: Any, frozen: Any, batch: Batch, step: jax.Array) -> tuple[jax.Array, Report]:
-    return task_loss(tree.combine(trainable, frozen), batch, step)
+  def task(
+    trainable: Any, gates: Any, frozen: Any, batch: Batch, step: jax.Array
+  ) -> tuple[jax.Array, Report]:
+    return task_loss(tree.combine(trainable, frozen), batch, step, gates)
 
   def penalty(trainable: Any, frozen: Any, reference: Any) -> tuple[jax.Array, Report]:
     terms = method.regularize(trainable, frozen, reference)
@@ -67,8 +70,11 @@ def make_update(
 
     # Loss and gradient: two gradients, because the layer mask reads the task's alone, and the
     # second is cheap.
-    (loss, report), grads = jax.value_and_grad(task, has_aux=True)(
-      state.trainable, frozen, batch, step
+    gates = None
+    if by_forgery:
+      gates = forgeries.open_gates(groups, state.trainable, len(batch['label']))
+    (loss, report), (grads, gate_grads) = jax.value_and_grad(task, (0, 1), has_aux=True)(
+      state.trainable, gates, frozen, batch, step
     )
     (extra, terms), penalty_grads = jax.value_and_grad(penalty, has_aux=True)(
       state.trainable, frozen, reference
@@ -77,15 +83,14 @@ def make_update(
     # Statistics and mask.
     stats, mask, extra_args = None, None, {}
     if groups:
-      stats = grad_stats.update_stats(state.grad_stats, groups.select(grads), mask_config.decay)
+      decay = mask_config.decay
+      if by_forgery:
+        stats = forgeries.update_stats(state.grad_stats, gate_grads, batch['method'], groups, decay)
+      else:
+        stats = grad_stats.update_stats(state.grad_stats, groups.select(grads), decay)
+      score = layer_mask.score_of(stats, groups, groups.select(state.trainable), mask_config)
       mask = layer_mask.refresh(
-        state.mask,
-        stats=stats,
-        groups=groups,
-        step=step,
-        seed=config.seed,
-        params=groups.select(state.trainable),
-        config=mask_config,
+        state.mask, score=score, step=step, seed=config.seed, config=mask_config
       )
       extra_args = {'mask': mask.mask}
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))

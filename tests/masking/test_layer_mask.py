@@ -96,9 +96,8 @@ def run(kind, num_steps, seed=0, **fields):
   def step_fn(mask, stats, grads, step):
     traces.append(1)
     stats = grad_stats.update_stats(stats, grads, config.decay)
-    mask = layer_mask.refresh(
-      mask, stats=stats, groups=GROUPS, params=params, step=step, seed=seed, config=config
-    )
+    score = layer_mask.score_of(stats, GROUPS, params, config)
+    mask = layer_mask.refresh(mask, score=score, step=step, seed=seed, config=config)
     return mask, stats
 
   mask, stats = layer_mask.init_mask(GROUPS), grad_stats.init_stats(params)
@@ -186,7 +185,8 @@ def agreements(score, scale):
       f'block_{i:02d}': {'U': jnp.asarray(scale(i) * rng.normal(size=(2, 40)), jnp.float32)}
       for i in range(6)
     }
-    found.append(float(layer_mask.agreement(*stats_of(draw, 60), config)))
+    score = layer_mask.score_of(*stats_of(draw, 60), config)
+    found.append(float(layer_mask.agreement(score, config)))
   return np.mean(found)
 
 

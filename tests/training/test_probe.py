@@ -199,8 +199,9 @@ def test_a_probe_says_when_its_halves_choose_other_layers(params, tmp_path, capl
   assert record['noise_floor'] == pytest.approx(1 / (BATCHES - 1))
   assert record['agreement'] == selected.agreement and 0 <= selected.agreement <= 1
   assert selected.agreement == choose(params, tmp_path / 'a')[1].agreement  # Read back.
+  config = layer_mask.MaskConfig(score='bvr', keep=0.5)
   agreed = float(
-    layer_mask.agreement(*_replayed_stats(params), layer_mask.MaskConfig(score='bvr', keep=0.5))
+    layer_mask.agreement(layer_mask.score_of(*_replayed_stats(params), config), config)
   )
   assert selected.agreement == agreed
   assert ('hardly tells the layers apart' in caplog.text) == (
