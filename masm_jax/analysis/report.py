@@ -39,7 +39,9 @@ def analyse(
     manifest: whose faces are probed, with the columns `probe.NEEDED`; '' for the built-in set.
 
   Returns:
-    `run`: method, backbone, seed, step; `subspaces`: None for a method without them, or `kernels`
+    `run`: method, backbone, seed, step; `task_share`: of its normalised steps, `first`, `mean` and
+    `last` as far as they were logged up to that step, or None (see `training.steps.task_share`);
+    `subspaces`: None for a method without them, or `kernels`
     (see `subspaces.compare_factors`) and `summary`; `spectra`: by kernel (see
     `subspaces.compare_spectra`), and `summary`; `semantics`: `probes` (see `probe.probe_features`)
     and `note`. Plain JSON types.
@@ -61,11 +63,22 @@ def analyse(
   return json_files.to_json(
     {
       'run': facts,
+      'task_share': _task_share(workdir, int(facts['step'])),
       'subspaces': _subspaces(run, before),
       'spectra': _spectra(run, before, after),
       'semantics': {'note': note, 'probes': probe.probe_features(features, faces.table)},
     }
   )
+
+
+def _task_share(workdir: pathlib.Path, step: int) -> dict[str, float] | None:
+  """How much of each normalised step the task had, beside the penalties."""
+  lines = telemetry.read_lines(workdir / 'metrics.jsonl')
+  logged = [x for x in lines if 'train/task_share' in x and x['step'] <= step]
+  shares = [float(line['train/task_share']) for line in logged]
+  if not shares:
+    return None
+  return {'first': shares[0], 'mean': float(np.mean(shares)), 'last': shares[-1]}
 
 
 def _subspaces(run: trained.AdaptedRun, before: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -205,7 +218,9 @@ def format_comparison(documents: Mapping[str, Mapping[str, Any]]) -> str:
     documents: `{name of the run: analyse(...)}`.
 
   Returns:
-    Aligned text. Angles are means over kernels, subspaces and principal angles.
+    Aligned text. Angles are means over kernels, subspaces and principal angles; `outside` is the
+    share of the artifact energy beyond the span that it began in, `rank used` its effective rank
+    before and after, `task share` the task's mean share of a normalised step.
   """
   tasks = list(next(iter(documents.values()))['semantics']['probes'])
   header = [
@@ -214,6 +229,9 @@ def format_comparison(documents: Mapping[str, Mapping[str, Any]]) -> str:
     'turned U',
     'turned V',
     'overlap',
+    'outside',
+    'rank used',
+    'task share',
     'spectrum',
     'principal kept',
     *tasks,
@@ -221,14 +239,19 @@ def format_comparison(documents: Mapping[str, Mapping[str, Any]]) -> str:
   rows = [header]
   for name, document in documents.items():
     parts, spectra = document['subspaces'], document['spectra']['summary']
-    turned, overlap = ['-', '-'], '-'
+    turned, overlap, outside, used = ['-', '-'], '-', '-', '-'
     if parts:
       turned = [f'{float(parts["summary"][side]["mean_angle_deg"]):.2f} deg' for side in _SIDES]
       between = [float(parts['summary'][side]['overlap_between']) for side in _SIDES]
       overlap = f'{np.mean(between):.4f}'
+      artifact = parts['summary']['artifact']
+      outside = f'{np.mean([float(artifact["outside"][side]) for side in _SIDES]):.4f}'
+      used = ' -> '.join(f'{float(rank):.1f}' for rank in artifact['effective_rank'])
+    share = document['task_share']
+    task_share = f'{float(share["mean"]):.2f}' if share else '-'
     kept = np.mean([float(spectra['principal_kept'][side]) for side in _SIDES])
-    row = [name, document['run']['method'], *turned, overlap, f'{float(spectra["change"]):.4f}',
-           f'{kept:.4f}']  # fmt: skip
+    row = [name, document['run']['method'], *turned, overlap, outside, used,
+           task_share, f'{float(spectra["change"]):.4f}', f'{kept:.4f}']  # fmt: skip
     for task in tasks:
       found = document['semantics']['probes'][task]
       row.append(' -> '.join(f'{found[model]["accuracy"]:.3f}' for model in _MODELS))

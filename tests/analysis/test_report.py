@@ -26,13 +26,13 @@ def analysed(tmp_path_factory):
     progress=False,
   )  # fmt: skip
   fields = {
-    'data.train.manifest': manifest, 'data.val.manifest': manifest,
+    'log.every_steps': 1, 'data.train.manifest': manifest, 'data.val.manifest': manifest,
     'data.tests.known.manifest': '', 'data.tests.checkerboard.manifest': '',
     'data.tests.poisson.manifest': '', 'data.tests.regenerate.manifest': '',
     'train.batch_size': 8, 'train.duration': '3 steps', 'eval.batch_size': 16,
     'subspace.num_subspaces': 2, 'subspace.rank': 3, 'mask.kind': 'none',
     'subspace.targets': r'backbone/block_\d+/attn/(q|k|v)',
-    'regularizer.orthogonality': 0.0, 'regularizer.spectral': 0.0, 'optim.warmup': '0 steps',
+    'regularizer.orthogonality': 0.0, 'optim.warmup': '0 steps',
   }  # fmt: skip
   run = folder / 'run'
   outputs = [
@@ -66,6 +66,11 @@ def test_the_document(analysed):
   assert summary['max_angle_deg'] == pytest.approx(angles.max())
   between = [kernel['U']['overlap'][0][1] for kernel in kernels.values()]
   assert summary['overlap_between'] == pytest.approx(np.mean(between))
+  lines = telemetry.read_lines(run / 'metrics.jsonl')
+  shares = [line['train/task_share'] for line in lines if 'train/task_share' in line][:3]
+  assert document['task_share']['mean'] == pytest.approx(np.mean(shares))
+  assert document['task_share']['last'] == shares[-1] < 1
+  assert f' {np.mean(shares):.2f} ' in stdout
   spectra = document['spectra']['kernels']
   assert len(spectra) == 36 and spectra['backbone/block_00/mlp/fc1']['change'] == 0
   assert all(spectra[name]['change'] > 0 for name in KERNELS)
