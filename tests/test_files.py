@@ -140,3 +140,26 @@ def test_a_spare_copy_takes_the_place_of_a_damaged_document(tmp_path, caplog):
 def test_a_document_without_a_digest_is_read_as_it_is(tmp_path):
   write_json(tmp_path / 'old.json', {'a': 1})
   assert read_json(tmp_path / 'old.json') == {'a': 1}
+
+
+def test_a_folder_that_was_begun_is_finished_and_one_of_others_is_refused(tmp_path):
+  out = tmp_path / 'out'
+  for _ in range(2):  # What has stopped half-way may be stopped again.
+    with (
+      pytest.raises(OSError, match='half'),
+      json_files.folder_of('note.json', out, what='the export'),
+    ):
+      json_files.write_text(out / 'a', 'half')
+      raise OSError('half')
+    assert not (out / 'note.json').exists()
+  for content in ('whole', 'another'):  # And what is whole is replaced.
+    with json_files.folder_of('note.json', out, what='the export'):
+      assert not (out / 'note.json').exists()
+      json_files.write_text(out / 'a', content)
+      json_files.write_text(out / 'note.json', '{}')
+    assert sorted(path.name for path in out.iterdir()) == ['a', 'note.json']
+  (tmp_path / 'holiday.jpg').touch()
+  claim = json_files.folder_of('note.json', tmp_path, what='the export')
+  with pytest.raises(UserError, match='holds other files: give a new folder for the export'), claim:
+    raise AssertionError
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['holiday.jpg', 'out']

@@ -59,16 +59,11 @@ def folder(request: Request, run: TrainedRun, export_format: str) -> Iterator[di
   """
   out = request.out
   try:
-    others = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if others and NOTE not in others:
-      raise UserError(f'{out} holds other files: give a new folder for the export')
-    out.mkdir(parents=True, exist_ok=True)
-    files.remove_unfinished(out)
-    (out / NOTE).unlink(missing_ok=True)
-    extra: dict[str, Any] = {}
-    yield extra
-    note = describe(request, run, export_format) | extra
-    files.write_json(out / NOTE, note)
+    with files.folder_of(NOTE, out, what='the export'):
+      extra: dict[str, Any] = {}
+      yield extra
+      note = describe(request, run, export_format) | extra
+      files.write_json(out / NOTE, note)
   except OSError as error:
     raise UserError(f'cannot write to {out}: {error.strerror or error}') from error
   print(f'{note["name"]}: {note["method"]} on {note["backbone"]}, as {export_format}')

@@ -186,32 +186,27 @@ def write_detector_file(
       f' {broken[0]}: the model has diverged, export an earlier checkpoint'
     )
   try:
-    others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if others and NOTE not in others:
-      raise UserError(f'{folder} holds other files: give a new folder for the detector file')
-    folder.mkdir(parents=True, exist_ok=True)
-    files.remove_unfinished(folder)
-    (folder / NOTE).unlink(missing_ok=True)  # First: what is there now no longer fits.
-    kept = flat if added is None else adapter.arrays(added, flat)
-    blob = array_file.write_arrays(folder / WEIGHTS, kept)
-    kind = 'merged' if added is None else 'adapter'
-    weights = detector_schema.Weights(sha256=blob.sha256, bytes=blob.bytes, kind=kind)
-    part = None
-    if validation is None:
-      (folder / VALIDATION).unlink(missing_ok=True)
-    else:
-      part = _validation_note(
-        validation, array_file.write_arrays(folder / VALIDATION, _arrays(validation))
-      )
-    apart = None
-    (folder / CHANGES).unlink(missing_ok=True)
-    if changes is not None:
-      blob = array_file.write_arrays(folder / CHANGES, changes_lib.to_arrays(changes.parts))
-      apart = detector_schema.Explanation(
-        blob=blob, num_parts=changes.num_parts, benchmark=benchmark
-      )
-    note = detector_schema.create(weights=weights, validation=part, explanation=apart, **facts)
-    files.write_json(folder / NOTE, note.model_dump(mode='json'))
+    with files.folder_of(NOTE, folder, what='the detector file'):
+      kept = flat if added is None else adapter.arrays(added, flat)
+      blob = array_file.write_arrays(folder / WEIGHTS, kept)
+      kind = 'merged' if added is None else 'adapter'
+      weights = detector_schema.Weights(sha256=blob.sha256, bytes=blob.bytes, kind=kind)
+      part = None
+      if validation is None:
+        (folder / VALIDATION).unlink(missing_ok=True)
+      else:
+        part = _validation_note(
+          validation, array_file.write_arrays(folder / VALIDATION, _arrays(validation))
+        )
+      apart = None
+      (folder / CHANGES).unlink(missing_ok=True)
+      if changes is not None:
+        blob = array_file.write_arrays(folder / CHANGES, changes_lib.to_arrays(changes.parts))
+        apart = detector_schema.Explanation(
+          blob=blob, num_parts=changes.num_parts, benchmark=benchmark
+        )
+      note = detector_schema.create(weights=weights, validation=part, explanation=apart, **facts)
+      files.write_json(folder / NOTE, note.model_dump(mode='json'))
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror or error}') from error
   return note
