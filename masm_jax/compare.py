@@ -47,20 +47,20 @@ def _compare(args: argparse.Namespace) -> int:
     raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
   if not metrics:
     raise UserError(f'--metrics: names none; there are {", ".join(known)}')
-  comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
-  text = tables.markdown(comparison, metrics)
-  contents = {
-    'comparison.md': text,
-    'comparison.tex': tables.latex(comparison, metrics),
-    'comparison.csv': tables.csv_table(comparison),
-  }
-  try:
-    with locks.held(args.out):  # Two would mix their files.
+  with locks.held(args.out):  # Two would mix their files.
+    comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
+    text = tables.markdown(comparison, metrics)
+    contents = {
+      'comparison.md': text,
+      'comparison.tex': tables.latex(comparison, metrics),
+      'comparison.csv': tables.csv_table(comparison),
+    }
+    try:
       for name, content in contents.items():
         files.write_text(args.out / name, content)
       files.write_json(args.out / 'comparison.json', comparison)
-  except OSError as error:
-    raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
+    except OSError as error:
+      raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
   print(text)
   print(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
   return 0

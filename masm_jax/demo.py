@@ -17,6 +17,7 @@ import sys
 import numpy as np
 
 from masm_jax import cli
+from masm_jax.parallel import locks
 
 METHODS = ('masm', 'linear', 'full')
 LICENCE_NOTE = 'trained on drawn portraits: it says nothing about real pictures'
@@ -111,7 +112,12 @@ def main() -> int:
     '--workdir', type=pathlib.Path, default='runs/demo', help='default: %(default)s'
   )
   known, more = parser.parse_known_args()
-  return cli.exit_status(lambda: _demo(known, more))
+  return cli.exit_status(lambda: _run_all(known, more))
+
+
+def _run_all(known: argparse.Namespace, more: list[str]) -> int:
+  with locks.held(known.workdir):  # Each command has a lock of its own beside it.
+    return _demo(known, more)
 
 
 def _demo(known: argparse.Namespace, more: list[str]) -> int:

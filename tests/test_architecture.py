@@ -118,7 +118,7 @@ ALLOWED = {
   'evaluate': {'cli', 'evaluation'},
   'compare': {'cli', 'evaluation', 'metrics', 'parallel', 'telemetry'},
   'perturb_videos': {'cli', 'perturbations'},
-  'demo': {'cli', 'data', 'metrics', 'plots', 'telemetry'},
+  'demo': {'cli', 'data', 'metrics', 'parallel', 'plots', 'telemetry'},
   'pretrain': {'cli', 'training'},
   'serving': {'data', 'prediction'},
   'serve': {'cli', 'parallel', 'prediction', 'serving'},

@@ -1,14 +1,23 @@
-"""Two of everything at once: one works, the other says who holds it, and damages nothing."""
+"""Two of everything at once: one works, the other says who holds it, and damages nothing.
+
+`report`, `pretrain` and what makes manifests write one file, whole; the server's folder is in
+serving/test_serve.py.
+"""
 
 import json
 import os
+import re
+import subprocess
+import sys
 import threading
+from unittest import mock
 
 import pytest
 from absl.testing import flagsaver
 
 from configs import demo
-from masm_jax import cli, perturb_videos
+from masm_jax import cli, compare, perturb_videos
+from masm_jax import demo as demo_command
 from masm_jax.analysis import __main__ as analysis
 from masm_jax.convert import __main__ as convert
 from masm_jax.data import synthetic, tfds_builder
@@ -93,7 +102,30 @@ def test_two_imports_to_one_manifest_leave_one_of_them_whole(portraits, tmp_path
   assert [path.name for path in tmp_path.iterdir()] == ['m.parquet']
 
 
-@pytest.mark.parametrize('command', [_preprocess, _perturb, _sweep])
+def _fair(folder):
+  return sweep.main(['fair', f'--workdir={folder / "out"}'])
+
+
+def _compare(folder):
+  return compare.main(['a', 'b', '--out', str(folder / 'out')])
+
+
+def _demo(folder):
+  with mock.patch.object(sys, 'argv', ['demo', f'--workdir={folder / "out"}']):
+    return demo_command.main()
+
+
+def test_the_second_explanation_is_one_line_and_status_2(tmp_path):
+  hold(tmp_path / 'out')
+  words = ['--model=run', '--source=a.png', f'--out={tmp_path / "out"}']
+  argv = [sys.executable, '-m', 'masm_jax.explain', *words]  # Its flags are another command's too.
+  done = subprocess.run(argv, capture_output=True, text=True, check=False)
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+  assert re.search(TOLD, done.stderr)
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.lock']
+
+
+@pytest.mark.parametrize('command', [_preprocess, _perturb, _sweep, _fair, _compare, _demo])
 def test_the_second_command_is_one_line_and_status_2(command, tmp_path, capsys):
   hold(tmp_path / 'out')
   assert command(tmp_path) == 2

@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
     raise UserError('give --model (the workdir of a run) and --out (a folder for the results)')
   if _BENCHMARK.value == bool(_SOURCE.value) or _BENCHMARK.value != (_SUITE.value is not None):
     raise UserError('give either --source (face crops), or --benchmark with --suite (data sets)')
-  cli.start_jax(deterministic=True)
   out = pathlib.Path(_OUT.value)
   with locks.held(out):  # Two would mix their files.
+    cli.start_jax(deterministic=True)
     return _explain(out)
 
 

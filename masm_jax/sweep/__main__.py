@@ -123,21 +123,22 @@ def _fair(options: argparse.Namespace, fields: dict[str, str]) -> int:
   if options.workdir is None:
     raise UserError('give --workdir, a directory for the comparison')
   make_workdir(options.workdir)
-  return fair.compare(
-    file=options.sweeps or 'fair',
-    names=[name for name in options.methods.split(',') if name],
-    base=options.base,
-    fields=fields,
-    workdir=options.workdir,
-    seeds=options.seeds,
-    recipe=options.recipe,
-    reference=options.reference or 'masm',
-    jobs=options.jobs or default_jobs(),
-    more_flags=more_flags(options),
-    metric=options.metric,
-    level=options.level,
-    say=say,
-  )
+  with locks.held(options.workdir):
+    return fair.compare(
+      file=options.sweeps or 'fair',
+      names=[name for name in options.methods.split(',') if name],
+      base=options.base,
+      fields=fields,
+      workdir=options.workdir,
+      seeds=options.seeds,
+      recipe=options.recipe,
+      reference=options.reference or 'masm',
+      jobs=options.jobs or default_jobs(),
+      more_flags=more_flags(options),
+      metric=options.metric,
+      level=options.level,
+      say=say,
+    )
 
 
 def parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, dict[str, str]]:
