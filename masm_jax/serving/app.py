@@ -286,7 +286,7 @@ def build(
       for path, method, endpoint in routes
     ],
     middleware=[Middleware(Guard, token=settings.token, hosts=settings.hosts)],
-    exception_handlers={HTTPException: _of_starlette, Exception: _of_a_bug},
+    exception_handlers={HTTPException: _of_starlette, OSError: _of_storage, Exception: _of_a_bug},
     lifespan=lifespan,
   )
   app.state.jobs = jobs
@@ -323,6 +323,12 @@ async def _of_starlette(request: Request, error: Exception) -> Response:
     405: 'This address takes other methods; see the Allow header.',
   }.get(error.status_code, 'The request cannot be answered.')
   return problems.response(Problem(error.status_code, detail, headers=error.headers))
+
+
+async def _of_storage(request: Request, error: Exception) -> Response:
+  """A disk that is full: nothing was changed."""
+  logging.warning('%s %s: %s', request.method, request.url.path, error)
+  return problems.response(uploads.no_room())
 
 
 async def _of_a_bug(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ import pathlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from masm_jax.serving.counters import Counters
 from masm_jax.serving.problems import Problem
@@ -22,9 +22,11 @@ from masm_jax.serving.store import Job, Store
 # A file on which the server died that often gets no further try: it may be the file that does it.
 MAX_ATTEMPTS = 5
 _SWEEP_S = 60.0
+_RETRY_S = 5.0
 _CRASHED = 'The server ended {} times while it worked on this file, so it is not tried again.'
 _FAILED = 'An error of the server: no answer could be made. Its log says why.'
 
+T = TypeVar('T')
 Progress = dict[str, Any]  # `stage`, and the `share` of it that is done.
 
 
@@ -230,7 +232,7 @@ class Jobs:
       self._counters.running.inc()
       try:
         await self._run(job_id, self._live[job_id])
-      except Exception:  # The store's disk, for one: the job stays, for the next server.
+      except Exception:  # The job stays, for the next server.
         logging.exception('job %s', job_id)
       finally:
         self._counters.running.dec()
@@ -238,7 +240,7 @@ class Jobs:
           self._close(job_id)
 
   async def _run(self, job_id: str, live: _Live) -> None:
-    attempt = await asyncio.to_thread(self.store.begin, job_id)
+    attempt = await self._stored(self.store.begin, job_id)
     job = await asyncio.to_thread(self.store.get, job_id)
     if not attempt or job is None:
       return
@@ -270,12 +272,21 @@ class Jobs:
         await self._fail(job, _FAILED)
       return
     self._mean_s += 0.2 * (time.monotonic() - start - self._mean_s)
-    if await asyncio.to_thread(self.store.finish, job_id, result.answer, result.pictures):
+    if await self._stored(self.store.finish, job_id, result.answer, result.pictures):
       self._counters.ended.labels(str(result.answer['verdict'])).inc()
       self._counters.seconds.observe(time.time() - job.created)
 
+  async def _stored(self, write: Callable[..., T], *arguments: Any) -> T:
+    """What a write of the store gives; while the disk is full, it is tried again."""
+    while True:
+      try:
+        return await asyncio.to_thread(write, *arguments)
+      except OSError as error:
+        logging.warning('the store cannot be written: %s; trying again', error.strerror or error)
+        await asyncio.sleep(_RETRY_S)
+
   async def _fail(self, job: Job, error: str) -> None:
-    if await asyncio.to_thread(self.store.fail, job.id, error):
+    if await self._stored(self.store.fail, job.id, error):
       self._counters.ended.labels('failed').inc()
 
   async def _sweep(self) -> None:

@@ -8,13 +8,15 @@ A job is in the database before its client is told of it, and each change is on 
 method returns (`synchronous=FULL`), so that a kill at any moment loses no accepted job.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import pathlib
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from masm_jax.errors import UserError
@@ -78,7 +80,10 @@ class Job:
 
 
 class Store:
-  """The jobs of one data folder; its methods may be called from any thread."""
+  """The jobs of one data folder; its methods may be called from any thread.
+
+  Those that write raise OSError where the disk is full, and have changed nothing then.
+  """
 
   def __init__(self, folder: pathlib.Path):
     """Opens the database, or makes it.
@@ -111,10 +116,14 @@ class Store:
 
   def add(self, job_id: str, name: str, size: int) -> Job:
     """Accepts a job whose upload is on the disk."""
-    self._write(
-      'INSERT INTO job (id, name, size, created, state) VALUES (?, ?, ?, ?, ?)',
-      (job_id, name, size, time.time(), 'queued'),
-    )
+    try:
+      self._write(
+        'INSERT INTO job (id, name, size, created, state) VALUES (?, ?, ?, ?, ?)',
+        (job_id, name, size, time.time(), 'queued'),
+      )
+    except OSError:
+      self.delete_upload(job_id)
+      raise
     job = self.get(job_id)
     assert job is not None
     return job
@@ -148,7 +157,7 @@ class Store:
     Returns:
       False where the job is gone, or had its end before.
     """
-    with self._lock, self._db:
+    with self._lock, _storage_errors(), self._db:
       self._db.execute('BEGIN IMMEDIATE')
       done = self._db.execute(
         "UPDATE job SET state = 'done', finished = ?, answer = ?"
@@ -226,8 +235,21 @@ class Store:
       return self._db.execute(sql, values).fetchall()
 
   def _write(self, sql: str, values: tuple[Any, ...]) -> int:
-    with self._lock:
+    with self._lock, _storage_errors():
       return self._db.execute(sql, values).rowcount
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+  """A database that cannot be written is storage that fails, like any file.
+
+  Raises:
+    OSError: in the place of what SQLite raises.
+  """
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    raise OSError(errno.EIO, str(error)) from error
 
 
 def _job(row: tuple[Any, ...]) -> Job:

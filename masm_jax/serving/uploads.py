@@ -72,9 +72,7 @@ async def receive(
   except MultipartParseError as error:
     raise Problem(400, _NO_FILE) from error
   except OSError as error:
-    raise Problem(
-      503, 'The server cannot store the file now; try again later.', retry_after_s=60
-    ) from error
+    raise no_room() from error
   return upload
 
 
@@ -102,6 +100,12 @@ def shown_name(name: str) -> str:
   # Cc and Cf: control characters, and those that turn the direction of writing around.
   kept = ''.join(c for c in last if unicodedata.category(c) not in ('Cc', 'Cf', 'Cs', 'Co', 'Cn'))
   return kept.strip('. ')[:_MAX_NAME].strip() or 'upload'
+
+
+def no_room() -> Problem:
+  """The disk is full, or fails."""
+  text = 'The server cannot store the file now; try again later.'
+  return Problem(503, text, retry_after_s=60)
 
 
 def _too_large(max_bytes: int) -> Problem:

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import threading
+import time
 
 import jsonschema
 import pytest
 
 from masm_jax.prediction import answers
-from masm_jax.serving import openapi
+from masm_jax.serving import jobs, openapi
+from tests.disks import small_disk
 from tests.serving.conftest import ended, serving, upload, wait_until
 
 TOKEN = 'correct-horse-battery-staple'
@@ -221,6 +223,30 @@ def test_a_disk_that_is_full_is_told_of(client, monkeypatch):
   refused = upload(client)
   assert 'store' in problem(refused, 503) and refused.headers['retry-after']
   assert list(client.store.uploads.iterdir()) == []
+
+
+def test_the_database_of_a_disk_that_is_full_loses_no_job(tmp_path, scorer, monkeypatch):
+  """What was accepted is done as soon as there is room; what was not leaves no file."""
+  monkeypatch.setattr(jobs, '_RETRY_S', 0.05)
+  with small_disk(tmp_path / 'disk', 2**12) as disk, serving(disk / 'data', scorer) as client:
+    accepted = upload(client, b'hold 1')
+    assert accepted.status_code == 202
+    wait_until(lambda: scorer.seen)
+    filler = disk / 'filler'
+    with contextlib.suppress(OSError), filler.open('wb', buffering=0) as file:
+      while True:
+        file.write(b'x' * 4096)
+    # Room for an upload, and none for what the database writes of it.
+    os.truncate(filler, filler.stat().st_size - 4096)
+    refused = upload(client)
+    assert 'store' in problem(refused, 503) and refused.headers['retry-after']
+    scorer.gate.set()
+    time.sleep(0.3)
+    assert client.get(accepted.headers['location']).json()['status'] == 'running'
+    filler.unlink()
+    assert ended(client, accepted.headers['location'])['status'] == 'done'
+    wait_until(lambda: not list(client.store.uploads.iterdir()))
+    assert ended(client, upload(client).headers['location'])['status'] == 'done'
 
 
 @pytest.fixture
