@@ -112,7 +112,7 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
   for failure in failures:
     log = failure.run.workdir / local.LOG
     print(f'error: {failure.run.name}: {failure.reason} ({log})', file=sys.stderr)
-  return 1 if failures else 0
+  return local.exit_status(failures)
 
 
 def _fair(options: argparse.Namespace, fields: dict[str, str]) -> int:

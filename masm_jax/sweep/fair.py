@@ -159,4 +159,4 @@ def compare(
   say(f'\n{report}\n{workdir / "report.md"}; fair.json and {search.FILE} beside it')
   for failure in failures:
     say(f'error: {failure.run.name}: {failure.reason} ({failure.run.workdir / local.LOG})')
-  return 1 if failures else 0
+  return local.exit_status(failures)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from masm_jax.parallel import locks
+from masm_jax.parallel import locks, peers
 from masm_jax.sweep import server
 from masm_jax.sweep.plan import Progress, Run
 
@@ -31,10 +31,11 @@ _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """A run that did not finish, and what it said last."""
+  """A run that did not finish, what it said last, and its exit status (negative for a signal)."""
 
   run: Run
   reason: str
+  status: int
 
 
 class Stopped(Exception):
@@ -47,6 +48,13 @@ class Stopped(Exception):
   def __init__(self, signal_number: int):
     super().__init__(signal_number)
     self.signal_number = signal_number
+
+
+def exit_status(failures: Sequence[Failure]) -> int:
+  """Of a sweep: 0; 2 where all that failed is the user's to mend, as for one run; otherwise 1."""
+  if not failures:
+    return 0
+  return 2 if all(failure.status == peers.USER_STATUS for failure in failures) else 1
 
 
 def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> list[Failure]:
@@ -100,7 +108,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, say: Callable[[str], None]) -> li
         done += 1
         reason = _why_failed(run, process.exitcode)
         if reason:
-          failures.append(Failure(run, reason))
+          failures.append(Failure(run, reason, process.exitcode))
         outcome = f'FAILED, {reason}' if reason else 'finished'
         say(f'{run.name}: {outcome} after {time.monotonic() - began:.0f} s ({done} of {total})')
   return failures
@@ -145,20 +153,30 @@ def core_shares(jobs: int) -> list[set[int] | None]:
 
 def _train(run: Run, cores: set[int] | None) -> None:
   """The process of one run: `python -m masm_jax.main` with its flags, and its own log."""
-  from masm_jax import cli, main
+  from masm_jax import cli
 
   if cores:
     os.sched_setaffinity(0, cores)
-  run.workdir.mkdir(parents=True, exist_ok=True)
-  log_to(run.workdir / LOG)
+  try:
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    log_to(run.workdir / LOG)
+  except OSError:  # The sweep says it, in one line.
+    sys.exit(peers.USER_STATUS)
   end_with_parent()
+  sys.exit(cli.exit_status(lambda: _train_alone(run)))
+
+
+def _train_alone(run: Run) -> int:
+  from masm_jax import cli, main
+
   # What a killed sweep has left may still be saving.
   with locks.held(run.workdir, waits=True):
     if run.progress() is Progress.FINISHED:  # By another process, while this one waited.
-      return
+      return 0
     sys.argv = ['masm_jax.main', *run.flags()]
     print(f'$ python -m {shlex.join(sys.argv)}', flush=True)
     cli.run(main.main)
+  return 0
 
 
 def log_to(path: pathlib.Path) -> None:
@@ -230,7 +248,7 @@ def _last_words(log: pathlib.Path) -> str:
   try:
     attempt = log.read_text('utf-8', errors='replace').rpartition('\n$ python')[2]
   except OSError:
-    return 'it left no log'
+    return 'it could write no log: is there room on the disk?'
   lines = [line.strip() for line in attempt.splitlines() if line.strip()]
   errors = [line for line in lines if re.match(r'error: ', line)]
   return (errors or lines or ['it wrote nothing'])[-1]
