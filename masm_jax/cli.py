@@ -216,6 +216,9 @@ def start_jax(*, deterministic: bool) -> None:
 
   if cache := _value('compilation_cache'):
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(cache))
+    # By default only what took a second to compile is kept, but a start compiles hundreds of
+    # small programs.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   talk.drop_of_others()
   if _has_peers():
     jax.distributed.initialize(

@@ -5,6 +5,7 @@ file, everything in the file must be used or be listed as ignorable. All problem
 before one error is raised.
 """
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -17,8 +18,9 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
+from masm_jax import mapped
 from masm_jax.backbones import flax_names
-from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, param_shapes
+from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, Transform, param_shapes
 from masm_jax.backbones.presets import PRESETS
 from masm_jax.errors import UserError
 
@@ -56,7 +58,12 @@ def load_weights(
       views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
       found = {name: tuple(view.get_shape()) for name, view in views.items()}
       types = {name: view.get_dtype() for name, view in views.items()}
-      return _read(found, types, file.get_tensor, file_path, backbone)
+      arrays = mapped.arrays(file_path)
+
+      def read(name: str) -> np.ndarray:
+        return arrays[name] if name in arrays else file.get_tensor(name)
+
+      return _read(found, types, read, file_path, backbone)
   except safetensors.SafetensorError as error:
     raise UserError(_damaged(file_path, backbone, error)) from error
   except OSError as error:
@@ -89,18 +96,29 @@ def _read(
   not_finite = []
   flat = {name: np.zeros(targets[name], np.float32) for name in _zeros(keys, targets)}
   names = {_without_prefix(name, keys): name for name in found}
-  for source, (paths, transform) in keys.expand(backbone.config.depth).items():
+
+  def load(source: str, rule: tuple[tuple[str, ...], Transform]) -> dict[str, np.ndarray]:
+    """The parameters that one published array holds."""
+    paths, transform = rule
     array = read(names[source]).astype(np.float32, copy=False)
     if not np.isfinite(array).all():
       not_finite.append((names[source], 'holds values that are not finite'))
+    values = {}
     for target, value in zip(paths, transform.load(array), strict=True):
       if target in backbone.resamples and value.shape != targets[target]:
         before = value.shape[-2]
         value = backbone.resamples[target].apply(value, targets[target])
         logging.info('%s: %s resampled from %s to %s tokens', path, target, before, value.shape[-2])
-      flat[target] = _contiguous(value)
+      # A copy in any case: the file may change while the parameters are in use.
+      values[target] = value.copy() if value.flags.c_contiguous else _contiguous(value)
+    return values
+
+  rules = keys.expand(backbone.config.depth)
+  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    for values in pool.map(load, rules, rules.values()):  # NumPy frees the GIL as it copies.
+      flat |= values
   if not_finite:
-    raise UserError(f'{path} does not hold usable weights: {_listing(not_finite)}')
+    raise UserError(f'{path} does not hold usable weights: {_listing(sorted(not_finite))}')
   return traverse_util.unflatten_dict(flat, sep='/')
 
 

@@ -9,7 +9,6 @@ import dataclasses
 
 import numpy as np
 import scipy.linalg
-import sklearn.covariance
 
 PERCENTILE = 99.0
 _FOLDS = 5
@@ -82,6 +81,8 @@ def fit(
 
 def _gaussians(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
   """Class means [2, D] and the whitening [D, D] of the shared covariance, float64."""
+  import sklearn.covariance  # Slow to import.
+
   features = np.asarray(features, np.float64)
   means = np.stack([features[labels == label].mean(axis=0) for label in (0, 1)])
   covariance, _ = sklearn.covariance.ledoit_wolf(features - means[labels], assume_centered=True)

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from absl import logging
 from numpy.typing import ArrayLike
-from sklearn import metrics as sklearn_metrics
 
 from masm_jax.errors import UserError
-from masm_jax.metrics import calibration, risk_coverage
+from masm_jax.metrics import calibration, risk_coverage, sklearn_metrics
 from masm_jax.metrics.catalogue import FALSE_POSITIVE_RATES, OPERATING_POINT, SELECTIVE, tpr_key
 
 REDUCTIONS = ('mean', 'median', 'max')

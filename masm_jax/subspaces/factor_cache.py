@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import math
-import mmap
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from masm_jax import files, tree
+from masm_jax import files, mapped, tree
 
 Factors = dict[str, np.ndarray]
 
@@ -79,21 +77,10 @@ class FactorCache:
     """
     with safetensors.safe_open(self._path, 'np') as file:  # Checks all sizes, offsets and types.
       digest = (file.metadata() or {}).get('digest', '')
-    with self._path.open('rb') as file:
-      mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # The layout of safetensors: the length of a JSON header, the header, the tensors.
-    begin = 8 + int.from_bytes(mapped[:8], 'little')
     factors: dict[str, Factors] = {}
-    for name, entry in files.parse_json(mapped[8:begin]).items():
-      if name == '__metadata__':
-        continue
-      if entry['dtype'] != 'F32':
-        raise ValueError(f'{name} is {entry["dtype"]}')
+    for name, array in mapped.arrays(self._path).items():
       owner, _, leaf = name.rpartition('/')
-      flat = np.frombuffer(
-        mapped, np.float32, math.prod(entry['shape']), begin + entry['data_offsets'][0]
-      )
-      factors.setdefault(owner, {})[leaf] = flat.reshape(entry['shape'])
+      factors.setdefault(owner, {})[leaf] = array
     for path, shapes in self._shapes.items():
       if any(factors[path][name].shape != shape for name, shape in shapes.items()):
         raise ValueError(f'{path} has factors of other shapes')

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from sklearn import linear_model, preprocessing
 
 from masm_jax import detector as detector_lib
 from masm_jax.errors import UserError
@@ -74,6 +73,8 @@ def fit(
 
 def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Kernel [D, 2] and bias [2], float32, of a logistic regression on standardised features."""
+  from sklearn import linear_model, preprocessing  # Slow to import.
+
   scaler = preprocessing.StandardScaler().fit(features)
   model = linear_model.LogisticRegression(max_iter=2000)
   model.fit(scaler.transform(features), labels)

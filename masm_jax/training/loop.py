@@ -166,6 +166,7 @@ def _train(
     total_steps=total_steps,
     warmup_steps=in_steps(config.optim.warmup),
     restart_steps=in_steps(config.optim.restart_every),
+    mesh=mesh,
   )
   train_state = program.place_state(parts.trainable, mesh)
   del parts

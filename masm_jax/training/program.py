@@ -69,6 +69,7 @@ def make_program(
   total_steps: int,
   warmup_steps: int = 0,
   restart_steps: int = 0,
+  mesh: Mesh | None = None,
 ) -> TrainProgram:
   """Puts a training step together.
 
@@ -80,6 +81,7 @@ def make_program(
     total_steps: length of the run, which the schedule needs.
     warmup_steps: see `optim.make_schedule`.
     restart_steps: see `optim.make_schedule`.
+    mesh: where the step will run, if that is known: it is then traced once, not twice.
   """
   mask_config = MaskConfig(**config.mask.to_dict())
   groups = method.groups(parts.trainable) if mask_config.kind != 'none' else None
@@ -94,13 +96,19 @@ def make_program(
     schedule=schedule,
     config=config,
   )
+  # Traced for the names in its report, and remembered for the step that it is a part of.
+  update = jax.jit(update, inline=True)
   bare = functools.partial(
     state.init_state, optimizer=optimizer, groups=groups, metrics=None, mask_config=mask_config
   )
   batch = steps.batch_shapes(config.train.batch_size, detector_config.backbone.image_size)
-  _, report = jax.eval_shape(
-    update, jax.eval_shape(bare, parts.trainable), parts.frozen, parts.reference, batch
-  )
+  arguments = (jax.eval_shape(bare, parts.trainable), parts.frozen, parts.reference, batch)
+  if mesh is not None:
+    place = sharding.replicated(mesh)
+    arguments = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments
+    )
+  _, report = jax.eval_shape(update, *arguments)
   metrics = steps.metrics_class(report)
   return TrainProgram(
     groups=groups,

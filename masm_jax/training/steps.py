@@ -172,7 +172,7 @@ def with_metrics(update: Callable, metrics: type[clu.metrics.Collection]) -> Cal
   """
 
   def train_step(state: TrainState, frozen: Any, reference: Any, batch: Batch) -> TrainState:
-    new_state, report = update(state, frozen, reference, batch)
+    new_state, report = update(state.replace(metrics=None), frozen, reference, batch)
     found = metrics.single_from_model_output(**report)
     return new_state.replace(metrics=state.metrics.merge(found))
 
