@@ -18,8 +18,7 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
-from masm_jax import mapped
-from masm_jax.backbones import flax_names
+from masm_jax.backbones import flax_names, mapped
 from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, Transform, param_shapes
 from masm_jax.backbones.presets import PRESETS
 from masm_jax.errors import UserError

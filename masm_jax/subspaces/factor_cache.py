@@ -13,7 +13,8 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from masm_jax import files, mapped, tree
+from masm_jax import files, tree
+from masm_jax.backbones import mapped
 
 Factors = dict[str, np.ndarray]
 
