@@ -163,3 +163,14 @@ def test_a_folder_that_was_begun_is_finished_and_one_of_others_is_refused(tmp_pa
   with pytest.raises(UserError, match='holds other files: give a new folder for the export'), claim:
     raise AssertionError
   assert sorted(path.name for path in tmp_path.iterdir()) == ['holiday.jpg', 'out']
+
+
+def test_a_bit_that_flips_in_the_name_of_a_digest_is_found():
+  text = json.dumps(json_files.seal({'next_step': 3, 'hash': 'a' * 64})).encode()
+  place = text.index(b'"digest"') + 1
+  for bit in range(8 * len('digest')):
+    damaged = bytearray(text)
+    damaged[place + bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ValueError):  # One that is no UTF-8 has a text of its own.
+      json_files.unseal(json_files.parse_json(bytes(damaged)))
+  assert json_files.unseal({'hash': 'a' * 64}) == {'hash': 'a' * 64}
