@@ -113,7 +113,7 @@ def _read(
     return values
 
   rules = keys.expand(backbone.config.depth)
-  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for values in pool.map(load, rules, rules.values()):  # NumPy frees the GIL as it copies.
       flat |= values
   if not_finite:

@@ -125,7 +125,7 @@ def each_kernel(work: Callable[..., Any], *operands: Iterable[Any]) -> Iterable[
   if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(operands)):
     yield from map(work, *operands)
     return
-  with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     yield from pool.map(work, *operands)
 
 
