@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_DUMPABLE = 38, 22, 4
+_M_ARENA_MAX = -8  # Of glibc's mallopt.
 _SPARE_FILES = 16  # Open files beside those that the process has.
 
 # Landlock (Linux 5.13): numbers are the same on every architecture.
@@ -66,9 +67,11 @@ def enter(*, memory_bytes: int, folders: Iterable[str | os.PathLike] = ()) -> di
   Returns:
     What is in force: `limits`, `files` and `calls`, each with how, or why it is not.
   """
+  libc = ctypes.CDLL(None, use_errno=True)
+  if hasattr(libc, 'mallopt'):  # Each thread to come would take 64 MB of address space, unused.
+    libc.mallopt(_M_ARENA_MAX, 1)
   _limit_resources(memory_bytes)
   found = {'limits': 'address space, file size, open files, core files'}
-  libc = ctypes.CDLL(None, use_errno=True)
   for name, restrict in (
     ('files', lambda: _restrict_files(libc, folders)),
     ('calls', lambda: _restrict_calls(libc)),

@@ -63,12 +63,13 @@ class Frame:
     assert self.source is not None, 'read it again with `frames_at`'
     if isinstance(self.source, np.ndarray):
       return self.source
-    return self._upright(self.source.reformat(format='rgb24'))
+    return self._upright(self.source.reformat(format='rgb24', threads=1))
 
   def converted(self, reformatter: VideoReformatter) -> Self:
     """The same frame with its pixels in RGB."""
     assert isinstance(self.source, av.VideoFrame)
-    image = self._upright(reformatter.reformat(self.source, format='rgb24'))
+    # Threads would come and go with each frame, and take address space that may be limited.
+    image = self._upright(reformatter.reformat(self.source, format='rgb24', threads=1))
     return dataclasses.replace(self, source=image)
 
   def _upright(self, frame: av.VideoFrame) -> np.ndarray:

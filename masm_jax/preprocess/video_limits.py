@@ -44,7 +44,7 @@ def to_keep(frame: av.VideoFrame) -> av.VideoFrame:
   while 3 * -(-frame.width // factor) * -(-frame.height // factor) > _MAX_KEPT_BYTES:
     factor += 1
   width, height = (-(-side // factor) for side in (frame.width, frame.height))
-  return frame.reformat(width, height, 'rgb24', interpolation='AREA')
+  return frame.reformat(width, height, 'rgb24', interpolation='AREA', threads=1)
 
 
 def _frame_bytes(frame: av.VideoFrame | av.VideoCodecContext) -> int:
