@@ -172,7 +172,7 @@ def read_video_at(path: str | os.PathLike, indices: Sequence[int]) -> list[Frame
   Raises:
     UnreadableError: as `read_video`.
   """
-  _survey(path, Checks())
+  _survey(path, Checks(), with_times=False)
   return _Pass(path, indices, Checks()).read(hold=True)
 
 
@@ -218,7 +218,9 @@ def turns_of(frame: av.VideoFrame) -> int:
   return round(frame.rotation / 90) % 4
 
 
-def _survey(source: Source, checks: Checks) -> tuple[int, list[int] | None]:
+def _survey(
+  source: Source, checks: Checks, *, with_times: bool = True
+) -> tuple[int, list[int] | None]:
   """The number of frames as the header says, or as the packets are counted; and their `_times`."""
   try:
     if isinstance(source, str | os.PathLike) and not os.stat(source).st_size:
@@ -227,7 +229,7 @@ def _survey(source: Source, checks: Checks) -> tuple[int, list[int] | None]:
       checks.container(container)
       stream = ready_stream(container)
       if stream.frames:
-        return stream.frames, _times(container, stream)
+        return stream.frames, _times(container, stream) if with_times else None
       count = 0
       for packet in container.demux(stream):
         checks.packet(packet)
