@@ -3,10 +3,12 @@
 import contextlib
 import time
 
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
 from masm_jax.serving import app as app_lib
+from masm_jax.serving import openapi
 from masm_jax.serving.store import Store
 from tests.serving import fakes
 
@@ -65,3 +67,14 @@ def ended(client, place):
   return wait_until(
     lambda: (doc := client.get(place).json())['status'] in ('done', 'failed') and doc
   )
+
+
+def problem(response, status):
+  """The sentence of an error, after a look at its form."""
+  assert response.status_code == status, response.text
+  assert response.headers['content-type'] == 'application/problem+json'
+  body = response.json()
+  jsonschema.validate(body, openapi.document()['components']['schemas']['Problem'])
+  assert body['status'] == status and body['detail'].endswith('.')
+  assert 'Traceback' not in response.text and 'secret' not in response.text
+  return body['detail']
