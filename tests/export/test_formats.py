@@ -6,6 +6,7 @@ import json
 import jax
 import jax.export
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -114,7 +115,6 @@ def test_stablehlo_runs_for_any_batch(make_detector, tmp_path):
 
 def test_onnx_runs_for_any_batch(make_detector, tmp_path):
   pytest.importorskip('jax2onnx')
-  onnxruntime = pytest.importorskip('onnxruntime')
   detector = make_detector('dinov3_b16')
   note = _export(detector, 'onnx', tmp_path / 'out', '--name', 'mine')
   assert note['difference']['logits'] < 1e-4 and note['name'] == 'mine'
