@@ -5,7 +5,6 @@ million times. Here the notes are not read, texts are UTF-8, types are a closed 
 columns take in memory is known before they take it.
 """
 
-import io
 from collections.abc import Collection
 
 import pandas as pd
@@ -42,7 +41,8 @@ def read(
     UserError: it is no Parquet file, is damaged, or holds what no such table holds.
   """
   try:
-    file = pa.parquet.ParquetFile(io.BytesIO(content))
+    owned = _copied(content)
+    file = pa.parquet.ParquetFile(pa.BufferReader(owned))
     schema, rows = file.schema_arrow, file.metadata.num_rows
     columns = schema.names
     if len(columns) > _MAX_COLUMNS or rows > _ROWS_PER_BYTE * len(content):
@@ -60,7 +60,7 @@ def read(
         )
     # Texts that repeat stay numbers of a list until it is known how long they are.
     texts = [field.name for field in schema if _kinds.is_string(field.type)]
-    table = pa.parquet.read_table(io.BytesIO(content), read_dictionary=texts)
+    table = pa.parquet.read_table(pa.BufferReader(owned), read_dictionary=texts)
     table.validate(full=True)
     whole = {column: _written_out(table[column], column, name) for column in columns}
     table = pa.table(list(whole.values()), names=columns)
@@ -70,6 +70,17 @@ def read(
   # MemoryError is Arrow's too: of a length that is damaged.
   except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
     raise UserError(f'{name}: not a Parquet file that can be read: {first_line(error)}') from error
+
+
+def _copied(content: bytes) -> pa.Buffer:
+  """Bytes in Arrow's own memory.
+
+  Arrow's threads let go of what they read a moment after the table is there. If that is an object
+  of Python's while Python ends, the process is aborted (apache/arrow issue 34314).
+  """
+  stream = pa.BufferOutputStream()
+  stream.write(content)
+  return stream.getvalue()
 
 
 def _written_out(column: pa.ChunkedArray, label: str, name: str) -> pa.ChunkedArray:

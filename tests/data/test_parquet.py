@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -100,3 +102,29 @@ def test_any_flipped_byte_is_one_line_or_a_table():
       assert '\n' not in str(error)
       outcomes.add('refused')
   assert {True, 'refused'} <= outcomes
+
+
+# Twenty processes; with an object of Python's in the hands of Arrow's threads a quarter aborts.
+_READS_AND_ENDS = """
+import os, sys
+from masm_jax.data import parquet
+content = open(sys.argv[1], 'rb').read()
+statuses = []
+for _ in range(20):
+  child = os.fork()
+  if not child:
+    parquet.read(content, 'm')
+    sys.exit()
+  statuses.append(os.waitpid(child, 0)[1])
+print(statuses)
+"""
+
+
+def test_a_process_that_has_read_a_table_ends_well(tmp_path):
+  columns = {f'c{i}': list(range(300)) for i in range(12)}
+  path = tmp_path / 'm.parquet'
+  path.write_bytes(write(pa.table({'path': [f'{i}.png' for i in range(300)]} | columns)))
+  ended = subprocess.run(
+    [sys.executable, '-c', _READS_AND_ENDS, path], capture_output=True, text=True, check=True
+  )
+  assert ended.stdout == f'{[0] * 20}\n'
