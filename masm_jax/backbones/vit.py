@@ -153,6 +153,12 @@ class Block(nn.Module):
     return (y.astype(jnp.float32) * scale[None]).astype(y.dtype)
 
 
+# Blocks of one shape are traced once: 24 of them with their gradients are much of the time before a
+# first step. XLA compiles them as if each had been written out.
+_Block = nn.jit(Block)
+_RematBlock = nn.jit(nn.remat(Block))
+
+
 class HiddenStates(NamedTuple):
   """What a forward pass goes through.
 
@@ -243,7 +249,7 @@ class ViT(nn.Module):
         ),
       )
     reads_class_token = config.pooling == 'class_token'
-    block_cls = nn.remat(Block) if self.remat else Block
+    block_cls = _RematBlock if self.remat else _Block
     blocks = []
     for i in range(config.depth):
       x = block_cls(

@@ -9,6 +9,7 @@ closed forms] How orthogonality is kept, as a loss or exactly, is `regularizer.m
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -214,30 +215,46 @@ def _regularize(
   owners = [path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')]
   decomposed = [_layer(trained, fixed, start, owner) for owner in owners]
   losses = {}
+  is_balanced = any(f'{owner}/S' in fixed for owner in owners)
   if config.orthogonality:
     parts = [
-      orthogonality(
-        measured(in_orthonormal_form(layer)),
-        w_self=config.w_self,
-        w_cross=config.w_cross,
-        w_sem=config.w_sem,
-        squared=config.squared,
-      )
+      _orthogonality(measured(layer), config=config, is_balanced=is_balanced)
       for layer in decomposed
     ]
     losses['orthogonality'] = config.orthogonality * jnp.mean(jnp.stack(parts))
   if config.spectral:
-    parts = [
-      energy_gap(layer, relative=config.relative_energy, of=config.energy_of)
-      if config.spectral_kind == 'energy'
-      else singular_value_drift(in_orthonormal_form(layer))
-      for layer in decomposed
-    ]
+    parts = [_spectral(layer, config=config, is_balanced=is_balanced) for layer in decomposed]
     losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
   return losses
 
 
-def in_orthonormal_form(layer: Mapping[str, Any]) -> dict[str, Any]:
+# These two are traced once for all kernels of one shape (ViT-L has 144 kernels), and compiled as if
+# each had been written out.
+@functools.partial(jax.jit, static_argnames=('config', 'is_balanced'))
+def _orthogonality(
+  layer: Mapping[str, jax.Array], *, config: RegularizerConfig, is_balanced: bool
+) -> jax.Array:
+  return orthogonality(
+    in_orthonormal_form(layer, is_balanced=is_balanced),
+    w_self=config.w_self,
+    w_cross=config.w_cross,
+    w_sem=config.w_sem,
+    squared=config.squared,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'is_balanced'))
+def _spectral(
+  layer: Mapping[str, jax.Array], *, config: RegularizerConfig, is_balanced: bool
+) -> jax.Array:
+  if config.spectral_kind == 'singular_values':
+    return singular_value_drift(in_orthonormal_form(layer, is_balanced=is_balanced))
+  return energy_gap(layer, relative=config.relative_energy, of=config.energy_of)
+
+
+def in_orthonormal_form(
+  layer: Mapping[str, jax.Array], *, is_balanced: bool = False
+) -> dict[str, jax.Array]:
   """A layer's factors on the scale of the SVD's: bases that begin orthonormal, and S beside them.
 
   Balanced factors are divided by `sqrt(S_init)`, with which they began; S of a core is its
@@ -245,11 +262,12 @@ def in_orthonormal_form(layer: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     layer: what `orthogonality` and `singular_value_drift` read, as it is trained.
+    is_balanced: whether the factors are.
   """
   layer = dict(layer)
   if 'M' in layer:
     return layer | {'S': jnp.diagonal(layer['M'], axis1=1, axis2=2)}
-  if layer['is_balanced']:
+  if is_balanced:
     root = jnp.sqrt(jnp.maximum(layer['S_init'], jnp.finfo(jnp.float32).tiny))
     lengths = jnp.linalg.norm(layer['U'], axis=1) * jnp.linalg.norm(layer['V'], axis=2)
     return layer | {
@@ -263,7 +281,7 @@ def _layer(
   frozen: Mapping[str, jax.Array],
   start: Mapping[str, jax.Array],
   owner: str,
-) -> dict[str, Any]:
+) -> dict[str, jax.Array]:
   """What the losses of one kernel read, by the names that they use."""
   flat = {**trainable, **frozen}
   names = [name for name in ('U', 'S', 'V', 'M', 'kernel_sem') if f'{owner}/{name}' in flat]
@@ -274,5 +292,4 @@ def _layer(
     for name in ('U_sem', 'V_sem', 'energy')
     if f'{owner}/{name}' in start
   }
-  layer['is_balanced'] = f'{owner}/S' in frozen
   return layer

@@ -85,8 +85,8 @@ def test_balanced_factors_and_a_core_have_the_losses_of_the_bases_they_stand_for
   root = np.sqrt(layer['S_init'])
   balanced = {name: x for name, x in layer.items() if name != 'S'}
   balanced |= {'U': layer['U'] * root[:, None], 'V': root[..., None] * layer['V']}
-  balanced = as_float32(balanced | {'S': np.ones_like(root)}) | {'is_balanced': True}
-  form = regularizers.in_orthonormal_form(balanced)
+  balanced = as_float32(balanced | {'S': np.ones_like(root)})
+  form = regularizers.in_orthonormal_form(balanced, is_balanced=True)
   expected = orthogonality_by_definition(layer, 1, 2, 2)
   np.testing.assert_allclose(regularizers.orthogonality(form), expected, rtol=2e-5, atol=5e-6)
   lengths = np.linalg.norm(layer['U'], axis=1) * np.linalg.norm(layer['V'], axis=2)
