@@ -1,18 +1,21 @@
-"""Nested dictionaries of arrays: path names, patterns, partition and combine.
+"""Nested dictionaries of arrays: path names, patterns, partition and combine, stacks of leaves.
 
 A parameter tree is a nested dict whose leaves are arrays. A leaf's path joins the keys by `/`, as
 in `backbone/block_00/attn/q/kernel`; every pattern in the project is a regular expression that
 has to match such a path in full.
 """
 
+import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -21,6 +24,8 @@ Flat = dict[str, Any]
 
 
 HEAD = 'head/'  # How the paths of the classifier head begin.
+# Elements. A larger leaf is work enough by itself, and copying it is no longer cheap.
+_MAX_STACKED = 2**18
 _BLOCK = re.compile(r'(?:^|/)(block_\d+)(?:/|$)')
 
 
@@ -163,4 +168,53 @@ def is_finite(leaf: Any) -> bool:
   (False, True)
   """
   values = np.asarray(leaf)
-  return not jax.numpy.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+  return not jnp.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacks:
+  """Leaves of one shape side by side: what is done to each of them is then done once. [ours]
+
+  A model has hundreds of leaves of some ten shapes. An operation on each of them, where one on ten
+  arrays would do, is time for tracing, compiling and loading a program, and a kernel of its own on
+  an accelerator.
+
+  Attributes:
+    paths: name of a stack -> the paths of its leaves, in order; the name is the first of them. A
+      leaf that is alone keeps its shape; n leaves of shape `[...]` make a stack `[n, ...]`.
+  """
+
+  paths: Mapping[str, tuple[str, ...]]
+
+  def stack(self, params: Mapping[str, Any]) -> dict:
+    """`{leaf path: [...]}` -> `{stack name: [n, ...]}`, both nested; no leaf may be missing."""
+    flat = flatten(params)
+    return unflatten(
+      {
+        name: jnp.stack([flat[path] for path in paths]) if len(paths) > 1 else flat[name]
+        for name, paths in self.paths.items()
+      }
+    )
+
+  def unstack(self, stacked: Mapping[str, Any]) -> dict:
+    """The inverse of `stack`."""
+    flat = {}
+    for name, values in flatten(stacked).items():
+      paths = self.paths[name]
+      flat |= zip(paths, jnp.unstack(values) if len(paths) > 1 else (values,), strict=True)
+    return unflatten({path: flat[path] for path in sorted(flat)})
+
+
+def stacks_of(params: Mapping[str, Any], kind_of: Callable[[str], Hashable]) -> Stacks:
+  """Stacks of the leaves that have the same name, shape, type and kind.
+
+  Args:
+    params: nested leaves; shapes are enough.
+    kind_of: path -> what else must be the same.
+  """
+  alike = collections.defaultdict(list)
+  for path, leaf in flatten(params).items():
+    alone = path if leaf.size > _MAX_STACKED else ''
+    name = path.rpartition('/')[2]
+    alike[kind_of(path), name, leaf.shape, jnp.dtype(leaf.dtype), alone].append(path)
+  return Stacks({paths[0]: tuple(paths) for paths in alike.values()})

@@ -65,7 +65,8 @@ def update_stats(stats: GradStats, grads: Mapping[str, Any], decay: float | None
   share = (1 - decay) * jax.nn.one_hot(stats.count % HALVES, HALVES, dtype=jnp.float32)
 
   def add(half: int, old: Any, values: Any) -> Any:
-    return jax.tree.map(lambda x, v: decay * x + share[half] * v, old, values)
+    its_share = share[half]
+    return jax.tree.map(lambda x, v: decay * x + its_share * v, old, values)
 
   squares = jax.tree.map(jnp.square, grads)
   return GradStats(

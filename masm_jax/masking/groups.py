@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from masm_jax import tree
 
@@ -20,15 +21,16 @@ class Groups:
 
   With K > 1, a leaf in row l has a leading axis of K subspaces, and its slice k belongs to the
   group (l, k). With K = 1 the whole leaf belongs to (l, 0), whatever its axes are. Leaves without a
-  row (the head) are never masked.
+  row (the head) are never masked. A stack of n leaves (`tree.Stacks`) has n rows, and an axis of n
+  before the others.
 
   Attributes:
-    rows: leaf path -> row l.
+    rows: leaf path -> row l, or name of a stack -> the rows of its leaves.
     names: the name of each row, L of them.
     num_columns: K.
   """
 
-  rows: Mapping[str, int]
+  rows: Mapping[str, int | tuple[int, ...]]
   names: tuple[str, ...]
   num_columns: int
 
@@ -41,6 +43,14 @@ class Groups:
     """The leaves of `params` that belong to a group."""
     return tree.partition(params, self.rows.__contains__)[0]
 
+  def stacked(self, stacks: tree.Stacks) -> 'Groups':
+    """The same groups, of leaves in stacks; no stack mixes grouped leaves with others."""
+    rows = {}
+    for name, paths in stacks.paths.items():
+      if name in self.rows:
+        rows[name] = tuple(self.rows[path] for path in paths) if len(paths) > 1 else self.rows[name]
+    return dataclasses.replace(self, rows=rows)
+
   def expand(self, mask: jax.Array, params: Mapping[str, Any]) -> dict:
     """Bool arrays that broadcast over the leaves of `params`: True where a parameter may move."""
 
@@ -48,18 +58,26 @@ class Groups:
       path = jax.tree_util.keystr(keys, simple=True, separator='/')
       if path not in self.rows:
         return jnp.ones((1,) * leaf.ndim, bool)
-      return mask[self.rows[path]].reshape(-1, *(1,) * (leaf.ndim - 1))
+      return self._on_leaf(mask, path, leaf)
 
     # Not `tree.map_with_path`: optax probes an optimizer with a tree that is no dict.
     return jax.tree_util.tree_map_with_path(leaf_mask, params)
 
   def reduce(self, params: Mapping[str, Any]) -> jax.Array:
     """Sums each group's leaves: `{path: leaf}` -> `[L, K]`; leaves without a row are left out."""
-    sums = [jnp.zeros(self.num_columns, jnp.float32) for _ in self.names]
+    nothing = jnp.zeros((1, self.num_columns), jnp.float32)
+    parts: list[jax.Array] = [nothing]
+    places: list[list[int]] = [[] for _ in self.names]  # Of each row's parts among all.
     for path, leaf in tree.flatten(params).items():
       if path in self.rows:
-        sums[self.rows[path]] += leaf.reshape(self.num_columns, -1).sum(axis=1)
-    return jnp.stack(sums)
+        own = np.atleast_1d(self.rows[path])
+        for place, row in enumerate(own, start=sum(map(len, parts))):
+          places[row].append(place)
+        parts.append(leaf.reshape(len(own), self.num_columns, -1).sum(axis=-1))
+    # Not a scattered sum, whose order is not the same every time on every device.
+    most = max(map(len, places))
+    padded = np.array([own + [0] * (most - len(own)) for own in places])
+    return jnp.concatenate(parts)[padded].sum(axis=1)
 
   def spread(self, values: jax.Array, params: Mapping[str, Any]) -> dict:
     """Each group's value on its leaves, as `expand` does with a mask; 0 on leaves without a row."""
@@ -67,7 +85,7 @@ class Groups:
     def leaf_value(path: str, leaf: jax.Array) -> jax.Array:
       if path not in self.rows:
         return jnp.zeros((1,) * leaf.ndim, values.dtype)
-      return values[self.rows[path]].reshape(-1, *(1,) * (leaf.ndim - 1))
+      return self._on_leaf(values, path, leaf)
 
     return tree.map_with_path(leaf_value, params)
 
@@ -76,8 +94,19 @@ class Groups:
     sums = [0] * len(self.names)
     for path, leaf in tree.flatten(params).items():
       if path in self.rows:
-        sums[self.rows[path]] += leaf.size // self.num_columns
+        rows = np.atleast_1d(self.rows[path])
+        for row in rows:
+          sums[row] += leaf.size // (len(rows) * self.num_columns)
     return jnp.asarray([[n] * self.num_columns for n in sums], jnp.float32)
+
+  def _on_leaf(self, values: jax.Array, path: str, leaf: jax.Array) -> jax.Array:
+    """What of `values [L, K]` is a leaf's, with axes that broadcast over it."""
+    rows = self.rows[path]
+    if isinstance(rows, tuple):
+      own = values[np.asarray(rows)]  # [n, K]
+      shape = own.shape if self.num_columns > 1 else own.shape[:1]
+      return own.reshape(*shape, *(1,) * (leaf.ndim - len(shape)))
+    return values[rows].reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
 def subspace_groups(paths: Iterable[str], num_subspaces: int, granularity: Granularity) -> Groups:

@@ -8,9 +8,10 @@ closed forms] How orthogonality is kept, as a loss or exactly, is `regularizer.m
 `constraints`.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -81,6 +82,20 @@ def semantic_overlap(
   return jnp.sum(jnp.square(basis - jnp.einsum('idp,ikpq->kdq', initial, inside)))
 
 
+def semantic_overlaps(layer: Mapping[str, jax.Array]) -> jax.Array:
+  """`semantic_overlap` of the columns of U and of the rows of V, float32 [2].
+
+  Args:
+    layer: see `orthogonality`.
+  """
+  transpose = lambda x: None if x is None else jnp.swapaxes(x, -1, -2)
+  sides = (
+    (layer['U'], layer.get('U_sem'), layer['U_init']),
+    (transpose(layer['V']), transpose(layer.get('V_sem')), transpose(layer['V_init'])),
+  )
+  return jnp.stack([semantic_overlap(q, semantic=sem, initial=q_0) for q, sem, q_0 in sides])
+
+
 def orthogonality(
   layer: Mapping[str, jax.Array],
   *,
@@ -88,6 +103,7 @@ def orthogonality(
   w_cross: float = 2.0,
   w_sem: float = 2.0,
   squared: bool = True,
+  overlaps: jax.Array | None = None,
 ) -> jax.Array:
   """`L_orth` of one kernel; 0 at the start, where all bases come from one SVD.
 
@@ -108,20 +124,19 @@ def orthogonality(
     w_cross: weight of the overlap between artifact subspaces.
     w_sem: weight of the overlap with the semantic subspace.
     squared: whether norms are squared.
+    overlaps: `semantic_overlaps(layer)`, where it is known.
 
   Returns:
     A scalar.
   """
-  transpose = lambda x: None if x is None else jnp.swapaxes(x, -1, -2)
-  sides = (
-    (layer['U'], layer.get('U_sem'), layer['U_init']),
-    (transpose(layer['V']), transpose(layer.get('V_sem')), transpose(layer['V_init'])),
-  )
+  if w_sem and overlaps is None:
+    overlaps = semantic_overlaps(layer)
   loss = jnp.zeros((), jnp.float32)
-  for basis, semantic, initial in sides:
+  for i, basis in enumerate((layer['U'], jnp.swapaxes(layer['V'], -1, -2))):
     self_part, cross_part = subspace_gram(basis)
-    overlap = semantic_overlap(basis, semantic=semantic, initial=initial)
-    side = w_self * self_part + w_cross * cross_part + w_sem * overlap
+    side = w_self * self_part + w_cross * cross_part
+    if w_sem:
+      side += w_sem * overlaps[i]
     if not squared:
       floor = _NORM_RESOLUTION**2 * basis.shape[1]
       side = jnp.where(side > floor, 0.5 * jnp.sqrt(jnp.maximum(side, floor)), 0.0)
@@ -129,8 +144,22 @@ def orthogonality(
   return loss
 
 
+def semantic_projection(layer: Mapping[str, jax.Array]) -> jax.Array:
+  """`(U_k diag(S_k))^T kernel_sem`, float32 [K, q, d_out].
+
+  Args:
+    layer: see `energy_gap`.
+  """
+  scaled = parametrization.left_factor(layer)
+  return jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
+
+
 def energy_gap(
-  layer: Mapping[str, jax.Array], *, relative: bool = True, of: str = 'kernel'
+  layer: Mapping[str, jax.Array],
+  *,
+  relative: bool = True,
+  of: str = 'kernel',
+  projected: jax.Array | None = None,
 ) -> jax.Array:
   """`| |W(theta)|_F^2 - |W|_F^2 | / |W|_F^2`, without building W(theta).
 
@@ -150,12 +179,14 @@ def energy_gap(
     layer: `U`, `S`, `V`, `S_init`, `kernel_sem [d_in, d_out]`, `energy = |W|_F^2`.
     relative: divide by an energy; False gives Effort's own form.
     of: whose: `kernel`, all of `|W|_F^2`, or `artifact`, `|S_0|^2`.
+    projected: `semantic_projection(layer)`, where it is known: `kernel_sem` is not read then.
 
   Returns:
     A scalar, 0 at the start.
   """
   scaled = parametrization.left_factor(layer)  # [K, d_in, q]
-  projected = jnp.einsum('kdq,df->kqf', scaled, layer['kernel_sem'].astype(jnp.float32))
+  if projected is None:
+    projected = semantic_projection(layer)
   inner = jnp.sum(projected * layer['V'])
   gram_u = jnp.einsum('idp,jdq->ipjq', scaled, scaled)
   gram_v = jnp.einsum('ipf,jqf->ipjq', layer['V'], layer['V'])
@@ -213,43 +244,60 @@ def _regularize(
   # Kept exactly, orthogonality is measured alone: its slope is rounding errors alone.
   measured = jax.lax.stop_gradient if config.mode == 'exact' else lambda layer: layer
   owners = [path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')]
-  decomposed = [_layer(trained, fixed, start, owner) for owner in owners]
-  losses = {}
   is_balanced = any(f'{owner}/S' in fixed for owner in owners)
+  layers = [_layer(trained, fixed, start, owner) for owner in owners]
+  in_form = functools.partial(in_orthonormal_form, is_balanced=is_balanced)
+  losses = {}
   if config.orthogonality:
-    parts = [
-      _orthogonality(measured(layer), config=config, is_balanced=is_balanced)
-      for layer in decomposed
-    ]
-    losses['orthogonality'] = config.orthogonality * jnp.mean(jnp.stack(parts))
-  if config.spectral:
-    parts = [_spectral(layer, config=config, is_balanced=is_balanced) for layer in decomposed]
-    losses['spectral'] = config.spectral * jnp.mean(jnp.stack(parts))
+    weights = {name: getattr(config, name) for name in ('w_self', 'w_cross', 'w_sem', 'squared')}
+
+    def read(layer: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+      layer = in_form(measured(layer))
+      small = {'U': layer['U'], 'V': layer['V']}
+      return small | ({'overlaps': semantic_overlaps(layer)} if config.w_sem else {})
+
+    losses['orthogonality'] = config.orthogonality * _mean(
+      lambda layer: orthogonality(layer, overlaps=layer.get('overlaps'), **weights), read, layers
+    )
+  if config.spectral and config.spectral_kind == 'energy':
+    keep = ('U', 'S', 'V', 'M', 'S_init', 'energy')
+    measure = functools.partial(energy_gap, relative=config.relative_energy, of=config.energy_of)
+    losses['spectral'] = config.spectral * _mean(
+      lambda layer: measure(layer, projected=layer['projected']),
+      lambda layer: (
+        {name: layer[name] for name in keep if name in layer}
+        | {'projected': semantic_projection(layer)}
+      ),
+      layers,
+    )
+  elif config.spectral:
+    losses['spectral'] = config.spectral * _mean(
+      singular_value_drift,
+      lambda layer: {name: in_form(layer)[name] for name in ('S', 'S_init')},
+      layers,
+    )
   return losses
 
 
-# These two are traced once for all kernels of one shape (ViT-L has 144 kernels), and compiled as if
-# each had been written out.
-@functools.partial(jax.jit, static_argnames=('config', 'is_balanced'))
-def _orthogonality(
-  layer: Mapping[str, jax.Array], *, config: RegularizerConfig, is_balanced: bool
+def _mean(
+  loss: Callable[[dict[str, jax.Array]], jax.Array],
+  read: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
+  layers: Sequence[Mapping[str, jax.Array]],
 ) -> jax.Array:
-  return orthogonality(
-    in_orthonormal_form(layer, is_balanced=is_balanced),
-    w_self=config.w_self,
-    w_cross=config.w_cross,
-    w_sem=config.w_sem,
-    squared=config.squared,
-  )
+  """The mean of `loss(read(layer))`, taken of all kernels of one shape at once.
 
-
-@functools.partial(jax.jit, static_argnames=('config', 'is_balanced'))
-def _spectral(
-  layer: Mapping[str, jax.Array], *, config: RegularizerConfig, is_balanced: bool
-) -> jax.Array:
-  if config.spectral_kind == 'singular_values':
-    return singular_value_drift(in_orthonormal_form(layer, is_balanced=is_balanced))
-  return energy_gap(layer, relative=config.relative_energy, of=config.energy_of)
+  ViT-L has 144 kernels of three shapes. What is large, and frozen, is read of each kernel by itself
+  (`read`, which is traced once for a shape); what is read of them is small, and lies side by side.
+  """
+  read = jax.jit(read)
+  alike = collections.defaultdict(list)
+  for layer in layers:
+    alike[tuple((name, x.shape) for name, x in layer.items())].append(read(layer))
+  parts = [
+    jax.vmap(loss)({name: jnp.stack([layer[name] for layer in group]) for name in group[0]})
+    for group in alike.values()
+  ]
+  return jnp.mean(jnp.concatenate(parts))
 
 
 def in_orthonormal_form(

