@@ -89,6 +89,7 @@ ALLOWED = {
   },
   'convert': {'backbones', 'data', 'detector', 'inference', 'methods', 'metrics', 'parallel'},
   'explain': {
+    'backbones',
     'data',
     'detector',
     'inference',

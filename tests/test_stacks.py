@@ -95,7 +95,7 @@ def test_a_group_that_is_not_finite_leaves_the_others_as_they_are():
         'mask.refresh_steps': 2,
       },
     ),
-    ('bvg_ls', {'mask.warmup_steps': 2, 'mask.refresh_steps': 2}),
+    ('bvg_ls', {'mask.refresh_steps': 1}),
   ],
 )
 @pytest.mark.usefixtures('standard_promotion')

@@ -3,7 +3,7 @@
 from masm_jax.backbones.backbone import Architecture, Backbone, num_params, param_shapes
 from masm_jax.backbones.layers import Dense, DenseCls
 from masm_jax.backbones.presets import PRESETS, get_preset
-from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig
+from masm_jax.backbones.vit import HiddenStates, ViT, ViTConfig, intercept_layers
 from masm_jax.backbones.weights import (
   export_weights,
   fitting_presets,
@@ -25,6 +25,7 @@ __all__ = [
   'fitting_presets',
   'from_arrays',
   'get_preset',
+  'intercept_layers',
   'load_weights',
   'num_params',
   'param_shapes',

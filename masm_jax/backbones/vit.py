@@ -1,7 +1,10 @@
 """One vision transformer, driven by a config: the trunk of every preset (arXiv 2010.11929)."""
 
+import contextlib
+import contextvars
 import dataclasses
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -155,8 +158,26 @@ class Block(nn.Module):
 
 # Blocks of one shape are traced once: 24 of them with their gradients are much of the time before a
 # first step. XLA compiles them as if each had been written out.
-_Block = nn.jit(Block)
-_RematBlock = nn.jit(nn.remat(Block))
+_TracedBlock = nn.jit(Block)
+_TracedRematBlock = nn.jit(nn.remat(Block))
+_written_out = contextvars.ContextVar('written_out', default=False)
+
+
+@contextlib.contextmanager
+def intercept_layers(interceptor: Callable[..., Any]) -> Iterator[None]:
+  """`flax.linen.intercept_methods` that sees the layers of every block, by their own paths.
+
+  Flax's alone would see those of a block that stands for all others of its shape, or none.
+
+  Args:
+    interceptor: as there.
+  """
+  token = _written_out.set(True)
+  try:
+    with nn.intercept_methods(interceptor):
+      yield
+  finally:
+    _written_out.reset(token)
 
 
 class HiddenStates(NamedTuple):
@@ -249,7 +270,10 @@ class ViT(nn.Module):
         ),
       )
     reads_class_token = config.pooling == 'class_token'
-    block_cls = _RematBlock if self.remat else _Block
+    if _written_out.get():
+      block_cls = nn.remat(Block) if self.remat else Block
+    else:
+      block_cls = _TracedRematBlock if self.remat else _TracedBlock
     blocks = []
     for i in range(config.depth):
       x = block_cls(

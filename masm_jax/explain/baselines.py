@@ -9,11 +9,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from masm_jax import backbones
 from masm_jax import detector as detector_lib
 from masm_jax.explain.gates import log_odds
 
@@ -117,7 +117,7 @@ class Baselines:
         tokens.append(x)
         return next_fun(x if moved is None else x + moved, *rest, **kwargs)
 
-      with nn.intercept_methods(enter):
+      with backbones.intercept_layers(enter):
         out = self._model.apply({'params': params}, image[None])
       return log_odds(out.logits)[0], tokens[0]
 
@@ -144,7 +144,7 @@ class Baselines:
         found.setdefault(tuple(where), {})[name] = y
       return y
 
-    with nn.intercept_methods(record):
+    with backbones.intercept_layers(record):
       self._model.apply({'params': params}, images)
     weights = []
     for _, layer in sorted(found.items()):

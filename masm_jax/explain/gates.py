@@ -6,7 +6,7 @@ pretrained backbone) to all at 1 (the detector), `A = int_0^1 dm/dgate(a) da` sa
 [ours] [kin: integrated gradients, arXiv 1703.01365, of which this is the form over weights]
 
 The gates are never built into the model: at a point of the path the derivative needs each layer's
-input, its change, and the gradient at its output, which `flax.linen.intercept_methods` gives.
+input, its change, and the gradient at its output, which `backbones.intercept_layers` gives.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from masm_jax import backbones, tree
 from masm_jax import detector as detector_lib
-from masm_jax import tree
 from masm_jax.inference.changes import Changes, Dense, LowRank, apply
 
 Owners = dict[str, dict[str, LowRank | Dense]]
@@ -160,7 +160,7 @@ class Explainer:
       # These gates are 0: they are the step off the path, by which the logit is differentiated.
       moved = apply(params, unplaced, gates[-1]) if unplaced else params
       interceptor = functools.partial(_add_gated, owners, self._owners_of_tokens, self.slots, gates)
-      with nn.intercept_methods(interceptor):
+      with backbones.intercept_layers(interceptor):
         return log_odds(self._model.apply({'params': moved}, image[None]).logits)[0]
 
     zero = jnp.zeros((self.slots.total, num_parts), jnp.float32)
@@ -179,7 +179,7 @@ class Explainer:
     size = self.config.backbone.image_size
 
     def trace(images: jax.Array) -> jax.Array:
-      with nn.intercept_methods(record):
+      with backbones.intercept_layers(record):
         return self._model.apply({'params': self._base}, images).logits
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))

@@ -2,14 +2,13 @@
 
 import types
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from masm_jax import backbones, tree
 from masm_jax import detector as detector_lib
-from masm_jax import tree
 from masm_jax.explain import gates, shapley
 from masm_jax.inference import changes as changes_lib
 
@@ -101,7 +100,7 @@ def test_a_gate_of_its_own_for_each_token_gives_the_same_slope(masm, images):
         extra = args[0][row] @ change.left[part] @ change.right[part]
         return y.at[row].add(moved * extra)
 
-      with nn.intercept_methods(moving):
+      with backbones.intercept_layers(moving):
         out = detector_lib.Detector(explainer.config).apply({'params': params}, images[:1]).logits
       return float(out[0, 1] - out[0, 0])
 

@@ -183,11 +183,13 @@ def test_three_steps_equal_torch(name, tiny_run):
     if step == 0:
       metrics = run.state.metrics.compute()
       np.testing.assert_allclose(metrics['loss'], loss.item(), rtol=1e-5)
-      moments = tree.flatten(optax.tree_utils.tree_get(run.state.opt_state, 'mu'))
+      moments = optax.tree_utils.tree_get(run.state.opt_state, 'mu')
+      moments = tree.flatten(run.program.stacks.unstack(moments))
       for path, leaf in reference.trained.items():
         decay = 0.0 if name == 'gend' else run.config.optim.weight_decay  # AdamW's comes later.
         gradient = leaf.grad.numpy() + decay * leaf.detach().numpy()
-        assert_close(np.array(moments[path]) / 0.1, gradient, f'gradient of {path}')
+        rtol = 1e-4 if leaf.numel() > 1 else 3e-4  # One number has nothing to average over.
+        assert_close(np.array(moments[path]) / 0.1, gradient, f'gradient of {path}', rtol=rtol)
     optimizer.step()
   after = tree.flatten(jax.tree.map(np.array, run.state.trainable))
   for path, leaf in reference.trained.items():
