@@ -198,7 +198,7 @@ class Stacks:
 
   def unstack(self, stacked: Mapping[str, Any]) -> dict:
     """The inverse of `stack`."""
-    flat = {}
+    flat: Flat = {}
     for name, values in flatten(stacked).items():
       paths = self.paths[name]
       flat |= zip(paths, jnp.unstack(values) if len(paths) > 1 else (values,), strict=True)
