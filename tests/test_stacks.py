@@ -46,6 +46,8 @@ def test_leaves_of_one_name_shape_and_kind_lie_side_by_side(monkeypatch):
     path for path in PLAIN if path.endswith('/scale')
   }
   jax.tree.map(np.testing.assert_array_equal, stacks.unstack(stacks.stack(params)), params)
+  backwards = tree.unflatten(dict(reversed(tree.flatten(params).items())))
+  assert tree.stacks_of(backwards, lambda path: path.startswith(tree.HEAD)) == stacks
   monkeypatch.setattr(tree, '_MAX_STACKED', 17)  # U and V have 36 elements, S has six.
   names = tree.stacks_of(params, lambda path: '').paths
   assert len(names[first]) == 1 and len(names['backbone/block_00/attn/q/S']) == 6

@@ -243,7 +243,10 @@ def _regularize(
   trained, fixed, start = (tree.flatten(part) for part in (trainable, frozen, reference))
   # Kept exactly, orthogonality is measured alone: its slope is rounding errors alone.
   measured = jax.lax.stop_gradient if config.mode == 'exact' else lambda layer: layer
-  owners = [path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')]
+  # In one order, however the trees were built: a program is found in the cache by its text.
+  owners = sorted(
+    path.removesuffix('/kernel_sem') for path in fixed if path.endswith('/kernel_sem')
+  )
   is_balanced = any(f'{owner}/S' in fixed for owner in owners)
   layers = [_layer(trained, fixed, start, owner) for owner in owners]
   in_form = functools.partial(in_orthonormal_form, is_balanced=is_balanced)
