@@ -213,7 +213,7 @@ def stacks_of(params: Mapping[str, Any], kind_of: Callable[[str], Hashable]) -> 
     kind_of: path -> what else must be the same.
   """
   alike = collections.defaultdict(list)
-  for path, leaf in sorted(flatten(params).items()):  # Their order is that of stored states.
+  for path, leaf in sorted(flatten(params).items()):  # In the order of stored states.
     alone = path if leaf.size > _MAX_STACKED else ''
     name = path.rpartition('/')[2]
     alike[kind_of(path), name, leaf.shape, jnp.dtype(leaf.dtype), alone].append(path)
