@@ -25,7 +25,7 @@ Flat = dict[str, Any]
 
 HEAD = 'head/'  # How the paths of the classifier head begin.
 # Elements. A larger leaf is work enough by itself, and copying it is no longer cheap.
-_MAX_STACKED = 2**18
+_MAX_STACKED = 2**17
 _BLOCK = re.compile(r'(?:^|/)(block_\d+)(?:/|$)')
 
 
