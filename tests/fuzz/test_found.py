@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import demo
-from masm_jax import cli, files
+from masm_jax import backbones, cli, files
 from masm_jax import config as config_lib
 from masm_jax.data import crop_settings, shards
 from masm_jax.errors import UserError
@@ -163,3 +163,13 @@ def test_a_note_that_does_not_say_where_an_adapter_comes_from_is_one_line(origin
 def test_a_shard_whose_name_is_too_long_for_any_file_is_missing(tmp_path):
   with pytest.raises(UserError, match='no such file'):
     shards.own_file(tmp_path, 'x' * 300)
+
+
+@pytest.mark.parametrize('number', [10**400, 1e300, -1])
+def test_an_architecture_of_any_number_is_one_line(number):
+  family, fields = detector_schema.describe(backbones.get_preset('demo_vit').config)
+  backbone = detector_schema.Backbone.model_construct(
+    family=family, architecture=fields | {'width': number}
+  )
+  with pytest.raises(UserError, match=r"^backbone\.architecture\.'width' holds .{1,40}: a number"):
+    detector_schema.build(backbone)
