@@ -6,12 +6,14 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from masm_jax import tree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 measure = importlib.import_module('benchmarks.measure')
+products = importlib.import_module('benchmarks.products')
 train_step = importlib.import_module('benchmarks.train_step')
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -108,3 +110,31 @@ def test_every_method_merges_into_a_plain_detector(tmp_path, capsys):
   assert [row['program'] for row in metrics['rows']] == ['jax']
   assert set(metrics['merge_seconds']) == {'masm', 'lora'}
   assert 'merge ms' in capsys.readouterr().out
+
+
+def test_products_of_a_program_are_counted_and_told_to_torch():
+  def program(x, y):
+    inner = jax.jit(lambda a, b: a @ b)
+    unread = x @ x.T
+    del unread
+    return inner(x, y) + inner(x, y * 2)
+
+  x, y = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+  found = products.products_of(jax.make_jaxpr(program)(x, y).jaxpr)
+  ((product, count),) = found.items()
+  assert (count, products.operations(product)) == (2, 2 * 3 * 4 * 5)
+
+  rng = np.random.default_rng(0)
+  for left, right, numbers in (
+    ((3, 4), (5, 4), (((1,), (1,)), ((), ()))),
+    ((3, 4), (3, 5), (((0,), (0,)), ((), ()))),
+    ((2, 3, 4, 6), (2, 3, 5, 6), (((3,), (3,)), ((0, 1), (0, 1)))),
+    ((2, 4, 3), (3, 2, 5), (((2,), (0,)), ((0,), (1,)))),
+  ):
+    a, b = rng.standard_normal(left, np.float32), rng.standard_normal(right, np.float32)
+    formula = products.as_einsum((left, right), numbers)
+    expected = jax.lax.dot_general(a, b, numbers)
+    np.testing.assert_allclose(np.einsum(formula, a, b), expected, rtol=1e-4, atol=1e-5)
+    work = products.operations(((left, right), ('float32', 'float32'), numbers))
+    inner = np.prod([left[axis] for axis in numbers[0][0]])
+    assert work == 2 * np.prod(expected.shape) * inner
