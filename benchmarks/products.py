@@ -106,6 +106,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--repeats', type=int, default=4)
   parser.add_argument('--torch', choices=['none', 'eager', 'all'], default='eager')
+  parser.set_defaults(effort_code='')
   parser.add_argument('--deterministic', action='store_true')
   parser.add_argument('--json', default='', help='where the measurements go')
   args = parser.parse_args(arguments)

@@ -7,7 +7,10 @@ the layer mask, its statistics, and the overlap with the semantic basis: the ref
 less to do than what it is compared with.
 """
 
+import ast
 import contextlib
+import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,8 @@ from torch.nn import functional
 from masm_jax.backbones import ViTConfig
 
 METHODS = ('masm', 'linear', 'full')
+_EFFORT_FACTORS = ('S_residual', 'U_residual', 'V_residual')
+_EFFORT = ('SVDResidualLinear', 'replace_with_svd_residual')
 
 
 class SubspaceLinear(nn.Module):
@@ -46,17 +51,41 @@ class SubspaceLinear(nn.Module):
     return loss + (self.s.square().sum() - self.energy).abs()
 
 
+def effort_linear(path: str) -> Callable[[int, int], nn.Module]:
+  """Builds layers by the code of Effort's authors, which is run from their repository.
+
+  Their module imports what its other classes need; the layer and its builder are taken by name.
+
+  Args:
+    path: `DeepfakeBench/training/detectors/effort_detector.py` of YZY-stack/Effort-AIGI-Detection.
+  """
+  parts = [
+    node for node in ast.parse(pathlib.Path(path).read_text()).body
+    if getattr(node, 'name', '') in _EFFORT
+  ]  # fmt: skip
+  found: dict[str, Any] = {'torch': torch, 'nn': nn, 'F': functional, 'math': math}
+  exec(compile(ast.Module(parts, []), path, 'exec'), found)
+  replace = found['replace_with_svd_residual']
+  return lambda d_in, d_out: replace(nn.Linear(d_in, d_out), min(d_in, d_out) - 1)
+
+
 class Block(nn.Module):
   """A pre-norm transformer block."""
 
-  def __init__(self, config: ViTConfig, linear: Callable[[int, int], nn.Module]):
+  def __init__(
+    self,
+    config: ViTConfig,
+    linear: Callable[[int, int], nn.Module],
+    mlp_linear: Callable[[int, int], nn.Module] | None = None,
+  ):
     super().__init__()
-    width = config.width
+    width, mlp_linear = config.width, mlp_linear or linear
     self.num_heads = config.num_heads
     self.quick = config.activation == 'quick_gelu'
     self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
     self.q, self.k, self.v, self.out = (linear(width, width) for _ in range(4))
-    self.fc1, self.fc2 = linear(width, config.mlp_dim), linear(config.mlp_dim, width)
+    self.fc1 = mlp_linear(width, config.mlp_dim)
+    self.fc2 = mlp_linear(config.mlp_dim, width)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     """[B, T, D] -> [B, T, D]."""
@@ -75,13 +104,18 @@ class Block(nn.Module):
 class Detector(nn.Module):
   """Pixels to two logits."""
 
-  def __init__(self, config: ViTConfig, linear: Callable[[int, int], nn.Module]):
+  def __init__(
+    self,
+    config: ViTConfig,
+    linear: Callable[[int, int], nn.Module],
+    mlp_linear: Callable[[int, int], nn.Module] | None = None,
+  ):
     super().__init__()
     self.patches = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
     self.cls = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
     self.positions = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * 0.02)
     self.ln_pre = nn.LayerNorm(config.width) if config.pre_norm else nn.Identity()
-    self.blocks = nn.Sequential(*(Block(config, linear) for _ in range(config.depth)))
+    self.blocks = nn.Sequential(*(Block(config, linear, mlp_linear) for _ in range(config.depth)))
     self.ln_post = nn.LayerNorm(config.width)
     self.head = nn.Linear(config.width, 2)
 
@@ -112,29 +146,35 @@ def _finish(device: str) -> None:
 
 def training_step(
   method: str, config: ViTConfig, batch: dict[str, Any], *, dtype: str, compiled: bool,
-  num_subspaces: int = 4, rank: int = 8,
+  num_subspaces: int = 4, rank: int = 8, effort_code: str = '',
 ) -> Callable[[], None]:  # fmt: skip
   """A training step on a batch that stays; it returns when the step is done.
 
   Args:
-    method: one of `METHODS`.
+    method: one of `METHODS`, or `effort` by its authors' code.
     config: the backbone.
     batch: `image` uint8 [B, H, W, 3] and `label` [B], NumPy.
     dtype: float32, or autocast's.
     compiled: through torch.compile.
     num_subspaces: K.
     rank: q.
+    effort_code: see `effort_linear`.
   """
   device = device_name()
   torch.manual_seed(0)
-  if method == 'masm':
+  mlp_linear = None
+  if method == 'effort':
+    linear, mlp_linear = effort_linear(effort_code), nn.Linear
+  elif method == 'masm':
     linear = lambda d_in, d_out: SubspaceLinear(d_in, d_out, num_subspaces, rank)
   else:
     linear = nn.Linear
-  model = Detector(config, linear).to(device)
+  model = Detector(config, linear, mlp_linear).to(device)
   for name, parameter in model.named_parameters():
     trained = method == 'full' or name.startswith('head.')
-    parameter.requires_grad_(trained or (method == 'masm' and name.split('.')[-1] in 'usv'))
+    last = name.split('.')[-1]
+    is_factor = (method == 'masm' and last in 'usv') or last in _EFFORT_FACTORS
+    parameter.requires_grad_(trained or is_factor)
   trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
   optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=5e-4, fused=device == 'cuda')
   layers = [module for module in model.modules() if isinstance(module, SubspaceLinear)]

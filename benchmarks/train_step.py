@@ -9,7 +9,8 @@ and from memory, `temp MB` what it needs beside its arguments; XLA counts all th
 model's own work (`model_passes`: 1 for a linear probe, 3 where all is trained, 2 or less else) over
 the device's peak rate. PyTorch, eager and compiled, takes turns with JAX in the same run; `x eager`
 and `x compiled` are how many times as fast JAX is. One device is used.
---torch=none does without torch.
+--torch=none does without torch. --effort_code names a file of Effort's authors (see
+`torch_reference.effort_linear`), which is then run as the peer of `effort`.
 """
 
 import argparse
@@ -116,10 +117,11 @@ def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
   if args.torch != 'none':
     from benchmarks import torch_reference
 
-    if method in torch_reference.METHODS:
+    if method in torch_reference.METHODS or (method == 'effort' and args.effort_code):
       make = functools.partial(
-        torch_reference.training_step, method, made['vit'], made['batch'], dtype=made['dtype']
-      )
+        torch_reference.training_step, method, made['vit'], made['batch'], dtype=made['dtype'],
+        effort_code=args.effort_code,
+      )  # fmt: skip
       programs['eager'] = make(compiled=False)
       if args.torch == 'all':
         programs['compiled'] = make(compiled=True)
@@ -154,6 +156,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument('--rounds', type=int, default=5, help='turns of each program')
   parser.add_argument('--repeats', type=int, default=1 if on_cpu else 10, help='steps in a turn')
   parser.add_argument('--torch', choices=('all', 'eager', 'none'), default='all')
+  parser.add_argument('--effort_code', default='', help="effort_detector.py of Effort's authors")
   parser.add_argument(
     '--deterministic', action='store_true', help='with the flags that training has by default'
   )

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from masm_jax import tree
+from masm_jax import backbones, tree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 measure = importlib.import_module('benchmarks.measure')
 products = importlib.import_module('benchmarks.products')
+torch_reference = importlib.import_module('benchmarks.torch_reference')
 train_step = importlib.import_module('benchmarks.train_step')
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -138,3 +139,31 @@ def test_products_of_a_program_are_counted_and_told_to_torch():
     work = products.operations(((left, right), ('float32', 'float32'), numbers))
     inner = np.prod([left[axis] for axis in numbers[0][0]])
     assert work == 2 * np.prod(expected.shape) * inner
+
+
+def test_the_authors_layer_is_taken_from_their_file_without_its_imports(tmp_path):
+  """A stand-in for their module: its imports are not there, its layer is."""
+  path = tmp_path / 'effort_detector.py'
+  path.write_text(
+    'import no_such_library\n\n'
+    'class SVDResidualLinear(nn.Module):\n'
+    '  def __init__(self, linear, r):\n'
+    '    super().__init__()\n'
+    '    self.weight_main = nn.Parameter(linear.weight.detach(), requires_grad=False)\n'
+    '    self.S_residual = nn.Parameter(torch.ones(linear.in_features - r))\n'
+    '  def forward(self, x):\n'
+    '    return F.linear(x, self.weight_main) * self.S_residual.sum()\n\n'
+    'def replace_with_svd_residual(linear, r):\n'
+    '  return SVDResidualLinear(linear, r)\n\n'
+    'class Detector(no_such_library.Base):\n  pass\n'
+  )
+  config = backbones.get_preset('demo_vit').config
+  batch = {
+    'image': np.zeros((2, config.image_size, config.image_size, 3), np.uint8),
+    'label': np.arange(2),
+  }
+  step = torch_reference.training_step(
+    'effort', config, batch, dtype='float32', compiled=False, effort_code=str(path)
+  )
+  step()
+  assert torch_reference.effort_linear(str(path))(8, 8).S_residual.shape == (1,)
