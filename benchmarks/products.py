@@ -10,6 +10,7 @@ its own and, where torch is installed, in eager PyTorch; the table lists those t
 
 import argparse
 import collections
+import importlib.util
 import sys
 from typing import Any
 
@@ -27,8 +28,8 @@ from masm_jax.training import costs
 
 _SHOWN = 8
 
-# Shapes and types of the operands, and what is contracted and what is a batch.
-Product = tuple[tuple[tuple[int, ...], ...], tuple[str, ...], tuple]
+# Shapes and types of the operands, what is contracted and what is a batch, precision, result.
+Product = tuple[tuple[tuple[int, ...], ...], tuple[str, ...], tuple, Any, Any]
 
 
 def products_of(jaxpr: Any) -> collections.Counter:
@@ -39,18 +40,20 @@ def products_of(jaxpr: Any) -> collections.Counter:
     if equation.primitive.name == 'dot_general':
       operands = [x.aval for x in equation.invars]
       shapes, types = tuple(x.shape for x in operands), tuple(str(x.dtype) for x in operands)
-      found[shapes, types, equation.params['dimension_numbers']] += 1
+      names = ('dimension_numbers', 'precision', 'preferred_element_type')
+      found[shapes, types, *(equation.params[name] for name in names)] += 1
     if equation.primitive.name == 'cond':
       continue  # The mask is drawn anew in few steps.
     for value in jax.tree.leaves([*equation.params.values()]):
-      if isinstance(value, core.ClosedJaxpr):
-        found += products_of(value.jaxpr)
+      inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+      if isinstance(inner, core.Jaxpr):
+        found += products_of(inner)
   return found
 
 
 def operations(product: Product) -> int:
   """A multiplication and its addition count two."""
-  (left, right), _, ((contracted, _), (batch, _)) = product
+  (left, right), _, ((contracted, _), (batch, _)), *_ = product
   inner = int(np.prod([left[axis] for axis in (*contracted, *batch)]))
   outer = int(np.prod(left)) // inner
   return 2 * int(np.prod(right)) * outer
@@ -58,10 +61,13 @@ def operations(product: Product) -> int:
 
 def seconds_alone(product: Product) -> dict[str, float]:
   """Seconds of one product, by the program that computes it."""
-  (shapes, types, numbers), rng = product, np.random.default_rng(0)
+  (shapes, types, numbers, precision, result), rng = product, np.random.default_rng(0)
   values = [rng.standard_normal(shape, np.float32) for shape in shapes]
   x, y = (jnp.asarray(value, kind) for value, kind in zip(values, types, strict=True))
-  compiled = jax.jit(lambda x, y: lax.dot_general(x, y, numbers)).lower(x, y).compile()
+  product_of = lambda x, y: lax.dot_general(
+    x, y, numbers, precision=precision, preferred_element_type=result
+  )
+  compiled = jax.jit(product_of).lower(x, y).compile()
   programs = {'jax': lambda: jax.block_until_ready(compiled(x, y))}
   try:
     import torch
@@ -105,7 +111,8 @@ def main(arguments: list[str]) -> int:
   parser.add_argument('--batch_size', type=int, default=8 if on_cpu else 128)
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--repeats', type=int, default=4)
-  parser.add_argument('--torch', choices=['none', 'eager', 'all'], default='eager')
+  torch = 'eager' if importlib.util.find_spec('torch') else 'none'
+  parser.add_argument('--torch', choices=['none', 'eager', 'all'], default=torch)
   parser.set_defaults(effort_code='')
   parser.add_argument('--deterministic', action='store_true')
   parser.add_argument('--json', default='', help='where the measurements go')

@@ -136,7 +136,7 @@ def test_products_of_a_program_are_counted_and_told_to_torch():
     formula = products.as_einsum((left, right), numbers)
     expected = jax.lax.dot_general(a, b, numbers)
     np.testing.assert_allclose(np.einsum(formula, a, b), expected, rtol=1e-4, atol=1e-5)
-    work = products.operations(((left, right), ('float32', 'float32'), numbers))
+    work = products.operations(((left, right), ('float32', 'float32'), numbers, None, None))
     inner = np.prod([left[axis] for axis in numbers[0][0]])
     assert work == 2 * np.prod(expected.shape) * inner
 

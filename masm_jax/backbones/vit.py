@@ -270,10 +270,10 @@ class ViT(nn.Module):
         ),
       )
     reads_class_token = config.pooling == 'class_token'
-    if _written_out.get():
-      block_cls = nn.remat(Block) if self.remat else Block
-    else:
+    if self._traces_once():
       block_cls = _TracedRematBlock if self.remat else _TracedBlock
+    else:
+      block_cls = nn.remat(Block) if self.remat else Block
     blocks = []
     for i in range(config.depth):
       x = block_cls(
@@ -297,6 +297,18 @@ class ViT(nn.Module):
         name='pool',
       )(norm(x))
     return HiddenStates(embeddings=embeddings, blocks=tuple(blocks), features=features)
+
+  def _traces_once(self) -> bool:
+    """Whether one block may stand for all of its shape.
+
+    Not where they are made: `nn.jit` has random keys of its own, and a seed would give other
+    weights. Nor with a builder of layers that Flax does not tell from another one: it knows a class
+    by its fields alone, and a function by its address.
+    """
+    is_known = self.dense_cls is layers.Dense or (
+      dataclasses.is_dataclass(self.dense_cls) and not isinstance(self.dense_cls, type)
+    )
+    return is_known and not self.is_initializing() and not _written_out.get()
 
   def _with_prefix(self, x: jax.Array) -> jax.Array:
     """Patches `[B, N, D]` with their positions, behind class token and registers; float32."""

@@ -180,10 +180,34 @@ def test_dense_cls_builds_the_dense_layers_of_the_blocks_and_nothing_else(config
 def test_dense_cls_may_be_a_partial(config, images):
   params = _params(config)
   model = backbones.ViT(config, dense_cls=functools.partial(layers.Dense))
-  np.testing.assert_array_equal(
+  np.testing.assert_allclose(
     model.apply({'params': params}, images),
     backbones.ViT(config).apply({'params': params}, images),
-  )
+    rtol=1e-5, atol=1e-5,
+  )  # fmt: skip
+
+
+def test_a_builder_of_other_layers_is_told_from_the_one_before(config, images):
+  """Flax knows a class by its fields: one block must not stand for one of other layers."""
+
+  class Zero(layers.Dense):
+    def __call__(self, x):
+      return 0.0 * super().__call__(x)
+
+  variables = {'params': _params(config)}
+  plain = backbones.ViT(config).apply(variables, images)
+  empty = backbones.ViT(config, dense_cls=Zero).apply(variables, images)
+  assert np.abs(plain - empty).max() > 0.1
+  with backbones.intercept_layers(lambda call, args, kwargs, context: call(*args, **kwargs)):
+    np.testing.assert_allclose(backbones.ViT(config).apply(variables, images), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_a_seed_gives_the_weights_that_it_always_gave(images, remat):
+  """Runs on random weights name them by their seed alone."""
+  params = backbones.ViT(TINY['gelu'], remat=remat).init(jax.random.key(0), images)['params']
+  found = params['block_01']['attn']['q']['kernel'][0, :3]
+  np.testing.assert_allclose(found, [-0.152340710, 0.0755364895, 0.0569128990], rtol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(2, 32, 32, 3), (2, 24, 24, 1), (24, 24, 3), (2, 24, 16, 3)])
