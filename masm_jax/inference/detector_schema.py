@@ -296,7 +296,9 @@ def build(backbone: Backbone) -> Architecture:
     limit = _MAX_IMAGE_PX if name == 'image_size' else _MAX_INT
     numbers = value if isinstance(value, list) else [value]
     if outside := [n for n in numbers if isinstance(n, int | float) and not 0 <= n <= limit]:
-      place = f'backbone.architecture.{name[:100]!a} holds {str(outside[0])[:40]}'
+      number = outside[0]
+      told = f'{number:g}' if abs(number) < 1e308 else 'a number of hundreds of digits'
+      place = f'backbone.architecture.{name[:100]!a} holds {told}'
       raise UserError(f'{place}: a number from 0 to {limit} is wanted')
   model = _architecture_model(backbone.family)
   try:
