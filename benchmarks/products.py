@@ -8,7 +8,6 @@ its own and, where torch is installed, in eager PyTorch; the table lists those t
 `share` is their sum over the time of the whole step (`benchmarks.train_step`, in this run).
 """
 
-import argparse
 import collections
 import importlib.util
 import sys
@@ -22,8 +21,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from benchmarks import measure
-from benchmarks.train_step import bench
-from configs import common
+from benchmarks.train_step import bench, make_config, make_parser
 from masm_jax.training import costs
 
 _SHOWN = 8
@@ -102,30 +100,14 @@ def as_einsum(shapes: tuple, numbers: tuple) -> str:
 
 def main(arguments: list[str]) -> int:
   """Prints the tables and writes the JSON."""
-  on_cpu = jax.default_backend() == 'cpu'
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--methods', nargs='*', default=['masm', 'full'])
-  parser.add_argument('--backbone', default='augreg_ti16' if on_cpu else 'clip_l14')
-  parser.add_argument('--batch_size', type=int, default=8 if on_cpu else 128)
-  parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--repeats', type=int, default=4)
+  parser = make_parser(__doc__)
   torch = 'eager' if importlib.util.find_spec('torch') else 'none'
-  parser.add_argument('--torch', choices=['none', 'eager', 'all'], default=torch)
-  parser.set_defaults(effort_code='')
-  parser.add_argument('--deterministic', action='store_true')
-  parser.add_argument('--json', default='', help='where the measurements go')
+  parser.set_defaults(methods=['masm', 'full'], torch=torch)
   args = parser.parse_args(arguments)
   jax.config.update('jax_numpy_dtype_promotion', 'standard')
   tables = {}
   for method in args.methods:
-    config = common.get_config()
-    config.update_from_flattened_dict(
-      {'backbone.name': args.backbone, 'train.batch_size': args.batch_size}
-    )
-    common.set_method(config, method)
-    counts = products_of(costs.trace(config).train_step.jaxpr.jaxpr)
+    counts = products_of(costs.trace(make_config(method, args)).train_step.jaxpr.jaxpr)
     rows = []
     for product, count in counts.items():
       alone = seconds_alone(product)

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from benchmarks import measure
@@ -98,15 +99,20 @@ def random_batch(batch_size: int, image_size: int) -> dict[str, np.ndarray]:
   }
 
 
-def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
-  """One row of the table."""
+def make_config(method: str, args: argparse.Namespace) -> ml_collections.ConfigDict:
+  """A run's config, with what the flags say."""
   config = common.get_config()
   config.update_from_flattened_dict(
     {'backbone.name': args.backbone, 'train.batch_size': args.batch_size,
      'deterministic': args.deterministic}
   )  # fmt: skip
   common.set_method(config, method)
-  made = make_step(config)
+  return config
+
+
+def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
+  """One row of the table."""
+  made = make_step(make_config(method, args))
   compiled, holder = made['compiled'], {'state': made['state']}
 
   def ours() -> None:
@@ -144,11 +150,11 @@ def bench(method: str, args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def main(arguments: list[str]) -> int:
-  """Prints the table and writes the JSON."""
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+  """The flags of a measured step."""
   on_cpu = jax.default_backend() == 'cpu'
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--methods', nargs='+', choices=sorted(METHODS), default=sorted(METHODS))
   parser.add_argument('--backbone', default='augreg_ti16' if on_cpu else 'clip_l14')
@@ -161,7 +167,12 @@ def main(arguments: list[str]) -> int:
     '--deterministic', action='store_true', help='with the flags that training has by default'
   )
   parser.add_argument('--json', default='', help='where the measurements go')
-  args = parser.parse_args(arguments)
+  return parser
+
+
+def main(arguments: list[str]) -> int:
+  """Prints the table and writes the JSON."""
+  args = make_parser(__doc__).parse_args(arguments)
   rows = []
   for method in args.methods:
     rows.append(bench(method, args))

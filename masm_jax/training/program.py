@@ -47,7 +47,7 @@ class TrainProgram:
     return state.init_state(
       trainable,
       optimizer=self.optimizer,
-      groups=self.groups and self.groups.stacked(self.stacks),
+      groups=self.groups,
       stacks=self.stacks,
       metrics=self.metrics.empty(),
       mask_config=self.mask_config,
@@ -91,9 +91,10 @@ def make_program(
   groups = method.groups(parts.trainable) if mask_config.kind != 'none' else None
   rows = groups.rows if groups else {}
   stacks = tree.stacks_of(parts.trainable, lambda path: (path in rows, path.startswith(tree.HEAD)))
-  in_stacks = groups.stacked(stacks) if groups else None
   schedule = optim.make_schedule(config.optim, total_steps, warmup_steps, restart_steps)
-  optimizer = optim.make_optimizer(config.optim, schedule, in_stacks)
+  optimizer = optim.make_optimizer(
+    config.optim, schedule, groups.stacked(stacks) if groups else None
+  )
   update = steps.make_update(
     detector_config=detector_config,
     method=method,
@@ -109,7 +110,7 @@ def make_program(
   bare = functools.partial(
     state.init_state,
     optimizer=optimizer,
-    groups=in_stacks,
+    groups=groups,
     stacks=stacks,
     metrics=None,
     mask_config=mask_config,

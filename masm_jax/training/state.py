@@ -53,7 +53,7 @@ def init_state(
   Args:
     trainable: from `Method.init`.
     optimizer: from `optim.make_optimizer`.
-    groups: from `Method.groups`, stacked; None for no mask.
+    groups: from `Method.groups`; None for no mask.
     stacks: which leaves lie side by side.
     metrics: empty metrics, `steps.metrics_class(...).empty()`.
     mask_config: how the mask is drawn, for what is scored; None for the default.
@@ -63,7 +63,9 @@ def init_state(
   if groups:
     by_forgery = mask_config is not None and mask_config.score == 'forgery'
     stats = (
-      forgeries.init_stats(groups) if by_forgery else grad_stats.init_stats(groups.select(stacked))
+      forgeries.init_stats(groups)
+      if by_forgery
+      else grad_stats.init_stats(groups.stacked(stacks).select(stacked))
     )
   return TrainState(
     step=jnp.zeros((), jnp.int32),
