@@ -1,6 +1,8 @@
 """Clips with a real face, made here: scikit-image's astronaut, moved about, in H.264."""
 
+import json
 import pathlib
+import shutil
 
 import av
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import skimage
 
+from masm_jax.preprocess.__main__ import main
 from masm_jax.preprocess.crops import Settings
 
 
@@ -78,3 +81,43 @@ def clips(portrait, tmp_path_factory) -> dict[str, pathlib.Path]:
     'no_face': _write_clip(folder / 'no_face.mp4', noise),
     'unreadable': empty,
   }
+
+
+@pytest.fixture
+def raw(tmp_path, clips, portrait):
+  """A folder data set with every outcome in it."""
+  root = tmp_path / 'raw'
+  for name, kind in (
+    ('real/a.mp4', 'ok'), ('fake/DF/two words.mp4', 'ok'), ('fake/DF/Größe 日本.mp4', 'too_short'),
+    ('real/noise.mp4', 'no_face'), ('fake/DF/zero.mp4', 'unreadable'),
+  ):  # fmt: skip
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(clips[kind], root / name)
+  content = clips['ok'].read_bytes()
+  (root / 'fake' / 'cut.mp4').write_bytes(content[: len(content) // 2])
+  cv2.imwrite(str(root / 'real' / 'face.png'), portrait[..., ::-1])
+  (root / 'real' / 'broken.png').write_bytes(b'\x89PNG')
+  frames = root / 'fake' / 'NT' / 'frames_of_one'
+  frames.mkdir(parents=True)
+  for number in range(4):
+    cv2.imwrite(str(frames / f'{number}.png'), portrait[..., ::-1])
+  (frames / '2.png').write_bytes(b'')
+  return root
+
+
+@pytest.fixture
+def run(raw, tmp_path, settings):
+  """Runs the command on `raw`; returns its exit status."""
+  detector = ('--yunet', settings.model) if settings.model else ('--detector', 'haar')
+
+  def run(*options, output='out', processes=0):
+    command = ['--input', raw, '--layout', 'folder', '--split', 'train', '--frames', 4, *detector]
+    command += ['--size', 64, '--output', tmp_path / output, '--processes', processes, *options]
+    return main([str(word) for word in command])
+
+  return run
+
+
+def lines(output):
+  """The outcomes that a run has written."""
+  return [json.loads(line) for line in (output / 'outcomes.jsonl').read_text().splitlines()]

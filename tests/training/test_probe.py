@@ -10,87 +10,27 @@ from sklearn import linear_model
 
 from configs import common
 from masm_jax import detector as detector_lib
-from masm_jax import files, telemetry, tree
-from masm_jax.backbones import ViTConfig
+from masm_jax import telemetry, tree
 from masm_jax.errors import UserError
 from masm_jax.masking import grad_stats, layer_mask
 from masm_jax.methods import chosen_layers, make_method
 from masm_jax.parallel import sharding
 from masm_jax.plots import layers as layer_plots
 from masm_jax.training import fitted_head, probe
-
-BACKBONE = ViTConfig(
-  image_size=16,
-  patch_size=8,
-  width=24,
-  depth=4,
-  num_heads=3,
-  mlp_dim=48,
-  activation='gelu',
-  pre_norm=False,
-  patch_bias=True,
-  norm_eps=1e-6,
-  mean=(0.5,) * 3,
-  std=(0.5,) * 3,
+from tests.training.probing import (
+  BATCHES,
+  DETECTOR,
+  HASHES,
+  choose,
+  make_batches,
+  make_config,
+  stored,
 )
-DETECTOR = detector_lib.DetectorConfig(BACKBONE)
-HASHES = {'base_weights': 'a', 'train_manifest': 'b'}
-BATCHES = 4
-
-
-def make_config(**mask):
-  config = common.get_config()
-  common.set_method(config, 'fmsd')
-  config.subspace.update({'num_subspaces': 2, 'rank': 2})
-  config.mask.update({'probe_batches': BATCHES, 'head_batches': 0, 'score': 'bvr', **mask})
-  return config
-
-
-def make_batches(seed=0, size=8, count=BATCHES):
-  rng = np.random.default_rng(seed)
-  for _ in range(count):
-    yield {
-      'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
-      'label': rng.integers(0, 2, size).astype(np.int32),
-      'method': np.zeros(size, np.int32),
-    }
 
 
 @pytest.fixture(scope='module')
 def params():
   return detector_lib.init_params(DETECTOR, jax.random.key(0))
-
-
-def choose(
-  params,
-  workdir,
-  config=None,
-  mesh=None,
-  batches=make_batches,
-  hashes=HASHES,
-  resuming=False,
-  on_progress=None,
-):
-  config = config or make_config()
-  return probe.choose_layers(
-    make_method(config),
-    params,
-    config=config,
-    detector_config=DETECTOR,
-    mesh=mesh or sharding.make_mesh(devices=jax.devices()[:1]),
-    make_batches=batches,
-    workdir=workdir,
-    hashes=hashes,
-    resuming=resuming,
-    on_progress=on_progress,
-  )
-
-
-def stored(params, workdir, config=None, hashes=HASHES):
-  config = config or make_config()
-  return chosen_layers.stored_layers(
-    make_method(config), params, config=config, workdir=workdir, hashes=hashes
-  )
 
 
 def replay(params):
@@ -218,65 +158,6 @@ def _replayed_stats(params):
   for batch in make_batches():
     stats = step(stats, params, batch)
   return stats, groups, groups.select(params)
-
-
-def test_the_stored_choice_holds_even_where_the_data_would_choose_otherwise(params, tmp_path):
-  choose(params, tmp_path)
-  record = telemetry.read_json(tmp_path / 'selection.json')
-  record['chosen'] = [1, 0, 0, 0]
-  telemetry.write_json(tmp_path / 'selection.json', record)
-  _, selected = choose(params, tmp_path)
-  assert selected.layers == ('block_00',)
-  # Another base, or another config, is another run: before its first checkpoint it measures anew.
-  _, other = choose(params, tmp_path, hashes=HASHES | {'base_weights': 'c'})
-  assert len(other.layers) == 2
-
-
-DAMAGES = {
-  'missing': lambda file: file.unlink(),
-  'cut in half': lambda file: file.write_bytes(file.read_bytes()[:-200]),
-  'no JSON object': lambda file: file.write_text('[]'),
-  'without scores': lambda file: edit(file, lambda record: record.pop('scores')),
-  'shorter': lambda file: edit(file, lambda record: record['chosen'].pop()),
-  'of other base weights': lambda file: edit(file, of_other_weights),
-}
-
-
-def edit(file, change):
-  record = telemetry.read_json(file)
-  change(record)
-  telemetry.write_json(file, record)
-
-
-def of_other_weights(record):
-  record['identity']['base_weights'] = 'c'
-
-
-@pytest.mark.parametrize('damage', DAMAGES)
-def test_checkpoints_without_their_choice_are_refused_not_probed_anew(params, tmp_path, damage):
-  file = tmp_path / 'selection.json'
-  choose(params, tmp_path)
-  files.spare_of(file).unlink()  # A spare copy would take the damaged one's place.
-  DAMAGES[damage](file)
-  before = file.read_bytes() if file.exists() else None
-  message = r'selection\.json, which says what layers .* is missing, damaged or .* of another run'
-  with pytest.raises(UserError, match=message):
-    choose(params, tmp_path, batches=None, resuming=True)
-  with pytest.raises(UserError, match=message):
-    stored(params, tmp_path)
-  assert (file.read_bytes() if file.exists() else None) == before
-
-
-def test_a_choice_is_that_of_one_config(params, tmp_path):
-  choose(params, tmp_path)
-  with pytest.raises(UserError, match='of another run'):
-    stored(params, tmp_path, make_config(keep=0.25))
-  with pytest.raises(UserError, match='of another run'):
-    stored(params, tmp_path, hashes=HASHES | {'train_manifest': 'c'})
-  # What may change in a run's life does not matter.
-  config = make_config()
-  config.data.num_workers = 3
-  assert stored(params, tmp_path, config) == stored(params, tmp_path)
 
 
 def test_without_a_mask_every_layer_is_trained_and_nothing_is_probed_or_stored(params, tmp_path):
