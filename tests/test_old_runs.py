@@ -7,7 +7,6 @@ portraits, and `evaluations/{masm,linear}` of them; the portraits are drawn anew
 import json
 import pathlib
 import shutil
-import tarfile
 
 import jax
 import numpy as np
@@ -30,11 +29,10 @@ SETS = ('val', 'known', 'poisson')
 
 
 @pytest.fixture(scope='module')
-def old(tmp_path_factory):
+def old(old_runs, tmp_path_factory):
   """The folder in which version 0.1 worked."""
-  folder = tmp_path_factory.mktemp('version_0_1')
-  with tarfile.open(REPOSITORY / 'tests' / 'fixtures' / 'version_0_1.tar.xz') as archive:
-    archive.extractall(folder, filter='data')
+  folder = tmp_path_factory.mktemp('old')
+  shutil.copytree(old_runs.parent, folder, dirs_exist_ok=True)
   synthetic.materialize(
     folder / 'portraits', num_identities=12, videos_per_identity=1, frames_per_video=2,
     num_processes=1, progress=False,
