@@ -73,6 +73,11 @@ def canonical_table(
     line = f'{name}: {what}: {", ".join(shown)}{more}'
     raise UserError(' '.join(line.encode(errors='backslashreplace').decode().split()))
 
+  def refuse_surrogates(columns: dict[str, np.ndarray], column: str) -> None:
+    values = columns[column]
+    if values.dtype == object and not _is_utf8(''.join(values)):
+      refuse(np.array([not _is_utf8(value) for value in values]), f'{column} is not UTF-8', column)
+
   size = len(raw)
   table: dict[str, Any] = {}
   for column in _TEXT:
@@ -90,6 +95,8 @@ def canonical_table(
   refuse(table['video_id'] == '', 'empty video_id', 'video_id')
   unusable = np.array([not _is_plain(path) for path in table['path']])
   refuse(unusable, 'path is empty, not UTF-8 or has a line break', 'path')
+  for column in _TEXT:  # Before any of them goes through pandas, which keeps text as UTF-8.
+    refuse_surrogates(table, column)
   table['path'] = np.array([posixpath.normpath(path) for path in table['path']], object)
   leaves = [path.startswith('/') or path.split('/')[0] == '..' for path in table['path']]
   refuse(np.array(leaves), f'path leaves the root {root}', 'path')
@@ -109,9 +116,8 @@ def canonical_table(
   extras = sorted(column for column in raw.columns if column not in COLUMNS)
   columns = {column: table[column] for column in COLUMNS}
   columns |= {column: _extra(raw[column]).to_numpy() for column in extras}
-  for column in (*_TEXT, *extras):
-    if columns[column].dtype == object and not _is_utf8(''.join(columns[column])):
-      refuse(np.array([not _is_utf8(v) for v in columns[column]]), f'{column} is not UTF-8', column)
+  for column in extras:
+    refuse_surrogates(columns, column)
 
   order = sorted(range(size), key=table['path'].__getitem__)
   return pd.DataFrame({column: values[order] for column, values in columns.items()})

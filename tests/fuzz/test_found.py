@@ -12,6 +12,7 @@ from configs import demo
 from masm_jax import backbones, cli, files
 from masm_jax import config as config_lib
 from masm_jax.data import crop_settings, shards
+from masm_jax.data.importers.deepfakebench import import_deepfakebench
 from masm_jax.errors import UserError
 from masm_jax.inference import detector_schema, stored, trained
 from masm_jax.metrics import scores
@@ -173,3 +174,14 @@ def test_an_architecture_of_any_number_is_one_line(number):
   )
   with pytest.raises(UserError, match=r"^backbone\.architecture\.'width' holds .{1,40}: a number"):
     detector_schema.build(backbone)
+
+
+def test_half_a_surrogate_pair_in_a_name_of_a_video_is_one_line(tmp_path):
+  (tmp_path / 'rgb').mkdir()
+  for name in ('0.png', '1.png'):
+    (tmp_path / 'rgb' / name).write_bytes(b'')
+  by_level = {'c23': {'\ud800': {'label': 'FF-DF', 'frames': ['0.png', '1.png']}}}
+  (tmp_path / 'FF-DF.json').write_text(json.dumps({'FF-DF': {'FF-DF': {'train': by_level}}}))
+  with pytest.raises(UserError, match=r'video_id is not UTF-8: row 1 .*\\ud800') as caught:
+    import_deepfakebench([tmp_path / 'FF-DF.json'], tmp_path)
+  assert '\n' not in str(caught.value)
