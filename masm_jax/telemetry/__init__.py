@@ -1,6 +1,7 @@
 """Records of a run: metrics files, progress, parameter overview, environment."""
 
 from masm_jax.files import read_json, write_json
+from masm_jax.telemetry.input_waits import InputWaits
 from masm_jax.telemetry.lines import JsonLines, read_lines
 from masm_jax.telemetry.overview import count_parameters, parameter_overview
 from masm_jax.telemetry.profile import Profiler, parse_steps
@@ -9,6 +10,7 @@ from masm_jax.telemetry.record import git_state, run_record
 from masm_jax.telemetry.writer import MetricWriter
 
 __all__ = [
+  'InputWaits',
   'JsonLines',
   'MetricWriter',
   'Profiler',

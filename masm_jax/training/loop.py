@@ -202,6 +202,7 @@ def _train(
   log_every = config.log.every_steps
   eval_every = in_steps(config.eval.every) or total_steps
   save_every = in_steps(config.checkpoint.every) or total_steps
+  waits = telemetry.InputWaits()
   progress = telemetry.Progress(
     total_steps, start=start, images_per_step=config.train.batch_size, enabled=is_lead
   )
@@ -214,7 +215,8 @@ def _train(
   ):
     for step in range(start + 1, total_steps + 1):
       with profiler.step(step):
-        batch = next(batches)
+        with waits.watch(train_state.step):
+          batch = next(batches)
         inputs = {name: batch[name] for name in steps.INPUTS}
         placed = sharding.place_batch(inputs, mesh)
         train_state = train_step(train_state, frozen, reference, placed)
@@ -234,7 +236,7 @@ def _train(
         _check_finite(train_state, sampler, sets, config, checkpoints, workdir)
       if logs:
         train_state, values = steps.take_metrics(train_state, mesh)
-        report.write_training(step, values, batch, progress.images_per_second)
+        report.write_training(step, values, batch, progress.images_per_second, waits.take_share())
         progress.update(step, loss=values['loss'])
       else:
         progress.update(step)

@@ -26,6 +26,8 @@ from masm_jax.telemetry.lines import JsonLines
 
 FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
 
+_LATE_SHARE = 0.25  # Of the batches: a warning says that more than these were late.
+
 
 def decomposition_progress(
   enabled: bool, on_progress: Callable[[int, int], None]
@@ -86,6 +88,7 @@ class RunReport:
     self._writer = telemetry.MetricWriter(workdir, enabled=enabled)
     self._masks = JsonLines(workdir / 'masks.jsonl', spare=True) if enabled and groups else None
     self._pending_masks: list[tuple[int, LayerMask]] = []
+    self._said_late = False
 
   def __enter__(self) -> Self:
     return self
@@ -154,17 +157,35 @@ class RunReport:
     values: Mapping[str, float],
     batch: Mapping[str, np.ndarray],
     images_per_second: float | None,
+    late_share: float | None,
   ) -> None:
     """Means of the training metrics since the last call, and a checksum of this step's batch.
 
     Two runs whose `data/crc32` agree saw the same pixels in the same order.
+
+    Args:
+      step: steps done.
+      values: the metrics.
+      batch: of this step.
+      images_per_second: over all devices, where it is known.
+      late_share: of the steps, those that waited for their batch, where it is known; a warning
+        says once that it is large.
     """
     crc = zlib.crc32(batch['image'], zlib.crc32(batch['record']))
     self._writer.write(
       step, {f'train/{name}': value for name, value in values.items()} | {'data/crc32': crc}
     )
-    if images_per_second is not None:
-      self._writer.write_perf(step, {'train/images_per_second': images_per_second})
+    rates = {'images_per_second': images_per_second, 'late_batches': late_share}
+    known = {f'train/{name}': rate for name, rate in rates.items() if rate is not None}
+    if known:
+      self._writer.write_perf(step, known)
+    if self._enabled and not self._said_late and (late_share or 0) > _LATE_SHARE:
+      self._said_late = True
+      logging.warning(
+        'training waits for images: %.0f %% of the last batches came when the device was idle;'
+        ' raise data.num_threads, or data.num_workers where there are cores left (docs/data.md)',
+        100 * late_share,
+      )
 
   def write_validation(self, step: int, table: pd.DataFrame, select_by: str) -> float:
     """Metrics of the validation set; returns the one that chooses the checkpoint."""
