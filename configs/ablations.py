@@ -22,7 +22,7 @@ import functools
 
 from configs import common, masm_v01
 
-BASE = 'configs/demo.py'
+BASE = 'demo'
 
 # The demo in a third of the time, on the two mechanisms that its small model can learn by then.
 _EASY = ('swap', 'upsample')

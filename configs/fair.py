@@ -10,7 +10,7 @@ first one stands before. Rates are those that published recipes of such methods 
 
 from configs import masm_v01
 
-BASE = 'configs/protocols.py:protocol=across'
+BASE = 'protocols:protocol=across'
 
 _FACTORS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)  # Of low-rank factors.
 _SMALL = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)  # Of few parameters: norms, biases, heads.

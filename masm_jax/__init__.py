@@ -4,8 +4,31 @@ The public names are imported when they are first used: `import masm_jax` itself
 nor numpy.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+
+
+def _leave_working_folder() -> None:
+  """Takes the working folder off the path of `python -m masm_jax`, and of processes after it.
+
+  Python puts it first there, so that a stranger's folder could hold a `numpy.py`. It stays where
+  the package itself lies in it, and in every other program.
+  """
+  if sys.argv[:1] != ['-m']:
+    return
+  module = sys.orig_argv[-len(sys.argv)].rpartition('-m')[2]
+  own = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+  if module.partition('.')[0] != 'masm_jax' or os.path.realpath('.') == own:
+    return
+  if not sys.flags.safe_path and os.path.realpath(sys.path[0]) == os.path.realpath('.'):
+    del sys.path[0]
+  os.environ['PYTHONSAFEPATH'] = '1'
+
+
+_leave_working_folder()  # Before any import that would look there.
+
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
   from masm_jax.errors import UserError as UserError

@@ -4,6 +4,7 @@ Nothing but the standard library is imported here before a command is chosen.
 """
 
 import difflib
+import os
 import pathlib
 import runpy
 import sys
@@ -49,6 +50,8 @@ def _main() -> int:
   if not words or words[0] in ('-h', '--help', 'help'):
     print(_usage(program))
     return 0
+  if is_script:  # The processes that it starts do not look for modules in the working folder.
+    os.environ['PYTHONSAFEPATH'] = '1'
   command = words[0]
   if command not in COMMANDS:
     near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]

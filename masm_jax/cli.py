@@ -67,7 +67,8 @@ class _ConfigParser(config_flags.ConfigFileFlagParser):
 
   def parse(self, path: str) -> ml_collections.ConfigDict:
     """The config of `FILE:ARGUMENTS`, locked; read errors come with the first access to it."""
-    config = super().parse(shipped.find_config(path))
+    with shipped.opened(path) as file:
+      config = super().parse(file)
     self.config = config
     if self._sets and isinstance(config, ml_collections.ConfigDict):
       self._add_sets(config)

@@ -1,6 +1,6 @@
 """The demo: several methods on the built-in portraits; a table, a picture, a detector file.
 
-python -m masm_jax.demo --config=configs/demo.py --workdir=runs/demo
+python -m masm_jax.demo --config=demo --workdir=runs/demo
 
 At its end the detector file of `masm` says of four test pictures and a clip what it finds.
 
@@ -107,7 +107,7 @@ def main() -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--config', default='configs/demo.py', help='default: %(default)s')
+  parser.add_argument('--config', default='demo', help='default: %(default)s')
   parser.add_argument(
     '--workdir', type=pathlib.Path, default='runs/demo', help='default: %(default)s'
   )

@@ -1,8 +1,8 @@
 """Evaluates a trained detector on any number of data sets, with intervals.
 
-python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=configs/cross_eval.py
+python -m masm_jax.evaluate --checkpoint=runs/ffpp --out=runs/eval --suite=cross_eval
 python -m masm_jax.evaluate --checkpoint=runs/demo/masm --out=runs/demo/eval/masm \
-    --suite=configs/cross_eval.py:protocol=run
+    --suite=cross_eval:protocol=run
 
 The folder `--out` then holds `results.json` (every metric), `scores/SET.parquet` (every frame) and,
 where the suite names perturbations, `robustness/`. Stopped and started again, it resumes. Several
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
   if suite is None or not _CHECKPOINT.value or not _OUT.value:
     raise UserError(
       'give --checkpoint (the workdir of a run, or a detector file), --suite (such as'
-      ' configs/cross_eval.py) and --out (a directory for the results)'
+      ' cross_eval) and --out (a directory for the results)'
     )
   cli.start_jax(deterministic=True)
   from masm_jax.evaluation.run import evaluate

@@ -1,7 +1,7 @@
 """Says what a config trains and what it costs, before a long run: from shapes alone.
 
-python -m masm_jax.inspect --config=configs/ffpp.py:method=masm,backbone=clip_l14
-python -m masm_jax.inspect --config=configs/ffpp.py:method=fmsd,backbone=clip_l14 --json
+python -m masm_jax.inspect --config=ffpp:method=masm,backbone=clip_l14
+python -m masm_jax.inspect --config=ffpp:method=fmsd,backbone=clip_l14 --json
 
 No data, weights or accelerator are needed; ViT-L/14 takes about a minute on a laptop's CPU. FMSD
 chooses its layers by a probe of the data: here it is given the deepest ones, as many as `mask.keep`

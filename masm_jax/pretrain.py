@@ -3,7 +3,7 @@
 The demo needs a backbone that knows faces and no forgeries, small enough to come with the package.
 It learns to tell identity (a classification), pose and light (regressions) from single portraits.
 
-python -m masm_jax.pretrain --config=configs/demo_pretrain.py --output=FILE.safetensors
+python -m masm_jax.pretrain --config=demo_pretrain --output=FILE.safetensors
 """
 
 import pathlib
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the pretraining and prints its metrics; returns the exit status."""
   cli.refuse_arguments(argv)
   if _CONFIG.value is None or not _OUTPUT.value:
-    raise UserError('give --config=configs/demo_pretrain.py and --output=FILE.safetensors')
+    raise UserError('give --config=demo_pretrain and --output=FILE.safetensors')
   from masm_jax.training.pretraining import pretrain  # Not above: --help should not wait for it.
 
   for name, value in pretrain(_CONFIG.value, pathlib.Path(_OUTPUT.value)).items():

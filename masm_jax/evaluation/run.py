@@ -203,7 +203,7 @@ def _test_set(load: sets_lib.SetLoader, name: str, spec: ml_collections.ConfigDi
   except UserError as error:
     raise UserError(
       f'set {name}: {error} (give its manifest with --suite.sets.{name}.manifest, or choose the'
-      ' sets that you have with --suite=configs/cross_eval.py:sets=NAME+NAME)'
+      ' sets that you have with --suite=cross_eval:sets=NAME+NAME)'
     ) from error
 
 

@@ -1,18 +1,23 @@
 """The config files that come with the package: found by name, and importable, in any folder.
 
-They lie in `configs/` beside the package, and in an installed one in this folder: it holds nothing
-else, so that `sys.path` may name it.
+They lie in `configs/` beside the package, and in an installed one in this folder. A name means one
+of them, whatever lies in the working folder; a path means a file of the user's own, if it is there.
 """
 
+import contextlib
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from masm_jax.errors import UserError
 
 _HERE = pathlib.Path(__file__).resolve().parent
+_PACKAGE = 'configs'
 
 
 def find_config(text: str) -> str:
@@ -21,8 +26,8 @@ def find_config(text: str) -> str:
   It also makes sure that a config in any folder can do `from configs import common`.
 
   Args:
-    text: `FILE`, `NAME` or `configs/NAME.py`, with `:ARGUMENTS` or without. A file that is there is
-      taken as it is.
+    text: `FILE`, `NAME` or `configs/NAME.py`, with `:ARGUMENTS` or without. NAME is a shipped
+      config, also beside a file that is called so; another path is a file that is there.
 
   Returns:
     The path, with the arguments.
@@ -31,19 +36,53 @@ def find_config(text: str) -> str:
     UserError: neither a file nor a shipped config.
   """
   name, colon, arguments = text.partition(':')
-  parent = _HERE if (_HERE / 'configs').is_dir() else _HERE.parents[1]
-  if not _is_importable():
-    sys.path.append(str(parent))
-  if os.path.isfile(name):
+  folder = _folder()
+  _make_importable(folder)
+  if _is_own(name):
     return text
-  path = parent / 'configs' / f'{_stem(name)}.py'
+  path = folder / f'{_stem(name)}.py'
   if not path.is_file():
-    known = sorted(path.stem for path in (parent / 'configs').glob('*.py'))
+    known = sorted(path.stem for path in folder.glob('*.py'))
     known.remove('common')
+    hint = f'; for the file that is there, give ./{name}' if os.path.isfile(name) else ''
     raise UserError(
-      f'no config file {name!r}, and no shipped one of that name: there are {", ".join(known)}'
+      f'no config file {name!r}, and no shipped one of that name: there are '
+      f'{", ".join(known)}{hint}'
     )
   return f'{path}{colon}{arguments}'
+
+
+@contextlib.contextmanager
+def opened(text: str) -> Iterator[str]:
+  """As `find_config`; within it, a file of the user's own may import what lies around it.
+
+  That is its folder and, where this is within the working folder, the working folder: behind all
+  else, so that nothing there takes the place of a library.
+
+  Raises:
+    UserError: neither a file nor a shipped config.
+  """
+  path = find_config(text)
+  name = text.partition(':')[0]
+  if not _is_own(name):
+    yield path
+    return
+  folder, here = os.path.dirname(os.path.abspath(name)), os.getcwd()
+  is_below = os.path.commonpath((folder, here)) == here
+  wanted: list[tuple[Any, str]] = [(sys.path, folder), (sys.path, here)][: 1 + is_below]
+  if os.path.basename(folder) == _PACKAGE:
+    wanted.append((_search_path(), folder))
+  added = []
+  for places, place in wanted:
+    if place not in places:
+      places.append(place)
+      added.append((places, place))
+  try:
+    yield path
+  finally:
+    for places, place in added:
+      with contextlib.suppress(AttributeError, ValueError):  # The file may have changed the path.
+        places.remove(place)
 
 
 def canonical(text: str) -> str:
@@ -53,9 +92,29 @@ def canonical(text: str) -> str:
   'configs/ffpp.py:method=lora'
   """
   name, colon, arguments = text.partition(':')
-  if os.path.isfile(name) or not _stem(name):
+  if _is_own(name) or not _stem(name):
     return text
-  return f'configs/{_stem(name)}.py{colon}{arguments}'
+  return f'{_PACKAGE}/{_stem(name)}.py{colon}{arguments}'
+
+
+def by_name(text: str) -> str:
+  """`NAME:ARGUMENTS` for a shipped config, which means it in every folder; another text as it is.
+
+  >>> by_name('ffpp:method=lora')
+  'ffpp:method=lora'
+  """
+  name, colon, arguments = text.partition(':')
+  is_shipped = not _is_own(name) and (_folder() / f'{_stem(name)}.py').is_file()
+  return f'{_stem(name)}{colon}{arguments}' if is_shipped else text
+
+
+def _folder() -> pathlib.Path:
+  return (_HERE if (_HERE / _PACKAGE).is_dir() else _HERE.parents[1]) / _PACKAGE
+
+
+def _is_own(name: str) -> bool:
+  """Whether a text names a file that is there, by more than a word: that would be a shipped one."""
+  return not re.fullmatch(r'\w+', name) and os.path.isfile(name)
 
 
 def _stem(name: str) -> str:
@@ -64,8 +123,16 @@ def _stem(name: str) -> str:
   return (match[1] or match[2]) if match else ''
 
 
-def _is_importable() -> bool:
-  try:
-    return importlib.util.find_spec('configs.common') is not None
-  except ImportError:
-    return False
+def _make_importable(folder: pathlib.Path) -> None:
+  """Makes `configs` this folder, whatever else of that name lies on the path."""
+  if _PACKAGE not in sys.modules:
+    spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
+  elif str(folder) not in _search_path():
+    _search_path().append(str(folder))
+
+
+def _search_path() -> Any:
+  """Where modules of `configs` are looked for; a namespace's is no list."""
+  return sys.modules[_PACKAGE].__path__

@@ -156,11 +156,12 @@ def load_sweeps(
     UserError: no such file, or not what it should be.
   """
   try:
-    spec = importlib.util.spec_from_file_location('sweeps', shipped.find_config(path))
-    if spec is None or spec.loader is None:
-      raise ImportError('this is no Python file')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with shipped.opened(path) as file:
+      spec = importlib.util.spec_from_file_location('sweeps', file)
+      if spec is None or spec.loader is None:
+        raise ImportError('this is no Python file')
+      module = importlib.util.module_from_spec(spec)
+      spec.loader.exec_module(module)
   except (UserError, OSError, AttributeError, ImportError, SyntaxError) as error:
     raise UserError(f'cannot read the sweeps of {path}: {error}') from error
   if missing := [name for name in needed if not hasattr(module, name)]:
@@ -207,7 +208,7 @@ def make_sweep(
       raise UserError(f'--config.{field}: the row {setting[0]!r} of the sweep sets it by itself')
   if base is None:
     shared = {**sweeps.BASE_FIELDS, **shared}
-  base = shipped.canonical(base or sweeps.BASE)
+  base = base or sweeps.BASE
   runs = []
   for seed in seeds:
     for row, changed in rows.items():
@@ -215,14 +216,15 @@ def make_sweep(
         raise UserError(
           f'row {row!r} of {name!r}: letters, digits and _ . + = , - name a directory'
         )
-      args = _flags(base, {**shared, **changed, 'seed': seed})
+      args = _flags(shipped.by_name(base), {**shared, **changed, 'seed': seed})
       try:
         config = _resolve(args)
       except UserError as error:
         raise UserError(f'row {row!r} of the sweep {name!r}: {error}') from error
       directory = workdir / 'runs' / row / f'seed{seed}'
       runs.append(Run(row, seed, directory, (*args, *more_flags), config))
-  return Sweep(name, about, base, shared, rows, tuple(seeds), workdir, tuple(runs))
+  shown = shipped.canonical(base)
+  return Sweep(name, about, shown, shared, rows, tuple(seeds), workdir, tuple(runs))
 
 
 def _flags(base: str, fields: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,8 +7,12 @@ import sys
 
 import pytest
 
-from masm_jax import shipped
+from masm_jax import cli, demo, shipped
 from masm_jax.errors import UserError
+from masm_jax.sweep import __main__ as sweep_command
+from masm_jax.sweep import plan
+
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,9 +29,67 @@ def test_a_name_or_its_usual_path_is_the_shipped_file(tmp_path, monkeypatch):
 def test_a_file_that_is_there_is_taken(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'configs').mkdir()
-  for name in ('ffpp', 'configs/ffpp.py', 'own.py'):
+  for name in ('configs/ffpp.py', 'own.py', './ffpp'):
     (tmp_path / name).touch()
-    assert shipped.find_config(f'{name}:a=b') == f'{name}:a=b' == shipped.canonical(f'{name}:a=b')
+    for find in (shipped.find_config, shipped.canonical, shipped.by_name):
+      assert find(f'{name}:a=b') == f'{name}:a=b'
+
+
+def test_a_word_never_means_a_file_of_the_working_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('ffpp', 'mine'):
+    (tmp_path / name).write_text('raise SystemExit("it was run")')
+  assert shipped.find_config('ffpp:a=b') == f'{REPOSITORY}/configs/ffpp.py:a=b'
+  with pytest.raises(UserError, match=r'no config file .mine., .*; for the file that .* \./mine$'):
+    shipped.find_config('mine')
+
+
+def test_commands_without_a_config_take_the_shipped_one(tmp_path, monkeypatch, capsys):
+  """Also where the folder holds files of those names, which a stranger may have put there."""
+  (tmp_path / 'configs').mkdir()
+  for name in ('configs/demo.py', 'configs/ablations.py', 'configs/fair.py', 'ablations', 'fair'):
+    (tmp_path / name).write_text('raise SystemExit("it was run")')
+  monkeypatch.chdir(tmp_path)
+  assert sweep_command.main(['components', '--workdir=w', '--write=commands']) == 0
+  lines = (tmp_path / 'w' / 'commands.txt').read_text().splitlines()
+  assert all(' --config=demo ' in line for line in lines)
+  assert plan.load_sweeps('fair', needed=('ROWS', 'BASE')).BASE == 'protocols:protocol=across'
+  asked = []
+  monkeypatch.setattr(demo, '_run', lambda title, command, *flags: asked.append(flags) or 1)
+  monkeypatch.setattr('sys.argv', ['demo'])
+  assert demo.main() == 1 and asked[0][0] == '--config=demo:method=masm'
+
+
+def test_a_config_of_ones_own_imports_what_lies_around_it(tmp_path, monkeypatch):
+  """As with `python -m`, which has the working folder on the path; behind all else, and no more."""
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'around_it.py').write_text('METHOD = "lora"')
+  (tmp_path / 'configs' / 'beside_it.py').write_text('from around_it import METHOD')
+  (tmp_path / 'numpy.py').write_text('raise SystemExit("it was run")')
+  (tmp_path / 'configs' / 'mine.py').write_text(
+    'import numpy\nfrom configs import demo\nimport beside_it\n'
+    'def get_config():\n  return demo.get_config(f"method={beside_it.METHOD}")\n'
+  )
+  monkeypatch.chdir(tmp_path)
+  before = [*sys.path]
+  assert cli.read_config('config', ['--config=configs/mine.py']).method == 'lora'
+  assert sys.path == before
+  sys.modules.pop('beside_it'), sys.modules.pop('around_it')
+
+
+STRANGER = 'import pathlib; pathlib.Path({path!r}).touch()'
+
+
+def test_nothing_in_the_working_folder_is_imported(tmp_path):
+  """Not by `python -m`, which puts it on the path, and not by the processes that follow."""
+  (tmp_path / 'configs').mkdir()
+  for name in ('typing', 'numpy', 'multiprocessing', 'absl', 'configs/__init__', 'configs/common'):
+    (tmp_path / f'{name}.py').write_text(STRANGER.format(path=str(tmp_path / 'marker')))
+  done = subprocess.run(
+    [sys.executable, '-m', 'masm_jax', 'main', '--config=demo'], cwd=tmp_path, text=True,
+    capture_output=True, check=False, env=os.environ | {'PYTHONPATH': str(REPOSITORY)},
+  )  # fmt: skip
+  assert 'error: give --workdir' in done.stderr and not (tmp_path / 'marker').exists()
 
 
 @pytest.mark.parametrize('name', ['ffppp', 'ffpp.py', 'other/ffpp.py', '../configs/ffpp', ''])

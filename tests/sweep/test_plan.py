@@ -66,7 +66,7 @@ def test_a_method_is_given_as_the_argument_that_other_fields_follow(tmp_path):
   (run,) = sweep.runs_of('full')
   assert run.config.method == 'full' and run.config.optim.learning_rate == 5e-4
   assert run.config.train.batch_size == 16
-  assert run.args[0] == '--config=configs/demo.py:method=full' and run.args[-1] == '--x=1'
+  assert run.args[0] == '--config=demo:method=full' and run.args[-1] == '--x=1'
   assert run.flags()[-1] == f'--workdir={tmp_path}/runs/full/seed0'
 
 
@@ -136,7 +136,7 @@ def test_job_files(tmp_path):
   sweep = make('split', tmp_path / 'a b', seeds=(0, 1))
   command = ['python', 'launch/sweep.py', 'split', f'--workdir={tmp_path / "a b"}']
   lines = job_files.job_file(sweep, 'commands', command, REPOSITORY).splitlines()
-  assert len(lines) == 4 and lines[0].startswith('python -m masm_jax.main --config=configs/demo.py')
+  assert len(lines) == 4 and lines[0].startswith('python -m masm_jax.main --config=demo')
   assert lines[3].endswith(f"'--workdir={tmp_path}/a b/runs/contiguous/seed1'")
   script = tmp_path / 'sweep.sbatch'
   script.write_text(job_files.job_file(sweep, 'slurm', command, REPOSITORY))
