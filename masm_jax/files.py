@@ -215,6 +215,13 @@ def parse_json(text: str | bytes) -> Any:
   raise ValueError(deep)
 
 
+def parse_object(text: str | bytes) -> dict[str, Any]:
+  """As `parse_json`, of a document that is an object; a ValueError for every other."""
+  if not isinstance(value := parse_json(text), dict):
+    raise ValueError('it is no JSON object')
+  return value
+
+
 def _nested(part: Any) -> list[Any]:
   is_leaf = part is None or isinstance(part, bool | int | float)
   return [] if is_leaf else [inner for inner in part if isinstance(inner, dict | list)]
@@ -308,22 +315,22 @@ def spare_of(path: str | os.PathLike) -> pathlib.Path:
 def _problem(path: pathlib.Path) -> str:
   """Why a document cannot be used; '' if it can."""
   try:
-    unseal(parse_json(path.read_text('utf-8')))
+    unseal(parse_object(path.read_text('utf-8')))
   except OSError as error:
     return f'cannot read {path}: {error.strerror}'
   except ValueError as error:
-    is_json = 'damaged' in str(error)
+    is_json = str(error).startswith('it')
     return f'{path}: {error}' if is_json else f'{path} is not JSON: {error}'
   return ''
 
 
-def read_json(path: str | os.PathLike) -> Any:
-  """Reads a document of `write_json` or `write_sealed`; if it is damaged, its spare.
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads an object of `write_json` or `write_sealed`; if it is damaged, its spare.
 
   Non-finite numbers stay strings, `float()` reads them.
 
   Raises:
-    UserError: if the file is missing or damaged or is not JSON.
+    UserError: if the file is missing or damaged or is no JSON object.
   """
   path = pathlib.Path(path)
   if problem := _problem(path):
@@ -331,10 +338,10 @@ def read_json(path: str | os.PathLike) -> Any:
       raise UserError(problem)
     logging.warning('%s; its spare copy is read', problem)
     path = spare_of(path)
-  return unseal(parse_json(path.read_text('utf-8')))
+  return unseal(parse_object(path.read_text('utf-8')))
 
 
-def read_or_set_aside(path: str | os.PathLike) -> Any:
+def read_or_set_aside(path: str | os.PathLike) -> dict[str, Any] | None:
   """As `read_json`, for what can be made again: None if it is missing, or damaged and set aside."""
   try:
     return read_json(path)

@@ -95,6 +95,19 @@ def test_unreadable_documents_are_one_line(tmp_path):
       read_json(broken)
 
 
+@pytest.mark.parametrize('text', ['[]', '[1]', '3', 'null', '"ab"'])
+def test_a_document_that_is_no_object_is_damaged(text, tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text(text)
+  with pytest.raises(UserError, match=r'a\.json: it is no JSON object'):
+    read_json(path)
+  json_files.write_sealed(path, {'a': 1}, spare=True)
+  path.write_text(text)
+  assert read_json(path) == {'a': 1}
+  json_files.spare_of(path).unlink()
+  assert json_files.read_or_set_aside(path) is None
+
+
 def flips(data):
   """The bytes with one bit turned, at every third place."""
   for i in range(0, 8 * len(data), 3):

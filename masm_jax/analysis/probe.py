@@ -77,11 +77,13 @@ def tasks(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray, np.nda
   test = real & (splits == 'test')
   videos = table['source_video_id']
   first = (videos == videos.groupby(table['identity']).transform('min')).to_numpy()
-  identity = table['identity'].to_numpy(np.int64)
+  identity = table['identity'].astype('category').cat.codes.to_numpy(np.int64)  # Any names.
   found = {'identity': (test & first, test & ~first, identity)}
   learn = real & (splits == 'train')
   for name in POSES:
-    angles = table[name].to_numpy(np.float64)
+    angles = pd.to_numeric(table[name], errors='coerce').to_numpy(np.float64)
+    if not np.isfinite(angles[real]).all():
+      raise UserError(f'the probe needs the {name} of every real face, in degrees')
     if learn.any():
       found[name] = (learn, test, np.digitize(angles, np.quantile(angles[learn], _THIRDS)))
   result = {}

@@ -22,7 +22,7 @@ def arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   # The layout of safetensors: the length of a JSON header, the header, the tensors.
   begin = 8 + int.from_bytes(mapped[:8], 'little')
   found = {}
-  for name, entry in files.parse_json(mapped[8:begin]).items():
+  for name, entry in files.parse_object(mapped[8:begin]).items():
     if name != '__metadata__' and entry['dtype'] == 'F32':
       shape, start = entry['shape'], begin + entry['data_offsets'][0]
       found[name] = np.frombuffer(mapped, np.float32, math.prod(shape), start).reshape(shape)

@@ -47,4 +47,4 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-  return files.unseal(files.parse_json(file.read_text('utf-8')))
+  return files.unseal(files.parse_object(file.read_text('utf-8')))

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 
 from masm_jax import detector as detector_lib
 from masm_jax import files, tree
+from masm_jax.convert import states
 from masm_jax.convert.formats import Converted
 from masm_jax.data import crop_settings
 from masm_jax.errors import UserError
@@ -107,13 +107,12 @@ def _are_close(logits: np.ndarray, noted: Any) -> bool:
 
 
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  metadata, leaves = states.read_arrays(path)
   try:
-    with safetensors.safe_open(path, framework='numpy') as file:
-      note = files.parse_json((file.metadata() or {}).get(KEY, 'null'))
-      leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    note = files.parse_object(metadata.get(KEY, '{}'))
+  except ValueError as error:
     raise UserError(f'{path} is no whole adapter file: {error}') from error
-  if not isinstance(note, dict) or note.get('format') != FORMAT:
+  if note.get('format') != FORMAT:
     raise UserError(f'{path} is no adapter file of this version ({FORMAT})')
   fields = {'base_weights', 'config', 'origin', 'crops', 'logits'}
   if missing := sorted(fields - note.keys()):

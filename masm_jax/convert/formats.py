@@ -76,7 +76,7 @@ def gend(path: pathlib.Path) -> Converted:
   """GenD (arXiv 2508.06248) on CLIP, DINOv2, DINOv3 or Perception Encoder, with its config.json."""
   config_path = (path if path.is_dir() else path.parent) / 'config.json'
   config = files.read_json(config_path)
-  if not isinstance(config, dict) or config.get('head') not in ('linear', 'LinearNorm'):
+  if config.get('head') not in ('linear', 'LinearNorm'):
     raise UserError(
       f'{config_path} is no config of GenD: its head is neither linear nor LinearNorm'
     )

@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, first_line
 
 State = dict[str, np.ndarray]
 
 _CONTAINERS = ('state_dict', 'model', 'model_state_dict')
 _PREFIX = 'module.'  # Of a model that was trained on several GPUs.
 _WEIGHTS = 'model.safetensors'  # In a folder of transformers.
+# What safetensors gives NumPy: no floats of 8 bits or fewer.
+_TYPES = (
+  *('F64', 'F32', 'F16', 'BF16', 'BOOL'),
+  *('I64', 'I32', 'I16', 'I8', 'U64', 'U32', 'U16', 'U8'),
+)
 
 
 def read_state(path: pathlib.Path) -> State:
@@ -39,17 +43,27 @@ def read_state(path: pathlib.Path) -> State:
     raise UserError(f'there is no file {path}: give the file of the detector, or its folder')
   with path.open('rb') as file:
     is_safetensors = file.read(9)[8:9] == b'{'
-  values = _safetensors(path) if is_safetensors else _pickle(path)
+  values = read_arrays(path)[1] if is_safetensors else _pickle(path)
   return {
     name.removeprefix(_PREFIX): value.astype(np.float32) if value.dtype.kind in 'fV' else value
     for name, value in values.items()
   }
 
 
-def _safetensors(path: pathlib.Path) -> State:
+def read_arrays(path: pathlib.Path) -> tuple[dict[str, str], State]:
+  """What a safetensors file says of itself, and its arrays by name, as they are.
+
+  Raises:
+    UserError: it is damaged, or holds numbers of a type that NumPy lacks.
+  """
   try:
-    return safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      names = list(file.keys())
+      for name in names:
+        if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+          raise UserError(f'{path}: {name} is of type {kind}; store it as F32, F16 or BF16')
+      return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+  except (safetensors.SafetensorError, OSError) as error:
     raise UserError(f'{path} is a truncated or damaged safetensors file: {error}') from error
 
 
@@ -72,7 +86,12 @@ def _pickle(path: pathlib.Path) -> State:
       value = value[name]
   if not isinstance(value, Mapping) or not all(map(torch.is_tensor, value.values())):
     raise UserError(f'{path} holds no state dict')
-  return {
-    str(name): (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    for name, tensor in value.items()
-  }
+  try:
+    return {
+      str(name): (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+      for name, tensor in value.items()
+    }
+  except (TypeError, ValueError, RuntimeError) as error:  # Sparse, quantized, without data, ...
+    raise UserError(
+      f'{path} holds tensors that are no plain arrays: {first_line(error)}'
+    ) from error

@@ -152,8 +152,11 @@ def _extra(values: pd.Series) -> pd.Series:
   '007' stay as they are; an empty field among fractions is NaN.
   """
   values = values.infer_objects()
-  if pd.api.types.is_bool_dtype(values) or pd.api.types.is_integer_dtype(values):
+  if pd.api.types.is_bool_dtype(values):
     return values
+  is_known = pd.api.types.is_integer_dtype(values) and not values.isna().any()
+  if is_known and values.max() < 2**63:  # Larger ones are text, as they are from CSV.
+    return values.astype(np.int64)
   if pd.api.types.is_float_dtype(values):
     return values.astype(np.float64)
   text = _text(values)

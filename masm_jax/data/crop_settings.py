@@ -71,10 +71,10 @@ def read_crop_settings(manifest: Manifest) -> tuple[CropSettings, ...]:
     found = {from_json(dict(zip(keys, way, strict=True))) for way in ways}
     return tuple(sorted(way for way in found if way and way.margin == way.margin))
   try:
-    record = files.parse_json(storage.read_bytes(storage.join(manifest.root, RECORD)))
+    record = files.parse_object(storage.read_bytes(storage.join(manifest.root, RECORD)))
   except (OSError, ValueError):
     return ()
-  found_there = from_json(record) if isinstance(record, dict) else None
+  found_there = from_json(record)
   return (found_there,) if found_there else ()
 
 

@@ -318,7 +318,7 @@ def _file_facts(path: str) -> tuple[str, int, int]:
   except OSError as error:
     if error.errno == errno.EFBIG:
       return '', 0, 0
-    raise
+    raise UserError(f'cannot read {path}: {error.strerror or error}') from error
   try:
     with raster.open_image(content) as image:
       width, height = image.size

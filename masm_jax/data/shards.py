@@ -202,16 +202,16 @@ def _read_info(folder: pathlib.Path) -> tuple[str, dict[str, tuple[int, ...]]]:
   try:
     if path.stat().st_size > _MAX_INFO_BYTES:
       raise UserError(f'{path}: more than {_MAX_INFO_BYTES} bytes; {_REMAKE}')
-    info = files.parse_json(storage.read_bytes(path))
+    info = files.parse_object(storage.read_bytes(path))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
   except ValueError as error:
-    raise UserError(f'{path}: not JSON that can be read: {error}; {_REMAKE}') from error
+    raise UserError(f'{path}: no JSON that can be read: {error}; {_REMAKE}') from error
 
   def refuse(what: str) -> UserError:
     return UserError(f'{path}: {what}; {_REMAKE}')
 
-  if not isinstance(info, dict) or not isinstance(info.get('splits'), list):
+  if not isinstance(info.get('splits'), list):
     raise refuse('it lists no splits')
   if info.get('fileFormat') != 'array_record':
     raise refuse('the files of the set are not in the format array_record')

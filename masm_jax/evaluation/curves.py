@@ -171,8 +171,8 @@ def _check_origin(point: Point) -> list[Warning_]:
   """Holds a copy to the record that lies beside its manifest."""
   path = storage.join(storage.parent(point.copy), crop_settings.RECORD)
   try:
-    made = files.parse_json(storage.read_bytes(path)).get('perturbation')
-  except (OSError, ValueError, AttributeError):
+    made = files.parse_object(storage.read_bytes(path)).get('perturbation')
+  except (OSError, ValueError):
     made = None
   if not made:
     text = (

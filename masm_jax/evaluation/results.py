@@ -97,10 +97,7 @@ def read_claim(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _document(path: pathlib.Path) -> dict[str, Any]:
-  found = telemetry.read_json(path)
-  if not isinstance(found, dict):
-    raise UserError(f'{path} holds no JSON object: it is damaged')
-  return _encodable(found)
+  return _encodable(telemetry.read_json(path))
 
 
 def _encodable(value: Any) -> Any:

@@ -145,7 +145,7 @@ def _commit(workdir: pathlib.Path) -> str:
     record = files.read_json(workdir / 'run.json')
   except UserError:
     return ''
-  git = record.get('git') if isinstance(record, dict) else None
+  git = record.get('git')
   commit = git.get('commit') if isinstance(git, dict) else None
   is_hash = isinstance(commit, str) and re.fullmatch('[0-9a-f]{12,}', commit)
   return f', commit {commit[:12]}' if is_hash else ''

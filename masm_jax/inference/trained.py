@@ -202,4 +202,4 @@ def _crops(workdir: pathlib.Path) -> tuple[CropSettings, ...]:
     record = files.read_json(workdir / 'run.json')
   except UserError:
     return ()
-  return crop_settings.read_record(record.get('crops') if isinstance(record, dict) else None)
+  return crop_settings.read_record(record.get('crops'))

@@ -159,12 +159,12 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], float] | None:
   try:
     with path.open('rb') as file:  # Opened, so that NFS asks the server.
       touched = os.fstat(file.fileno()).st_mtime
-      owner = files.parse_json(file.read())
+      owner = files.parse_object(file.read())
   except (FileNotFoundError, NotADirectoryError):
     return None
   except ValueError:
     owner = {}
-  return (owner if isinstance(owner, dict) else {}), touched
+  return owner, touched
 
 
 def _beat(path: pathlib.Path, token: str, released: threading.Event) -> None:

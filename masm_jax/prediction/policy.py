@@ -148,8 +148,6 @@ def read_policy(path: str | os.PathLike, detector: Validated) -> Policy:
     UserError: no such file, not JSON, an unknown key, or a value out of range.
   """
   value = files.read_json(path)
-  if not isinstance(value, dict):
-    raise UserError(f'{path}: a policy is a JSON object such as {{"threshold": "fpr=1%"}}')
   try:
     return from_fields(value, detector)
   except UserError as error:

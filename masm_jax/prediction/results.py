@@ -25,7 +25,45 @@ from masm_jax.prediction.answers import Answer
 LINES, TABLE, DOCUMENT = 'predictions.jsonl', 'predictions.csv', 'predictions.json'
 RECORD = 'predict.json'
 
-_CHECKED = pydantic.TypeAdapter(Answer)  # Of lines, which may be anybody's.
+
+class _Object(pydantic.BaseModel):
+  model_config = pydantic.ConfigDict(strict=True, extra='forbid', allow_inf_nan=False)
+
+
+class _Counts(_Object):
+  videos: int
+  identities: int | None
+
+
+class _Videos(_Object):
+  real: _Counts
+  fake: _Counts
+
+
+class _Face(_Object):
+  track: int
+  frame: int
+  base_logit: float
+  logit: float
+  shapley: list[float]
+  standard_errors: list[float]
+  token_share: float
+  completeness_error: float
+  maps: list[list[list[float]]] | None
+  picture: str
+
+
+class _Explanation(_Object):
+  parts: list[str]
+  measured: str
+  maps_shown: bool
+  faces: list[_Face]
+
+
+# Of lines, which may be anybody's: the fields of an `Answer`, and what lies in its mappings.
+_CHECKED = pydantic.TypeAdapter(Answer)
+_CHECKED_EXPLANATION = pydantic.TypeAdapter(_Explanation | None)
+_CHECKED_VIDEOS = pydantic.TypeAdapter(_Videos | None)
 
 Key = tuple[str, str]  # Name and hash of an input.
 
@@ -100,8 +138,6 @@ class Folder:
       files.write_json(record, identity)
       return
     found = files.read_json(record)
-    if not isinstance(found, dict):
-      raise UserError(f'{record} is damaged; give another --out')
     changed = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]
     if changed:
       raise UserError(
@@ -124,8 +160,12 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
   for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], start=1):
     try:
       _CHECKED.validate_json(line, strict=True)
-      answer = answers.from_dict(files.parse_json(line))
+      answer = answers.from_dict(files.parse_object(line))
       answer.to_dict()  # Numbers that are none, and no JSON, fail here.
+      _CHECKED_VIDEOS.validate_python(answer.model.training_videos)
+      explanation = _CHECKED_EXPLANATION.validate_python(answer.explanation)
+      if explanation and any(len(f.shapley) != len(explanation.parts) for f in explanation.faces):
+        raise ValueError('a value for each part')
       found.append(answer)
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path}, line {number}: no answer of this version') from error

@@ -10,6 +10,7 @@ Exit status: 0 when all is done, 1 when no video gave a face, 2 for input that c
 import argparse
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -182,8 +183,8 @@ def _say_start(total: int, done: int) -> None:
 
 
 def _positive(name: str, value: str | int) -> int:
-  if not str(value).isdigit() or int(value) < 1:
-    raise UserError(f'{name} {value}: must be a whole number of at least 1')
+  if not re.fullmatch('[0-9]{1,9}', str(value)) or int(value) < 1:
+    raise UserError(f'{name} {str(value)[:20]}: must be a whole number from 1 to 999999999')
   return int(value)
 
 

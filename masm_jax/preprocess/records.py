@@ -94,7 +94,7 @@ def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
   """
   folder = video_folder(output, raw)
   try:
-    record = sealing.unseal(sealing.parse_json((folder / RECORD).read_bytes()))
+    record = sealing.unseal(sealing.parse_object((folder / RECORD).read_bytes()))
     with os.scandir(folder) as entries:
       sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for crop in record['crops']:

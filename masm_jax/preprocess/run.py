@@ -159,7 +159,7 @@ def _perturbation(input_folder: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    record = files.parse_json(path.read_bytes())
+    record = files.parse_object(path.read_bytes())
     return {'perturbation': {key: record[key] for key in ('key', 'level', 'parameter', 'seed')}}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is no record of `python -m masm_jax.perturb_videos`') from error
@@ -171,9 +171,9 @@ def _check_parameters(output: pathlib.Path, wanted: dict[str, Any]) -> None:
     storage.write_bytes(path, (json.dumps(wanted, indent=2) + '\n').encode())
     return
   try:
-    there = files.parse_json(path.read_bytes())
+    there = files.parse_object(path.read_bytes())
   except ValueError as error:
-    raise UserError(f'{path}: not JSON; remove {output} and start again') from error
+    raise UserError(f'{path} is damaged; remove {output} and start again') from error
   changed = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
   if changed:
     cases = ', '.join(f'{key} {there.get(key)!r} -> {wanted.get(key)!r}' for key in changed)

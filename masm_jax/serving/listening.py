@@ -43,9 +43,10 @@ def bind(host: str, port: int) -> socket.socket:
       made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
       made.bind(address)
       made.listen(_BACKLOG)
-    except OSError as error:
-      what = 'the port is in use' if error.errno == errno.EADDRINUSE else str(error)
-      raise UserError(f'cannot listen at {host}:{port}: {what}; give another --port') from error
+    except (OSError, ValueError) as error:  # A ValueError of what no address can be.
+      is_taken = getattr(error, 'errno', None) == errno.EADDRINUSE
+      what, flag = ('the port is in use', '--port') if is_taken else (error, '--host or --port')
+      raise UserError(f'cannot listen at {host}:{port}: {what}; give another {flag}') from error
     stack.pop_all()
   return made
 

@@ -84,8 +84,11 @@ class Run:
   def _is_finished(self, results: Mapping[str, Any]) -> bool:
     # As they stand in JSON. Results of an earlier version do not name their inputs.
     wanted = json.loads(json.dumps(config_lib.inputs(self.config)))
-    missing = set(wanted['data.tests']) - set(results['best']['sets'])
-    return not missing and _contains(results.get('inputs', wanted), wanted)
+    try:
+      missing = set(wanted['data.tests']) - set(results['best']['sets'])
+      return not missing and _contains(results.get('inputs', wanted), wanted)
+    except (KeyError, TypeError, AttributeError):
+      return False  # It is damaged, and made again.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 
 from masm_jax.errors import UserError
-from masm_jax.files import parse_json, spare_of, to_json, write_bytes
+from masm_jax.files import parse_object, spare_of, to_json, write_bytes
 
 _NON_FINITE = ('nan', 'inf', '-inf')
 
@@ -149,7 +149,6 @@ def _whole_lines(data: bytes) -> list[bytes]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
   try:
-    record = parse_json(line)
+    return parse_object(line)
   except ValueError:  # Covers bad UTF-8 too.
     return None
-  return record if isinstance(record, dict) else None

@@ -61,6 +61,21 @@ def test_features_that_hold_identity_or_nothing():
   assert found['before']['high'] == pytest.approx(1)
 
 
+def test_people_may_have_names():
+  named = HALF.assign(identity=[f'p{number}' for number in HALF['identity']])
+  for name, found in probe.tasks(HALF).items():
+    for one, other in zip(found, probe.tasks(named)[name], strict=True):
+      np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('angle', ['left', None, float('nan'), float('inf')])
+def test_an_angle_that_is_no_number_is_one_line(angle):
+  angles = HALF['pitch'].astype(object)
+  angles[0] = angle
+  with pytest.raises(UserError, match='needs the pitch of every real face'):
+    probe.tasks(HALF.assign(pitch=angles))
+
+
 def test_what_cannot_be_probed():
   with pytest.raises(UserError, match="needs a manifest with the column 'yaw'"):
     probe.tasks(HALF.drop(columns='yaw'))

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 import masm_jax
 from masm_jax import backbones, tree
 from masm_jax.backbones import presets
-from masm_jax.convert import formats
+from masm_jax.convert import formats, states
 from masm_jax.convert.__main__ import main
+from masm_jax.errors import UserError
 
 FIELDS = {'width': 64, 'depth': 2, 'num_heads': 2, 'mlp_dim': 128, 'patch_size': 8}
 
@@ -251,6 +252,28 @@ def test_other_files_are_refused(content, kind, message, tmp_path, capsys):
   assert message in output.err and output.err.count('\n') == 1
   assert 'must not be printed' not in output.out + output.err
   assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('kind', ['F8_E4M3', 'F8_E5M2'])
+@pytest.mark.parametrize('source', ['deepfakebench', 'adapter'])
+def test_numbers_that_numpy_lacks_are_one_line(kind, source, tmp_path, capsys):
+  leaf = {'dtype': kind, 'shape': [2, 2], 'data_offsets': [0, 4]}
+  header = json.dumps({'head.weight': leaf}).encode()
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
+  assert main([str(path), '--from', source, '--out', str(tmp_path / 'out')]) == 2
+  assert f'head.weight is of type {kind}; store it as F32' in capsys.readouterr().err
+
+
+def test_tensors_that_are_no_plain_arrays_are_one_line(tmp_path):
+  path = tmp_path / 'a.pth'
+  torch.save({'head.weight': torch.nn.Parameter(torch.ones(2))}, path)
+  assert states.read_state(path)['head.weight'].tolist() == [1, 1]
+  for tensor in (torch.zeros(2, 2).to_sparse(), torch.zeros(2, device='meta')):
+    torch.save({'head.weight': tensor}, path)
+    with pytest.raises(UserError, match='no plain arrays') as caught:
+      states.read_state(path)
+    assert '\n' not in str(caught.value)
 
 
 def test_gend_on_another_clip_is_refused(tmp_path, capsys):

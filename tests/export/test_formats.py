@@ -291,7 +291,7 @@ def test_an_adapter_is_put_together_again_or_refused(fmsd_adapter, tmp_path, cap
     assert message in capsys.readouterr().err
   path.write_bytes(b'x')
   assert convert(words) == 2
-  assert 'is no whole adapter file' in capsys.readouterr().err
+  assert 'is a truncated or damaged safetensors file' in capsys.readouterr().err
 
 
 def test_the_adapter_of_effort_is_small(tmp_path):

@@ -13,12 +13,17 @@ from masm_jax import backbones, cli, files
 from masm_jax import config as config_lib
 from masm_jax.data import crop_settings, shards
 from masm_jax.data.importers.deepfakebench import import_deepfakebench
+from masm_jax.data.importers.folder import import_folder
+from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 from masm_jax.inference import detector_schema, stored, trained
 from masm_jax.metrics import scores
 from masm_jax.parallel import locks
+from masm_jax.perturbations import copies
 from masm_jax.prediction import results
 from masm_jax.preprocess import raw_video
+from masm_jax.preprocess import run as preprocess_run
+from masm_jax.sweep import plan
 from tests.fuzz import runs
 from tests.prediction import answers_made
 from tests.report.conftest import write_evaluation
@@ -185,3 +190,76 @@ def test_half_a_surrogate_pair_in_a_name_of_a_video_is_one_line(tmp_path):
   with pytest.raises(UserError, match=r'video_id is not UTF-8: row 1 .*\\ud800') as caught:
     import_deepfakebench([tmp_path / 'FF-DF.json'], tmp_path)
   assert '\n' not in str(caught.value)
+
+
+_EXPLAINED = {
+  'parts': ['all changes'], 'measured': '', 'maps_shown': False,
+  'faces': [
+    {'track': 0, 'frame': 0, 'base_logit': 0, 'logit': 1.5, 'shapley': [1.5], 'maps': None,
+     'standard_errors': [0.0], 'token_share': 1, 'completeness_error': 0.0, 'picture': ''}
+  ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('field', 'sound', 'damaged'),
+  [
+    ('explanation', _EXPLAINED, {}),
+    ('explanation', _EXPLAINED, _EXPLAINED | {'faces': [{}]}),
+    ('explanation', _EXPLAINED, _EXPLAINED | {'parts': []}),
+    ('training_videos', {'real': {'videos': 1, 'identities': None}}, {'real': {}}),
+  ],
+)
+def test_an_answer_that_does_not_say_all_is_no_answer(field, sound, damaged, tmp_path):
+  answer = answers_made.ANSWER.to_dict()
+  place = answer if field in answer else answer['model']
+  for value, is_sound in ((sound, True), (damaged, False)):
+    place[field] = value if field == 'explanation' else {'fake': sound['real']} | value
+    (tmp_path / results.LINES).write_text(json.dumps(answer) + '\n')
+    if is_sound:
+      assert len(results.read_lines(tmp_path / results.LINES)) == 1
+      continue
+    with pytest.raises(UserError, match='line 1: no answer of this version'):
+      results.read_lines(tmp_path / results.LINES)
+
+
+@pytest.mark.parametrize('text', ['3', '[]', '[1]', '"ab"'])
+def test_a_note_of_earlier_work_that_is_no_object_is_one_line(text, tmp_path):
+  for name in (results.RECORD, crop_settings.PERTURBATION, crop_settings.RECORD, 'run.json'):
+    (tmp_path / name).write_text(text)
+  with pytest.raises(UserError, match=r'predict\.json: it is no JSON object'):
+    results.merge([tmp_path], tmp_path / 'out', 'csv')
+  with pytest.raises(UserError, match=r'perturbation\.json: it is no JSON object'):
+    copies._begin(tmp_path, {'key': 'CS'})
+  with pytest.raises(UserError, match=r'preprocess\.json is damaged; remove'):
+    preprocess_run._check_parameters(tmp_path, {'template': 'gend'})
+  found = plan.Run('a', 0, tmp_path, (), demo.get_config('method=masm'))
+  assert found.progress() is plan.Progress.NEW
+
+
+def test_a_link_to_what_cannot_be_read_is_one_line(tmp_path):
+  (tmp_path / 'real').mkdir()
+  (tmp_path / 'real' / 'a.png').symlink_to('/proc/self/pagemap')
+  with pytest.raises(UserError, match=r'cannot read .*a\.png: '):
+    import_folder(tmp_path, split='test')
+
+
+@pytest.mark.parametrize(
+  ('number', 'kind'), [(200, pa.uint8()), (-7, pa.int16()), (3, pa.uint64())]
+)
+def test_whole_numbers_of_a_manifest_have_one_type(number, kind, tmp_path):
+  row = {'path': '0.png', 'label': 0, 'dataset': 'd', 'split': 'test', 'video_id': 'v'}
+  columns = {name: pa.array([value]) for name, value in row.items()}
+  pq.write_table(pa.table(columns | {'x': pa.array([number], kind)}), tmp_path / 'm.parquet')
+  found = load_manifest(tmp_path / 'm.parquet', check_files=False).table['x']
+  assert found.dtype == 'int64' and found.tolist() == [number]
+
+
+def test_whole_numbers_that_no_64_bits_hold_are_text(tmp_path):
+  row = {'path': '0.png', 'label': 0, 'dataset': 'd', 'split': 'test', 'video_id': 'v'}
+  columns = {name: pa.array([value]) for name, value in row.items()}
+  pq.write_table(
+    pa.table(columns | {'x': pa.array([2**64 - 1], pa.uint64())}), tmp_path / 'm.parquet'
+  )
+  found = load_manifest(tmp_path / 'm.parquet', check_files=False).table['x']
+  assert found.tolist() == ['18446744073709551615']

@@ -89,7 +89,7 @@ def test_files_that_are_none(tmp_path):
   with pytest.raises(UserError, match='cannot read'):
     policies.read_policy(path, DETECTOR)
   for text, message in (
-    ('[]', 'a policy is a JSON object'),
+    ('[]', 'it is no JSON object'),
     ('{', 'is not JSON'),
     ('{"tracks": 1}', 'policy.json: tracks = 1'),
   ):

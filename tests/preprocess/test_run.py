@@ -146,8 +146,10 @@ def test_nothing_but_noise(tmp_path, clips, capsys):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (('--frames', '0'), '--frames 0: must be a whole number of at least 1'),
+    (('--frames', '0'), '--frames 0: must be a whole number from 1 to 999999999'),
     (('--size', 'big'), '--size big'),
+    (('--size', '\N{SUPERSCRIPT TWO}'), 'must be a whole number'),
+    (('--size', '9' * 5000), 'must be a whole number'),
     (('--margin', '0.5'), '--margin 0.5'),
     (('--min_score', '1.5'), '--min_score 1.5'),
     (('--processes', '-1'), '--processes -1'),

@@ -40,6 +40,7 @@ def refused(tmp_path, capsys):
     (['--max-seconds=0'], 'limit seconds = 0.0: give more than 0'),
     (['--port=99999999'], '--port=99999999'),
     (['--host=192.0.2.1', '--token-file={token}'], 'cannot listen at 192.0.2.1:0'),
+    (['--host=10.0..1', '--token-file={token}'], 'cannot listen at 10.0..1:0'),
     ([], 'nowhere'),  # No such run.
   ],
 )

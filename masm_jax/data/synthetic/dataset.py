@@ -175,9 +175,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, float]) -> bool:
   if not root.is_dir():
     raise UserError(f'{root} is not a folder; give the folder that the synthetic set goes to')
   try:
-    marker = files.parse_json((root / MARKER_NAME).read_text())
-    if not isinstance(marker, dict):
-      raise ValueError(f'a marker is an object, not {marker!r}')
+    marker = files.parse_object((root / MARKER_NAME).read_text())
   except (OSError, ValueError):
     if next(root.iterdir(), None) is None:
       return False

@@ -34,7 +34,7 @@ def forgery_masks(root: pathlib.Path, paths: Collection[str]) -> Iterator[tuple[
     UserError: the folder's marker cannot be read.
   """
   try:
-    marker = files.parse_json((root / MARKER_NAME).read_bytes())
+    marker = files.parse_object((root / MARKER_NAME).read_bytes())
     numbers = {name: int(marker[name]) for name in _NUMBERS}
     strength = float(marker.get('strength', 1.0))  # Older sets do not say.
     if max(numbers.values()) > _MOST:  # What is planned is kept in memory.
