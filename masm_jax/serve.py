@@ -98,10 +98,12 @@ def _serve(args: argparse.Namespace) -> int:
     listens = stack.enter_context(listening.bind(args.host, args.port))
     address = listening.address_of(listens)
     stack.enter_context(locks.held(args.data))
-    jobs = store.Store(args.data)
-    stack.callback(jobs.close)
+    store.check(args.data)  # Before the detector is loaded; made after it, if all is well.
+    last = stack.enter_context(contextlib.ExitStack())
     engine = _engine(args)
     stack.callback(engine.close, now=True)  # Open jobs are done by the next server.
+    jobs = store.Store(args.data)
+    last.callback(jobs.close)
     from masm_jax.serving import scoring
 
     application = app.build(

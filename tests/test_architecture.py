@@ -121,7 +121,7 @@ ALLOWED = {
   'perturb_videos': {'cli', 'perturbations'},
   'demo': {'cli', 'data', 'metrics', 'parallel', 'plots', 'telemetry'},
   'pretrain': {'cli', 'training'},
-  'serving': {'data', 'prediction'},
+  'serving': {'data', 'parallel', 'prediction'},
   'serve': {'cli', 'parallel', 'prediction', 'serving'},
   '__main__': {'cli'},
 }

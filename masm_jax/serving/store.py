@@ -12,15 +12,23 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 import pathlib
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from masm_jax import errors, files
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 
+_DATABASE = 'jobs.sqlite'
+_ENDS = ('', '-wal', '-shm', '-journal')  # Of the files that SQLite keeps.
+_UPLOADS = 'uploads'
+_ID = re.compile('[0-9a-f]{32}')  # Of a job, and the name of its upload.
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE job (
@@ -89,25 +97,20 @@ class Store:
     """Opens the database, or makes it.
 
     Raises:
-      UserError: it cannot be opened, or another version wrote it.
+      UserError: see `check`; or it cannot be opened or made.
     """
-    self.uploads = folder / 'uploads'
-    path = folder / 'jobs.sqlite'
+    is_new = check(folder)
+    self.uploads = folder / _UPLOADS
     self._lock = threading.Lock()
-    try:
-      self.uploads.mkdir(mode=0o700, exist_ok=True)
-      self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    with _open_errors(folder / _DATABASE):
+      self._db = _connect(folder)
       self._db.execute('PRAGMA journal_mode=WAL')
       self._db.execute('PRAGMA synchronous=FULL')
       self._db.execute('PRAGMA secure_delete=ON')  # What is deleted is overwritten too.
       self._db.execute('PRAGMA foreign_keys=ON')
-      version = self._db.execute('PRAGMA user_version').fetchone()[0]
-      if version == 0:
+      if is_new:
         self._db.executescript(f'BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;')
-    except (OSError, sqlite3.Error) as error:
-      raise UserError(f'cannot open {path}: {error}; give another folder as --data') from error
-    if version not in (0, _VERSION):
-      raise UserError(f'{path} is of another version of masm_jax: give another folder as --data')
+      self.uploads.mkdir(mode=0o700, exist_ok=True)
 
   def close(self) -> None:
     """Closes the database."""
@@ -224,10 +227,14 @@ class Store:
     return ids
 
   def remove_strays(self) -> None:
-    """Deletes uploads that no waiting job has: of a client whose server was killed meanwhile."""
+    """Deletes uploads that no waiting job has: of a client whose server was killed meanwhile.
+
+    Whatever else came into that folder is left alone.
+    """
     known = set(self.unfinished())
+    files.remove_unfinished(self.uploads)
     for path in self.uploads.iterdir():
-      if path.name not in known:
+      if _ID.fullmatch(path.name) and path.name not in known and not path.is_dir():
         path.unlink()
 
   def _read(self, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
@@ -237,6 +244,87 @@ class Store:
   def _write(self, sql: str, values: tuple[Any, ...]) -> int:
     with self._lock, _storage_errors():
       return self._db.execute(sql, values).rowcount
+
+
+def check(folder: pathlib.Path) -> bool:
+  """Looks whether a server may work in a folder, and changes nothing there.
+
+  Returns:
+    Whether it is new: there is no job in it, and nothing else that would be lost.
+
+  Raises:
+    UserError: it holds other files, a link in the place of one of ours, a database of another
+      program or another version, or a damaged one.
+  """
+  path = folder / _DATABASE
+  names = set(os.listdir(folder)) if folder.is_dir() else set()
+  for name in (_UPLOADS, *(f'{_DATABASE}{end}' for end in _ENDS)):
+    if (folder / name).is_symlink():
+      raise UserError(f'{folder / name} is a link: uploads would go elsewhere; remove it')
+  with _open_errors(path):
+    if _DATABASE in names and (version := _version(folder)):
+      if version != _VERSION:
+        raise UserError(f'{path} is of another version of masm_jax: give another folder as --data')
+      return False
+    if _UPLOADS in names and not os.listdir(folder / _UPLOADS):  # Of a first start that was killed.
+      names.remove(_UPLOADS)
+  names -= {f'{_DATABASE}{end}' for end in _ENDS} | {'lost+found'}
+  if others := sorted(name for name in names if not name.startswith(locks.NAME)):
+    raise UserError(
+      f'{folder} holds other files ({others[0][:80]!r}) and no jobs: give a new or empty folder as'
+      ' --data'
+    )
+  return True
+
+
+def _version(folder: pathlib.Path) -> int:
+  """Of a database whose content is sound; 0 where it is empty.
+
+  Raises:
+    ValueError: it is another program's, or its content is damaged.
+    sqlite3.Error: it is no database, or a damaged one.
+  """
+  with contextlib.closing(_connect(folder)) as db:
+    version = int(db.execute('PRAGMA user_version').fetchone()[0])
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version == 0 and not tables:
+      return 0
+    if not {'job', 'picture'} <= tables:
+      if version > _VERSION and not tables:
+        return version
+      raise ValueError('it is the database of another program')
+    if version == _VERSION:
+      if (found := db.execute('PRAGMA integrity_check(1)').fetchone()[0]) != 'ok':
+        raise ValueError(f'it is damaged, {found}')
+      for row in db.execute(f'SELECT {_COLUMNS} FROM job'):
+        if not _is_sound(_job(row)):
+          raise ValueError('it is damaged, in a job')
+  return version
+
+
+def _is_sound(job: Job) -> bool:
+  """Whether the values of a job are what a server writes: its id names a file."""
+  types = {
+    'id': str, 'name': str, 'size': int, 'created': float, 'state': str, 'attempts': int,
+    'finished': float | None, 'answer': dict | None, 'error': str | None,
+  }  # fmt: skip
+  has_types = all(isinstance(getattr(job, name), kind) for name, kind in types.items())
+  return has_types and bool(_ID.fullmatch(job.id)) and job.is_over == (job.finished is not None)
+
+
+def _connect(folder: pathlib.Path) -> sqlite3.Connection:
+  return sqlite3.connect(folder / _DATABASE, check_same_thread=False, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _open_errors(path: pathlib.Path) -> Iterator[None]:
+  """Raises a UserError in the place of what opening a database raises."""
+  try:
+    yield
+  except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
+    raise UserError(
+      f'cannot open {path}: {errors.first_line(error)}; give another folder as --data'
+    ) from error
 
 
 @contextlib.contextmanager
@@ -254,4 +342,4 @@ def _storage_errors() -> Iterator[None]:
 
 def _job(row: tuple[Any, ...]) -> Job:
   fields = dict(zip(_COLUMNS.split(', '), row, strict=True))
-  return Job(**fields | {'answer': json.loads(row[-2]) if row[-2] else None})
+  return Job(**fields | {'answer': files.parse_json(row[-2]) if row[-2] else None})

@@ -26,7 +26,7 @@ def killed_with(folder, files):
     if state == 'running':
       assert store.begin(job_id) == 1
     ids.append(job_id)
-  (store.uploads / 'stray').write_bytes(b'of a client whose upload was not accepted yet')
+  (store.uploads / f'{9:032x}').write_bytes(b'of a client whose upload was not accepted yet')
   store.close()
   return ids
 
@@ -100,16 +100,94 @@ def test_the_folder_is_for_its_owner_alone(tmp_path):
   assert os.stat(tmp_path / 'data' / 'uploads').st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize('what', ['text', 'version', 'folder'])
-def test_a_folder_that_is_none_of_ours_is_one_line(tmp_path, what):
-  path = tmp_path / 'jobs.sqlite'
+def contents(folder):
+  return {path: path.is_file() and path.read_bytes() for path in folder.rglob('*')}
+
+
+@pytest.mark.parametrize(
+  'what', ['text', 'version', 'folder', 'foreign', 'foreign version', 'photos', 'link', 'notes']
+)
+def test_a_folder_that_is_none_of_ours_is_one_line_and_keeps_all(tmp_path, what):
+  folder = tmp_path / 'data'
+  path = folder / 'jobs.sqlite'
+  folder.mkdir()
+  (tmp_path / 'photos').mkdir()
+  (tmp_path / 'photos' / f'{1:032x}').write_bytes(b'the only copy')
   if what == 'text':
     path.write_text('no database' * 100)
-  elif what == 'version':
-    with sqlite3.connect(path) as db:
-      db.execute('PRAGMA user_version=99')
-  else:
+  elif what == 'folder':
     path.mkdir()
-  with pytest.raises(UserError) as error:
-    Store(tmp_path)
-  assert str(path) in str(error.value) and '\n' not in str(error.value)
+  elif what == 'photos':
+    (tmp_path / 'photos').rename(folder / 'uploads')
+  elif what == 'link':
+    (folder / 'uploads').symlink_to(tmp_path / 'photos')
+  elif what == 'notes':
+    (folder / 'notes.txt').touch()
+  else:
+    with sqlite3.connect(path) as db:
+      if what.startswith('foreign'):
+        db.execute('CREATE TABLE photo (name TEXT)')
+      db.execute(
+        f'PRAGMA user_version={0 if what == "foreign" else 1 if "foreign" in what else 99}'
+      )
+    db.close()
+  before = contents(tmp_path)
+  with pytest.raises(UserError, match=r'as --data|remove it') as error:
+    Store(folder)
+  assert str(folder) in str(error.value) and '\n' not in str(error.value)
+  assert contents(tmp_path) == before
+
+
+def test_what_came_into_the_uploads_is_left_alone(tmp_path, scorer):
+  killed_with(tmp_path / 'data', [])
+  others = tmp_path / 'data' / 'uploads' / 'photos', tmp_path / 'data' / 'uploads' / 'photo.jpg'
+  others[0].mkdir()
+  others[1].touch()
+  stray = tmp_path / 'data' / 'uploads' / f'{9:032x}'
+  with serving(tmp_path / 'data', scorer):
+    wait_until(lambda: not stray.exists())
+    assert all(path.exists() for path in others)
+
+
+def test_a_first_start_that_was_killed_is_done_again(tmp_path):
+  for path in ('jobs.sqlite', 'jobs.sqlite-wal', '.lock', '.lock.1-2-3'):
+    (tmp_path / path).touch()
+  (tmp_path / 'uploads').mkdir()
+  Store(tmp_path).close()
+  assert (tmp_path / 'jobs.sqlite').stat().st_size
+
+
+def test_a_damaged_database_is_one_line(tmp_path):
+  """Whichever byte is another one: it is refused, or what it says is sound."""
+  ids = killed_with(tmp_path / 'data', [(b'x', 'running'), (b'y', 'queued')])
+  store = Store(tmp_path / 'data')
+  store.finish(ids[0], fakes.answer('fake'), {'a.jpg': b'1'})
+  store.close()
+  path = tmp_path / 'data' / 'jobs.sqlite'
+  good = path.read_bytes()
+  used = [i for i, byte in enumerate(good) if byte]
+  outcomes = []
+  for i in used[::48]:
+    path.write_bytes(good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :])
+    try:
+      store = Store(tmp_path / 'data')
+    except UserError as error:
+      assert '\n' not in str(error)
+      outcomes.append(False)
+    else:
+      store.remove_strays()
+      assert all(store.get(job_id) for job_id in store.unfinished())
+      store.close()
+      outcomes.append(True)
+    for end in ('-wal', '-shm'):
+      path.with_name(path.name + end).unlink(missing_ok=True)
+  assert {*outcomes} == {True, False}
+
+
+def test_a_job_whose_id_is_a_path_is_damage(tmp_path):
+  killed_with(tmp_path / 'data', [(b'x', 'queued')])
+  with sqlite3.connect(tmp_path / 'data' / 'jobs.sqlite') as db:
+    db.execute("UPDATE job SET id = '../../photo'")
+  db.close()
+  with pytest.raises(UserError, match='it is damaged, in a job'):
+    Store(tmp_path / 'data')

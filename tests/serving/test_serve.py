@@ -19,7 +19,9 @@ def refused(tmp_path, capsys):
     token = tmp_path / 'good.txt'
     token.write_text('correct-horse-battery-staple\n')
     flags = [flag.format(token=token) for flag in flags]
-    assert serve.main(['--model=nowhere', f'--data={tmp_path}', '--port=0', *flags]) == 2
+    data = tmp_path / 'data'
+    assert serve.main(['--model=nowhere', f'--data={data}', '--port=0', *flags]) == 2
+    assert not data.exists() or [path.name for path in data.iterdir()] == ['.lock']
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
     return error
@@ -57,8 +59,9 @@ def test_a_token_that_is_none_is_one_line(refused, tmp_path, token):
 
 def test_a_second_server_is_one_line(refused, tmp_path):
   owner = {'host': 'here', 'machine': locks._machine(), 'pid': 1, 'started': locks._started(1)}
-  (tmp_path / '.lock').write_text(json.dumps(owner | {'token': 'a', 'command': 'serve'}))
-  assert f'{tmp_path} is in use by process 1 on here' in refused()
+  (tmp_path / 'data').mkdir()
+  (tmp_path / 'data' / '.lock').write_text(json.dumps(owner | {'token': 'a', 'command': 'serve'}))
+  assert f'{tmp_path / "data"} is in use by process 1 on here' in refused()
 
 
 def test_no_job_is_lost_when_a_server_under_load_is_killed(trained_run, tmp_path, monkeypatch):
