@@ -284,6 +284,10 @@ def _read_csv(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
     header, *lines = list(csv.reader(text, strict=True)) or [[]]
   except (csv.Error, UnicodeDecodeError) as error:
     raise UserError(f'{path}: not a CSV file in UTF-8: {error}') from error
+  if len(header) > parquet.MAX_COLUMNS:
+    raise UserError(
+      f'{path}: its header has {len(header):,} columns; at most {parquet.MAX_COLUMNS:,} can be read'
+    )
   lines = [line for line in lines if line]
   for number, line in enumerate(lines, 1):
     if len(line) != len(header):

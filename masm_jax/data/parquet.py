@@ -12,12 +12,19 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from masm_jax.data import parquet_pages as pages
 from masm_jax.errors import UserError, first_line
 
 # A table names a file or a frame in each row: those names alone take some bits of the file.
 _ROWS_PER_BYTE = 4
-_MAX_COLUMNS = 1000
-MAX_COLUMN_BYTES = 2**32  # Of the texts of a column, once they are written out.
+MAX_COLUMNS = 1000
+# What a table may take once it is decoded and checked: so much, and so much more for each byte of
+# its file. A manifest whose names follow each other is some hundred times smaller in its file.
+MAX_BYTES = 2**30
+_BYTES_PER_BYTE = 1024
+_VALUE_BYTES = 48  # A value that is no text, and what pandas and a manifest's check add to any.
+_LIST_BYTES = 256  # A list becomes an array of its own.
+_TEXT_COPIES = 6
 _MAX_DEPTH = 2  # Of lists in lists: landmarks are a list of points.
 
 _kinds = pa.types
@@ -45,25 +52,35 @@ def read(
     file = pa.parquet.ParquetFile(pa.BufferReader(owned))
     schema, rows = file.schema_arrow, file.metadata.num_rows
     columns = schema.names
-    if len(columns) > _MAX_COLUMNS or rows > _ROWS_PER_BYTE * len(content):
+    if len(columns) > MAX_COLUMNS or rows > _ROWS_PER_BYTE * len(content):
       raise UserError(
         f'{name}: claims {rows:,} rows of {len(columns)} columns in {len(content):,} bytes: it is '
         'damaged'
       )
     if len(set(columns)) != len(columns):
       raise UserError(f'{name}: a column stands twice in the header {_listed(columns)}')
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == 'BYTE_ARRAY']
     for field in schema:
-      if not _is_plain(field.type) and not (field.name in as_bytes and _is_bytes(field.type)):
+      is_known = _is_plain(field.type) or (field.name in as_bytes and _is_bytes(field.type))
+      # A decimal that is written as bytes could be of any length.
+      if not is_known or (_kinds.is_decimal(field.type) and field.name in texts):
         raise UserError(
           f'{name}: column {_listed([field.name])} is of type {str(field.type)[:80]}; texts,'
           ' numbers and lists of them can be read'
         )
+    left = MAX_BYTES + _BYTES_PER_BYTE * len(content) - _decoded_bytes(content, schema)
+    if left < 0:
+      raise _too_large(name, len(content))
     # Texts that repeat stay numbers of a list until it is known how long they are.
-    texts = [field.name for field in schema if _kinds.is_string(field.type)]
     table = pa.parquet.read_table(pa.BufferReader(owned), read_dictionary=texts)
     table.validate(full=True)
-    whole = {column: _written_out(table[column], column, name) for column in columns}
-    table = pa.table(list(whole.values()), names=columns)
+    for column in columns:
+      left -= sum(_TEXT_COPIES * _text_bytes(chunk) for chunk in table[column].chunks)
+      if left < 0:
+        raise _too_large(name, len(content), column)
+    whole = [_written_out(table[field.name], field.type) for field in schema]
+    table = pa.table(whole, names=columns)
     return table.to_pandas(ignore_metadata=True), dict(schema.metadata or {})
   except UserError:
     raise
@@ -83,30 +100,73 @@ def _copied(content: bytes) -> pa.Buffer:
   return stream.getvalue()
 
 
-def _written_out(column: pa.ChunkedArray, label: str, name: str) -> pa.ChunkedArray:
-  """A column without a dictionary; dates and decimals as text."""
-  kind = column.type
+def _decoded_bytes(content: bytes, schema: pa.Schema) -> int:
+  """What the values of a file take, as its pages claim, but for texts that repeat."""
+  total = 0
+  for chunk in pages.chunks(content):
+    if chunk.column >= len(schema):
+      raise ValueError('a group of its rows has more columns than its header')
+    kind = schema.field(chunk.column).type  # A list has one leaf: columns and leaves are the same.
+    values = max(chunk.values, chunk.rows)
+    # Where a list has a fixed length, even a list that is none takes its place.
+    values = max(values, (chunk.rows if _is_fixed(kind) else values) * _fixed_length(kind))
+    total += _VALUE_BYTES * values + chunk.num_bytes
+    if _is_list(kind):
+      total += _LIST_BYTES * (values if _is_list(kind.value_type) else chunk.rows)
+  return total
+
+
+def _fixed_length(kind: pa.DataType) -> int:
+  """How many values a list has that stands for none; 1 where lengths are not fixed."""
+  own = kind.list_size if _is_fixed(kind) else 1
+  return own * _fixed_length(kind.value_type) if _is_list(kind) else own
+
+
+def _text_bytes(array: pa.Array) -> int:
+  """How long all texts of an array are together, each as often as it stands there."""
+  kind = array.type
+  if _is_list(kind):
+    return _text_bytes(array.flatten())
+  if not _kinds.is_dictionary(kind) or not (
+    _is_text(kind.value_type) or _is_bytes(kind.value_type)
+  ):
+    return 0
+  lengths = pa.compute.binary_length(array.dictionary).take(array.indices)
+  return pa.compute.sum(lengths.cast(pa.int64())).as_py() or 0
+
+
+def _written_out(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+  """A column of the type that its file names, without a dictionary; dates and decimals as text."""
   if _kinds.is_dictionary(kind):
-    size = 0
-    for chunk in column.chunks:
-      lengths = pa.compute.binary_length(chunk.dictionary) if _is_text(kind.value_type) else None
-      size += 0 if lengths is None else pa.compute.sum(lengths.take(chunk.indices)).as_py() or 0
-    if size > MAX_COLUMN_BYTES:
-      raise UserError(f'{name}: column {_listed([label])} holds {size:,} bytes: it is damaged')
-    return column.cast(kind.value_type)
-  if _kinds.is_temporal(kind) or _kinds.is_decimal(kind):
-    return column.cast(pa.string())
-  return column
+    kind = kind.value_type
+  column = column.cast(kind)
+  return column.cast(pa.string()) if _kinds.is_temporal(kind) or _kinds.is_decimal(kind) else column
+
+
+def _too_large(name: str, size: int, column: str = '') -> UserError:
+  where = f'column {_listed([column])} claims' if column else 'it claims'
+  return UserError(
+    f'{name}: {where} more than a file of {size:,} bytes may hold: it is damaged, or write it'
+    ' again without columns that nobody needs'
+  )
 
 
 def _is_plain(kind: pa.DataType, depth: int = 0) -> bool:
   if _kinds.is_dictionary(kind):
     return _is_plain(kind.value_type, _MAX_DEPTH)
-  if _kinds.is_list(kind) or _kinds.is_large_list(kind) or _kinds.is_fixed_size_list(kind):
+  if _is_list(kind):
     return depth < _MAX_DEPTH and _is_plain(kind.value_type, depth + 1)
   is_number = _kinds.is_integer(kind) or _kinds.is_floating(kind) or _kinds.is_boolean(kind)
   is_written = _kinds.is_temporal(kind) or _kinds.is_decimal(kind)
   return is_number or _is_text(kind) or _kinds.is_null(kind) or (is_written and not depth)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+  return _kinds.is_list(kind) or _kinds.is_large_list(kind) or _is_fixed(kind)
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+  return _kinds.is_fixed_size_list(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

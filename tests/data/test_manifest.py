@@ -183,6 +183,7 @@ def test_only_the_first_rows_are_shown(rows, tmp_path):
     ('m.csv', 'path,label\na,1\n', 'missing column dataset, split, video_id'),
     ('m.csv', 'path,label\na,1,2\n', 'row 1 has 3 fields'),
     ('m.csv', 'path,path\na,1\n', 'stands twice'),
+    ('m.csv', 'a' + ',a' * 1000, 'its header has 1,001 columns; at most 1,000'),
     ('m.csv', b'\xff\xfe\x00', 'not a CSV file in UTF-8'),
     ('m.parquet', 'nonsense', 'not a Parquet file'),
     ('m.json', '{}', r'is a \.csv or \.parquet file'),

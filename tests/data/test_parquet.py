@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from masm_jax.data import parquet
+from masm_jax.data import parquet, parquet_pages
 from masm_jax.errors import UserError
 
 
@@ -83,10 +83,48 @@ def test_few_bytes_do_not_become_gigabytes(monkeypatch):
   rows = pa.table({'path': pa.array(['a'] * 100_000)})
   with pytest.raises(UserError, match=r'claims 100,000 rows of 1 columns in [\d,]+ bytes'):
     parquet.read(write(rows), 'm')
-  long = pa.table({'path': [str(i) for i in range(2000)], 'note': ['x' * 9000] * 2000})
-  monkeypatch.setattr(parquet, 'MAX_COLUMN_BYTES', 2**24)
-  with pytest.raises(UserError, match=r'column note holds 18,000,000 bytes'):
-    parquet.read(write(long), 'm')
+  paths = pa.array([str(i) for i in range(2000)])
+  monkeypatch.setattr(parquet, 'MAX_BYTES', 2**22)
+  monkeypatch.setattr(parquet, '_BYTES_PER_BYTE', 1)
+  assert len(parquet.read(write(pa.table({'path': paths})), 'm')[0]) == 2000
+  long, part = 'x' * 2000, 'x' * 300
+  for kind, columns in {  # The last are too long all together alone.
+    pa.string(): {'note': [long] * 2000},
+    pa.large_string(): {'note': [long] * 2000},
+    pa.list_(pa.string()): {'note': [[long, long], []] * 1000},
+    pa.list_(pa.int8()): {'note': [[0] * 200_000] + [[]] * 1999},
+    pa.list_(pa.int8(), 100): {'note': [None] * 2000},
+    pa.int64(): {f'note{i}': [0] * 2000 for i in range(60)},
+    pa.dictionary(pa.int32(), pa.string()): {f'note{i}': [part] * 2000 for i in range(2)},
+  }.items():
+    arrays = {name: pa.array(values, kind) for name, values in columns.items()}
+    with pytest.raises(UserError, match='claims more than a file of'):
+      parquet.read(write(pa.table({'path': paths, **arrays})), 'm')
+  thumbnails = pa.table({'path': paths, 'thumbnail': [b'x' * 2000] * 2000})
+  with pytest.raises(UserError, match='column thumbnail claims more than a file of'):
+    parquet.read(write(thumbnails), 'm', as_bytes=('thumbnail',))
+
+
+@pytest.mark.parametrize('version', ['1.0', '2.0'])
+def test_claims_are_those_of_the_pages(version):
+  table = pa.table({'path': [str(i) for i in range(900)], 'points': [[1, 2, 3]] * 900})
+  content = write(table, data_page_version=version, data_page_size=500, row_group_size=400)
+  found = list(parquet_pages.chunks(content))
+  dictionaries = {0: (400, 400, 100), 1: (3, 3, 3)}
+  for chunk, rows in zip(found[::2], (400, 400, 100), strict=True):
+    assert chunk[:3] == (0, rows, rows + dictionaries[0][found.index(chunk) // 2])
+  assert [chunk.values for chunk in found[1::2]] == [1203, 1203, 303]
+  metadata = pyarrow.parquet.read_metadata(io.BytesIO(content))
+  for i, chunk in enumerate(found):
+    noted = metadata.row_group(i // 2).column(i % 2)
+    assert 0 < noted.total_uncompressed_size - chunk.num_bytes < 3000  # Headers of pages.
+
+
+def test_texts_of_which_only_what_is_new_is_written_are_refused():
+  table = pa.table({'path': ['x' * 10_000 + str(i) for i in range(500)]})
+  how = {'use_dictionary': False, 'column_encoding': {'path': 'DELTA_BYTE_ARRAY'}}
+  with pytest.raises(UserError, match='Not yet implemented'):
+    parquet.read(write(table, **how), 'm')
 
 
 def test_any_flipped_byte_is_one_line_or_a_table():
@@ -107,7 +145,7 @@ def test_any_flipped_byte_is_one_line_or_a_table():
 # Twenty processes; with an object of Python's in the hands of Arrow's threads a quarter aborts.
 _READS_AND_ENDS = """
 import os, sys
-from masm_jax.data import parquet
+from masm_jax.data import parquet, parquet_pages
 content = open(sys.argv[1], 'rb').read()
 statuses = []
 for _ in range(20):
