@@ -196,11 +196,11 @@ def _open_video(
       checks.container(container)
     held = num_frames * checks.num_pixels * 1.5 <= _HELD_BYTES  # They are kept as YUV 4:2:0.
     clip = video.read_video(file, num_frames, hold=held, checks=checks)
+    first = clip.frames[0].rgb() if held else next(iter(video.frames_at(file, clip))).rgb()
   except av.FFmpegError as error:
     raise _refused(streams.reason_of(error)) from error
   except video.UnreadableError as error:
     raise _refused(str(error)) from error
-  first = clip.frames[0].rgb() if held else next(iter(video.frames_at(file, clip))).rgb()
   reading.input |= {
     'height': first.shape[0],
     'width': first.shape[1],

@@ -53,7 +53,7 @@ class Frame:
     """The frame upright, as uint8 RGB [H, W, 3].
 
     Raises:
-      UnreadableError: an image that does not decode.
+      UnreadableError: an image that does not decode, or colours that nobody can convert.
     """
     if isinstance(self.source, str):
       try:
@@ -63,17 +63,20 @@ class Frame:
     assert self.source is not None, 'read it again with `frames_at`'
     if isinstance(self.source, np.ndarray):
       return self.source
-    return self._upright(self.source.reformat(format='rgb24', threads=1))
+    return self._in_rgb(self.source, VideoReformatter())
 
   def converted(self, reformatter: VideoReformatter) -> Self:
-    """The same frame with its pixels in RGB."""
+    """The same frame with its pixels in RGB; raises as `rgb`."""
     assert isinstance(self.source, av.VideoFrame)
-    # Threads would come and go with each frame, and take address space that may be limited.
-    image = self._upright(reformatter.reformat(self.source, format='rgb24', threads=1))
-    return dataclasses.replace(self, source=image)
+    return dataclasses.replace(self, source=self._in_rgb(self.source, reformatter))
 
-  def _upright(self, frame: av.VideoFrame) -> np.ndarray:
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(), k=self.turns))
+  def _in_rgb(self, frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    try:
+      # Threads would come and go with each frame, and take address space that may be limited.
+      picture = reformatter.reformat(frame, format='rgb24', threads=1).to_ndarray()
+    except av.FFmpegError as error:
+      raise UnreadableError(f'its colours cannot be converted: {reason_of(error)}') from error
+    return np.ascontiguousarray(np.rot90(picture, k=self.turns))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 
+import av
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ from masm_jax.metrics import scores
 from masm_jax.parallel import locks
 from masm_jax.perturbations import copies
 from masm_jax.prediction import results
-from masm_jax.preprocess import raw_video
+from masm_jax.preprocess import raw_video, video
 from masm_jax.preprocess import run as preprocess_run
 from masm_jax.sweep import plan
 from tests.fuzz import runs
@@ -263,3 +264,13 @@ def test_whole_numbers_that_no_64_bits_hold_are_text(tmp_path):
   )
   found = load_manifest(tmp_path / 'm.parquet', check_files=False).table['x']
   assert found.tolist() == ['18446744073709551615']
+
+
+def test_colours_that_nobody_can_convert_make_a_video_unreadable():
+  frame = av.VideoFrame(48, 32, 'yuvj420p')
+  frame.colorspace = 15  # IPT-C2, which FFmpeg can name alone.
+  clip = video.Clip((video.Frame(0, frame),), 1)
+  with pytest.raises(video.UnreadableError, match=r'^its colours cannot be converted: '):
+    clip.frames[0].rgb()
+  with pytest.raises(video.UnreadableError, match=r'^its colours cannot be converted: '):
+    clip.converted(2**20)
