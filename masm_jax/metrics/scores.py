@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike
 
 from masm_jax import files
 from masm_jax.data import parquet
-from masm_jax.data.columns import FAKE, REAL, UNLABELLED
+from masm_jax.data.columns import UNLABELLED
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
 from masm_jax.metrics import catalogue, text_tables
+from masm_jax.metrics.score_columns import odd_column
 
 COLUMNS = (
   'video_id',
@@ -35,17 +36,6 @@ LEVELS = ('frame', 'video')
 _DIGEST = b'masm_jax digest'  # In the metadata of a score file.
 SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
-
-# What columns hold that every reader relies on.
-_VALID = {
-  **{
-    name: lambda column: all(isinstance(value, str) for value in column)
-    for name in ('video_id', 'path', 'method', 'dataset', 'split', 'identities')
-  },
-  'label': lambda column: column.isin((REAL, FAKE, UNLABELLED)).all(),
-  'score': lambda column: column.astype(np.float64).between(0, 1).all(),
-  'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
-}
 
 Metrics = Mapping[str, float]
 SetMetrics = Mapping[str, Metrics]  # By level.
@@ -150,15 +140,8 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   missing = [column for column in COLUMNS if column not in table]
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
-  for column, is_valid in _VALID.items():
-    if column not in table:  # Identities are not known of every set.
-      continue
-    try:
-      good = is_valid(table[column])
-    except (TypeError, ValueError):
-      good = False
-    if not good:
-      raise UserError(f'{path}: column {column} holds other values than scores do: it is damaged')
+  if column := odd_column(table):
+    raise UserError(f'{path}: column {column} holds other values than scores do: it is damaged')
   return table
 
 

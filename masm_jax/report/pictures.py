@@ -39,9 +39,14 @@ def tsne(
   if len(rows) < 10:
     return None
   rows = rows.sort_values(['label', 'method'], kind='stable')
-  features = np.stack([np.asarray(value, np.float32) for value in rows['feature']])
-  if not np.isfinite(features).all() or not features.std(0).any():
+  features = np.stack([np.asarray(value, np.float64) for value in rows['feature']])
+  if features.shape[1] < 2 or not np.isfinite(features).all() or not np.ptp(features, 0).any():
     return None
+  # The map is the same at any scale and place; scikit-learn's tree follows an infinite or undefined
+  # point until the process ends (segmentation fault).
+  features = features / np.abs(features).max()
+  features -= features.mean(0)
+  features = (features / np.abs(features).max()).astype(np.float32)
   from sklearn import manifold  # Slow to import.
 
   # One thread: sums are added in the same order, and the same bytes come out.

@@ -54,6 +54,10 @@ CELLS = {  # Types of columns, and strategies of their cells.
   'fraction': (pa.float64(), st.sampled_from([0.0, 1.0, 0.5, float('nan'), float('inf'), 1e300])),
   'bool': (pa.bool_(), st.booleans()),
   'list': (pa.list_(pa.int32()), st.lists(st.integers(0, 3), max_size=2)),
+  'fractions': (
+    pa.list_(pa.float32()),
+    st.lists(st.sampled_from([3e38, -3e38, 1e-40, 0.0, float('nan')]), min_size=3, max_size=3),
+  ),
   'lists': (pa.list_(pa.list_(pa.string())), st.just([['a'], []])),
   'struct': (pa.struct([('a', pa.int8())]), st.just({'a': 1})),
   'map': (pa.map_(pa.string(), pa.string()), st.just([('a', 'b')])),

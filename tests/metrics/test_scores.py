@@ -163,3 +163,15 @@ def test_comparison_is_exact():
     'masm          1234  1234     -',
     'linear           -  1234  1234',
   ]
+
+
+@pytest.mark.parametrize('odd', [[0.5], [[0.5], [0.5]], 0.5, 'abc'])
+def test_features_are_numbers_in_lists_of_one_length(tmp_path, odd):
+  table = table_of(np.arange(6), PROBS, LOGITS)
+  sound = np.array([0.5, np.nan], np.float32)
+  scores.write_scores(tmp_path / 'a.parquet', table.assign(feature=[sound, None, sound] * 2))
+  assert len(scores.read_scores(tmp_path / 'a.parquet')) == 6
+  features = [sound.tolist(), odd] * 3 if odd == [0.5] else [odd] * 6
+  table.assign(feature=features).to_parquet(tmp_path / 'b.parquet')
+  with pytest.raises(UserError, match='column feature holds other values than scores do'):
+    scores.read_scores(tmp_path / 'b.parquet')

@@ -4,7 +4,9 @@ import json
 import re
 
 import numpy as np
+import pytest
 
+from masm_jax.metrics import scores
 from masm_jax.report import __main__ as report
 from masm_jax.report import content, page, pictures, runs, words
 from tests.report.building import built, edited, verdict_of
@@ -143,6 +145,21 @@ def test_thumbnails_are_jpegs_the_worst_first_or_left_out(evaluation):
   svg_bomb = b'<svg onload="alert(1)"/>'
   run.frames['celebdf_v2']['thumbnail'] = [svg_bomb] * len(run.frames['celebdf_v2'])
   assert not any(pictures.mistakes(run, 'celebdf_v2').values())
+
+
+@pytest.mark.parametrize('scale', [3e38, 1e-30])
+def test_features_of_any_size_are_drawn(evaluation, scale):
+  table = scores.read_scores(evaluation / 'scores' / 'ffpp.parquet').head(20)
+  signs = [np.float32(scale) * np.array([1, -1, 1], np.float32) * (-1) ** i for i in range(20)]
+  points, _ = pictures.tsne(table.assign(feature=signs), 20)
+  assert points.shape == (20, 2) and np.isfinite(points).all()
+
+
+def test_features_that_do_not_differ_or_have_one_number_are_not_drawn(evaluation):
+  table = scores.read_scores(evaluation / 'scores' / 'ffpp.parquet').head(20)
+  for feature in ([0.1, 0.2], []):
+    assert pictures.tsne(table.assign(feature=[np.array(feature, np.float32)] * 20), 20) is None
+  assert pictures.tsne(table.assign(feature=[np.array([i]) for i in range(20)]), 20) is None
 
 
 def test_features_are_drawn_for_at_most_so_many_and_only_where_there_are_some(evaluation):
