@@ -10,7 +10,7 @@ import runpy
 import sys
 
 import masm_jax
-from masm_jax.errors import unread_output
+from masm_jax.errors import say, unread_output
 
 # Each is a module of its name, in the order in which a user meets them.
 COMMANDS = {
@@ -45,17 +45,17 @@ def _main() -> int:
   program = 'masm-jax' if is_script else 'python -m masm_jax'
   words = sys.argv[1:]
   if words[:1] == ['--version']:
-    print(f'masm_jax {masm_jax.__version__}')
+    say(f'masm_jax {masm_jax.__version__}')
     return 0
   if not words or words[0] in ('-h', '--help', 'help'):
-    print(_usage(program))
+    say(_usage(program))
     return 0
   if is_script:  # The processes that it starts do not look for modules in the working folder.
     os.environ['PYTHONSAFEPATH'] = '1'
   command = words[0]
   if command not in COMMANDS:
     near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
-    print(
+    say(
       f'error: no command {command!r}: did you mean {near}? See {program} --help', file=sys.stderr
     )
     return 2

@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from masm_jax import errors, shipped
-from masm_jax.errors import NO_FIELD, UserError, flag_text, terminal_line, unknown_field
+from masm_jax.errors import NO_FIELD, UserError, flag_text, say, terminal_line, unknown_field
 from masm_jax.parallel import peers, talk
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -268,18 +268,18 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     Ctrl-C, each told in one line.
   """
   try:
-    with errors.unread_output():
+    with errors.unread_output(), errors.plain_logs():
       return command()
   except UserError as error:
-    print(_line(error), file=sys.stderr)
+    say(_line(error), file=sys.stderr)
     return peers.USER_STATUS
   except KeyboardInterrupt:
-    print(interrupted, file=sys.stderr)
+    say(interrupted, file=sys.stderr)
     return 130
   except OSError as error:
     if not (text := errors.storage_text(error)):
       raise
-    print(f'error: {text}', file=sys.stderr)
+    say(f'error: {text}', file=sys.stderr)
     return peers.USER_STATUS
 
 
@@ -292,7 +292,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   if help_text := sys.modules['__main__'].__doc__:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
-    with errors.unread_output():
+    with errors.unread_output(), errors.plain_logs():
       app.run(main_fn, flags_parser=_parse_or_help)
   except UserError as error:
     _fail(peers.USER_STATUS, _line(error))
@@ -341,7 +341,7 @@ def flag_errors() -> Iterator[None]:
 def _fail(status: int, message: str) -> NoReturn:
   # Before the flags are parsed there are no others.
   if not flags.FLAGS.is_parsed() or not _has_peers():
-    print(message, file=sys.stderr)
+    say(message, file=sys.stderr)
     sys.exit(status)
   # Another Ctrl-C would lead into jax's farewell, which waits for the others.
   signal.signal(signal.SIGINT, signal.SIG_IGN)

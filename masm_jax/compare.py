@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
 
@@ -61,8 +61,8 @@ def _compare(args: argparse.Namespace) -> int:
       files.write_json(args.out / 'comparison.json', comparison)
     except OSError as error:
       raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
-  print(text)
-  print(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
+  say(text)
+  say(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
   return 0
 
 

@@ -17,6 +17,7 @@ import sys
 import numpy as np
 
 from masm_jax import cli
+from masm_jax.errors import say
 from masm_jax.parallel import locks
 
 METHODS = ('masm', 'linear', 'full')
@@ -37,13 +38,13 @@ def summarize(workdir: pathlib.Path) -> None:
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
   best = {method: result['best']['sets'] for method, result in results.items()}
   sets = sorted((n for n in best[METHODS[0]] if n != 'val'), key=lambda name: name != 'known')
-  print('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
+  say('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
   for level in scores.LEVELS:
     metrics = {method: {name: best[method][name] for name in sets} for method in METHODS}
-    print(f'\n{scores.format_comparison(metrics, "auroc", level)}')
+    say(f'\n{scores.format_comparison(metrics, "auroc", level)}')
   trained = (f'{name} {result["trainable_parameters"]:,}' for name, result in results.items())
-  print(f'\nTrainable parameters: {", ".join(trained)}')
-  print(f'\n{sets_lib.SYNTHETIC_NOTE}')
+  say(f'\nTrainable parameters: {", ".join(trained)}')
+  say(f'\n{sets_lib.SYNTHETIC_NOTE}')
 
   curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
   for name in sets:
@@ -63,7 +64,7 @@ def summarize(workdir: pathlib.Path) -> None:
   )
   document = {'note': sets_lib.SYNTHETIC_NOTE, 'methods': results}
   telemetry.write_json(workdir / 'results.json', document)
-  print(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
+  say(f'\nTable: {workdir / "results.json"}\nPicture: {picture}')
 
 
 def write_inputs(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -144,7 +145,7 @@ def _demo(known: argparse.Namespace, more: list[str]) -> int:
 
 def _run(title: str, command: str, *flags: str) -> int:
   """Runs another command of the program, in a process of its own; returns its exit status."""
-  print(f'\n=== {title}: python -m masm_jax.{command} {shlex.join(flags)}', flush=True)
+  say(f'\n=== {title}: python -m masm_jax.{command} {shlex.join(flags)}')
   try:
     return subprocess.run(
       [sys.executable, '-m', f'masm_jax.{command}', *flags], check=False

@@ -1,15 +1,22 @@
-"""The one exception that a user is meant to read, and the end of output that nobody reads."""
+"""The one exception that a user is meant to read, and the ways out to terminals and logs.
+
+Names of files, sets and videos come from strangers: `say` and `plain_logs` are how text leaves, so
+that no terminal obeys what stands in them.
+"""
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import select
 import signal
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
+_PACKAGE = os.path.join(os.path.dirname(__file__), '')
 _MAX_LENGTH = 4000  # Of a line: more is a value from a damaged file.
 
 # Storage that is full or fails is for the user to mend, like bad input; so is a path that nothing
@@ -38,11 +45,54 @@ def terminal_line(text: str) -> str:
   >>> terminal_line('no file\\n  a\\x1b[2J')
   'no file a\\\\x1b[2J'
   """
-  line = ''.join(
-    letter if letter.isprintable() else letter.encode('unicode_escape').decode()
-    for letter in ' '.join(part.strip() for part in text.splitlines())
-  )
+  line = ''.join(map(_escaped, ' '.join(part.strip() for part in text.splitlines())))
   return line if len(line) <= _MAX_LENGTH else f'{line[: _MAX_LENGTH - 200]} ... {line[-190:]}'
+
+
+def plain(text: str) -> str:
+  """A text of lines, as a table has them, that no terminal obeys.
+
+  >>> plain('a\tb\x1b[2J\n')
+  'a\tb\\x1b[2J\n'
+  """
+  return ''.join(
+    letter if letter in '\n\t' or unicodedata.category(letter) == 'Zs' else _escaped(letter)
+    for letter in text
+  )
+
+
+def _escaped(letter: str) -> str:
+  return letter if letter.isprintable() else letter.encode('unicode_escape').decode()
+
+
+def say(text: str, *, file: TextIO | None = None) -> None:
+  """Prints a text at once; the one way in which this program prints, see `plain`.
+
+  What quotes a name within a line puts the line through `terminal_line` first: a name may hold line
+  breaks, too.
+  """
+  print(plain(text), file=file, flush=True)
+
+
+@contextlib.contextmanager
+def plain_logs() -> Iterator[None]:
+  """Within it, no terminal obeys what is logged, and names in this program's lines break none."""
+  before = logging.getLogRecordFactory()
+  logging.setLogRecordFactory(_PlainRecord)
+  try:
+    yield
+  finally:
+    logging.setLogRecordFactory(before)
+
+
+class _PlainRecord(logging.LogRecord):
+  def getMessage(self) -> str:
+    if self.pathname.startswith(_PACKAGE) and isinstance(self.args, tuple):
+      self.args = tuple(
+        terminal_line(str(part)) if isinstance(part, str | os.PathLike | Exception) else part
+        for part in self.args
+      )
+    return plain(super().getMessage())
 
 
 def storage_text(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 
 _CONFIG = cli.define_config(
   'config',
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
   from masm_jax.training import costs
 
   report = costs.inspect(config)
-  print(json.dumps(report) if _JSON.value else costs.format_report(config, report))
+  say(json.dumps(report) if _JSON.value else costs.format_report(config, report))
   return 0
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say, terminal_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,16 +68,16 @@ def _copy(args: argparse.Namespace) -> int:
     num_processes=args.processes,
   )
   counts = copied.counts
-  print(
+  say(
     f'{counts["video"]} videos, {counts["image"]} images and {counts["other"]} other files in'
     f' {args.output}'
   )
   for path in copied.skipped:
-    print(f'skipped: {path}: not a regular file', file=sys.stderr)
+    say(terminal_line(f'skipped: {path}: not a regular file'), file=sys.stderr)
   for path, reason in sorted(copied.failed.items()):
-    print(f'failed: {path}: {reason}', file=sys.stderr)
+    say(terminal_line(f'failed: {path}: {reason}'), file=sys.stderr)
   for path, reason in sorted(copied.problems.items()):
-    print(f'damaged: {path}: {reason}', file=sys.stderr)
+    say(terminal_line(f'damaged: {path}: {reason}'), file=sys.stderr)
   return 1 if copied.failed else 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 
 _CONFIG = cli.define_config(
   'config', 'The config: demo_pretrain, or a file. --config.FIELD=VALUE sets a field.'
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
   from masm_jax.training.pretraining import pretrain  # Not above: --help should not wait for it.
 
   for name, value in pretrain(_CONFIG.value, pathlib.Path(_OUTPUT.value)).items():
-    print(f'{name:>24} {value:.4f}')
+    say(f'{name:>24} {value:.4f}')
   return 0
 
 

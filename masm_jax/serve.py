@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
 _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0, 'd': 86400.0}
@@ -122,7 +122,7 @@ def _serve(args: argparse.Namespace) -> int:
       report=scoring.report,
     )
     scoring.warm_up(engine)
-    print(f'Serving {engine.model.name} at {address}; Ctrl-C ends it.', flush=True)
+    say(f'Serving {engine.model.name} at {address}; Ctrl-C ends it.')
     listening.Server(application).run([listens])
   return 0
 

@@ -221,6 +221,17 @@ def test_files_stay_readable(path):
   assert len(path.read_text().splitlines()) <= 350
 
 
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_printed_is_said(path):
+  """By `errors.say`, which no name of a stranger's file gets past; a text in memory is no print."""
+  for call in ast.walk(ast.parse(path.read_text())):
+    if isinstance(call, ast.Call) and ast.unparse(call.func).startswith(('print', 'sys.std')):
+      files = [ast.unparse(word.value) for word in call.keywords if word.arg == 'file']
+      is_flush = ast.unparse(call.func).endswith(('.flush', '.fileno', '.isatty'))
+      is_said = path.name == 'errors.py'
+      assert is_said or is_flush or files in (['text'], ['self._stream']), ast.unparse(call)
+
+
 def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():
   code = (
     'import sys, masm_jax, masm_jax.cli, masm_jax.main, masm_jax.__main__\n'

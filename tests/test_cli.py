@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from masm_jax import cli
+from masm_jax import cli, errors
 from masm_jax.__main__ import COMMANDS
 from masm_jax.errors import UserError
 from masm_jax.parallel import talk
@@ -169,6 +169,27 @@ def test_an_error_is_one_line_whatever_stands_in_it(capsys):
 
   assert cli.exit_status(command) == 2
   assert capsys.readouterr().err == 'error: set a b: there is none\n'
+
+
+def test_no_terminal_obeys_what_is_said_or_logged(capsys, monkeypatch):
+  name = 'a\x1b]0;owned\x07\x1b[2J\nerror: all is well\u202e'
+  log = logging.getLogger('masm_jax.test')
+  handler = logging.StreamHandler(sys.stderr)
+
+  def command():
+    errors.say(f'set  n\n{name}\t7')
+    log.warning('cannot read %s: %d', name, 3)
+    return 0
+
+  log.addHandler(handler)
+  monkeypatch.setattr(errors, '_PACKAGE', os.path.dirname(__file__))
+  try:
+    assert cli.exit_status(command) == 0
+  finally:
+    log.removeHandler(handler)
+  out, err = capsys.readouterr()
+  assert out == 'set  n\na\\x1b]0;owned\\x07\\x1b[2J\nerror: all is well\\u202e\t7\n'
+  assert err == ('cannot read a\\x1b]0;owned\\x07\\x1b[2J error: all is well\\u202e: 3\n')
 
 
 def test_ctrl_c_is_one_line(capsys):

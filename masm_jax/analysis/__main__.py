@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
   for workdir in workdirs:
     with locks.held(workdir, name='.analysis.lock', enabled=workdir.is_dir()):
       documents[str(workdir)] = _analyse(workdir)
-  print(report.format_comparison(documents))
+  say(report.format_comparison(documents))
   return 0
 
 

@@ -6,7 +6,7 @@ import masm_jax
 from masm_jax import backbones, files, tree
 from masm_jax.convert import adapter
 from masm_jax.convert.formats import FORMATS
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.inference import composition, detector_file, detector_schema
 from masm_jax.metrics import text_tables
 
@@ -78,8 +78,8 @@ def convert(
     ),
     config=dict(found.config),
   )
-  print(f'{note.name}: {note.method} on {note.backbone.preset}, converted from {source_format}')
-  print(f'  weights     {note.weights.bytes / 1e6:.1f} MB, SHA-256 {note.weights.sha256[:12]}')
-  print(f'  crops       {", ".join(map(str, crops)) or "not known"}')
-  print('  thresholds  none: evaluate it on a validation set of yours')
-  print(f'Detector file: {out}')
+  say(f'{note.name}: {note.method} on {note.backbone.preset}, converted from {source_format}')
+  say(f'  weights     {note.weights.bytes / 1e6:.1f} MB, SHA-256 {note.weights.sha256[:12]}')
+  say(f'  crops       {", ".join(map(str, crops)) or "not known"}')
+  say('  thresholds  none: evaluate it on a validation set of yours')
+  say(f'Detector file: {out}')

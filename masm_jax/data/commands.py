@@ -18,7 +18,7 @@ from masm_jax.data.importers.folder import import_folder, is_undivided
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
 from masm_jax.data.linking import linked_groups
 from masm_jax.data.manifest import Manifest, load_manifest, no_manifest, write_manifest
-from masm_jax.errors import UserError, terminal_line
+from masm_jax.errors import UserError, say, terminal_line
 
 FORMATS = ('deepfakebench', 'df40', 'gend', 'dfdc', 'folder')
 
@@ -45,7 +45,7 @@ def _from_folder(args: argparse.Namespace) -> Manifest:
   split = args.split
   if split is None and is_undivided(folder):
     split = 'train'
-    print(
+    say(
       f'{folder} is not divided into splits: all of it is train now; divide it with\n'
       f'  python -m masm_jax.data split {args.output} --output FILE'
     )
@@ -99,20 +99,20 @@ def check(args: argparse.Namespace) -> int:
   try:
     manifest = load_manifest(args.manifest, args.root)
   except UserError as error:  # What `load_manifest` refuses is just what this command looks for.
-    print(f'problem: {terminal_line(str(error))}')
+    say(f'problem: {terminal_line(str(error))}')
     return 1
-  print(f'{args.manifest}: {_summary(manifest)}')
-  print(_text(stats(manifest)))
+  say(f'{args.manifest}: {_summary(manifest)}')
+  say(_text(stats(manifest)))
   progress = _progress_lines(len(manifest))
   problems = find_problems(manifest, num_threads=args.threads, on_progress=progress)
   for problem in problems:
-    print(f'problem: {terminal_line(problem)}')
+    say(f'problem: {terminal_line(problem)}')
   if not problems:
-    print('no problems found')
+    say('no problems found')
     return 0
   by_group = manifest.table['split'].groupby(linked_groups(manifest.table)).nunique()
   if (across := int((by_group > 1).sum())) and not manifest.shards:
-    print(
+    say(
       f'{across} of {len(by_group)} groups of linked videos stand in more than one split; '
       '`python -m masm_jax.data split` divides them anew'
     )
@@ -127,7 +127,7 @@ def _progress_lines(total: int) -> Callable[[int], None]:
     nonlocal last
     if time.monotonic() - last > _REPORT_SECONDS:
       last = time.monotonic()
-      print(f'{done} of {total} files read', file=sys.stderr)
+      say(f'{done} of {total} files read', file=sys.stderr)
 
   return report
 
@@ -135,8 +135,8 @@ def _progress_lines(total: int) -> Callable[[int], None]:
 def print_stats(args: argparse.Namespace) -> int:
   """Counts images and videos."""
   manifest = load_manifest(args.manifest, args.root)
-  print(f'{args.manifest}: {_summary(manifest)}')
-  print(_text(stats(manifest)))
+  say(f'{args.manifest}: {_summary(manifest)}')
+  say(_text(stats(manifest)))
   return 0
 
 
@@ -151,8 +151,8 @@ def split(args: argparse.Namespace) -> int:
   _write(divided, args.output)
   groups = linked_groups(divided.table)
   largest = np.bincount(pd.Series(groups).groupby(divided.table['video_id']).first()).max()
-  print(f'{groups.max() + 1} groups of linked videos, the largest of {largest} videos')
-  print(_text(stats(divided)))
+  say(f'{groups.max() + 1} groups of linked videos, the largest of {largest} videos')
+  say(_text(stats(divided)))
   return 0
 
 
@@ -179,8 +179,8 @@ def tfds(args: argparse.Namespace) -> int:
 
   manifest = load_manifest(args.manifest, args.root)
   folder = build(manifest, args.output, args.name)
-  print(f'wrote {folder}: {_summary(load_manifest(folder))}')
-  print('name that folder as the manifest when you use it')
+  say(f'wrote {folder}: {_summary(load_manifest(folder))}')
+  say('name that folder as the manifest when you use it')
   return 0
 
 
@@ -201,8 +201,8 @@ def synthetic(args: argparse.Namespace) -> int:
     num_processes=args.processes,
     **{name: value for name, value in sizes.items() if value is not None},
   )
-  print(f'wrote {path}: {_summary(load_manifest(path))}')
-  print('drawn stand-in data: its metrics say nothing about real deepfakes')
+  say(f'wrote {path}: {_summary(load_manifest(path))}')
+  say('drawn stand-in data: its metrics say nothing about real deepfakes')
   return 0
 
 
@@ -213,15 +213,15 @@ def _check_output(path: str) -> None:
 
 def _write(manifest: Manifest, output: str) -> None:
   write_manifest(manifest, output)
-  print(f'wrote {output}: {_summary(manifest)}')
+  say(f'wrote {output}: {_summary(manifest)}')
   root, folder = manifest.root, storage.parent(output)
   if not storage.is_remote(root):
     root, folder = os.path.abspath(root), os.path.abspath(folder)
   if root != folder:
     if storage.suffix(output) == '.csv':
-      print(f'its paths start at {root}: give --root={root} when you use it, or write a .parquet')
+      say(f'its paths start at {root}: give --root={root} when you use it, or write a .parquet')
     else:
-      print(f'its paths start at {root}, which the file remembers')
+      say(f'its paths start at {root}, which the file remembers')
 
 
 def _summary(manifest: Manifest) -> str:

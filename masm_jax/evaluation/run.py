@@ -16,7 +16,7 @@ from masm_jax.data import crop_settings, storage
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say, terminal_line
 from masm_jax.evaluation import curves, results
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import detector_file, steps, trained, validation
@@ -297,22 +297,22 @@ def _document(
 def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
   run, confidence = document['run'], document['protocol']['bootstrap']['confidence']
   for warning in document['warnings']:
-    print(f'WARNING: {warning["text"]}')
-  print(
+    say(terminal_line(f'WARNING: {warning["text"]}'))
+  say(
     f'\n{run["method"]} on {run["backbone"]}, {run["checkpoint"]} (step {run["step"]});'
     f' intervals of {100 * confidence:g} %'
   )
-  print(scores.format_intervals(document['sets']))
+  say(scores.format_intervals(document['sets']))
   band = document['protocol']['band']
-  print(
+  say(
     f'\nUndecided within the band (validation: FPR {band["fpr"]:.1%}, FNR {band["fnr"]:.1%}):'
     f' {band["frame"]["low"]:.3f} to {band["frame"]["high"]:.3f} for frames,'
     f' {band["video"]["low"]:.3f} to {band["video"]["high"]:.3f} for videos'
   )
-  print(scores.format_intervals(document['sets'], ('coverage', 'selective_accuracy', 'aurc')))
+  say(scores.format_intervals(document['sets'], ('coverage', 'selective_accuracy', 'aurc')))
   if temperature := document['protocol']['temperature']:
-    print(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
-    print(scores.format_calibration(document['sets'], catalogue.RESCALED))
+    say(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
+    say(scores.format_calibration(document['sets'], catalogue.RESCALED))
   if 'note' in document:
-    print(f'\n{document["note"]}')
-  print(f'\nMetrics: {out / "results.json"}')
+    say(f'\n{document["note"]}')
+  say(f'\nMetrics: {out / "results.json"}')

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
 _MODEL = flags.DEFINE_string('model', None, 'The --workdir of a training run, or a detector file.')
@@ -63,11 +63,11 @@ def _explain(out: pathlib.Path) -> int:
       model, sets, out, points=_POINTS.value, limit=_LIMIT.value,
       num_draws=_SUITE.value.bootstrap.draws, seed=_SUITE.value.bootstrap.seed,
     )  # fmt: skip
-    print(explain_run.format_benchmark(document))
-    print(f'\nNumbers and pictures: {out}')
+    say(explain_run.format_benchmark(document))
+    say(f'\nNumbers and pictures: {out}')
     return 0
-  print(explain_run.describe(explain_run.explain_files(model, paths, out, points=_POINTS.value)))
-  print(f'\nMaps: {out}')
+  say(explain_run.describe(explain_run.explain_files(model, paths, out, points=_POINTS.value)))
+  say(f'\nMaps: {out}')
   return 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from masm_jax import files, tree
 from masm_jax.convert import adapter
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.export import common
 from masm_jax.export.detector import without_places
 from masm_jax.export.request import Request
@@ -57,6 +57,6 @@ def write(request: Request) -> None:
     common.save(request.out, leaves, **{adapter.KEY: json.dumps(note)})
   except OSError as error:
     raise UserError(f'cannot write {request.out}: {error.strerror or error}') from error
-  print(f'{run.facts["method"]} on {run.facts["backbone"]}: {len(leaves)} arrays')
-  print(f'  difference  {note["difference"]["logits"]:.1e} in logits, {between}')
-  print(f'Adapter: {request.out}, {request.out.stat().st_size / 1e6:.2f} MB')
+  say(f'{run.facts["method"]} on {run.facts["backbone"]}: {len(leaves)} arrays')
+  say(f'  difference  {note["difference"]["logits"]:.1e} in logits, {between}')
+  say(f'Adapter: {request.out}, {request.out.stat().st_size / 1e6:.2f} MB')

@@ -14,7 +14,7 @@ import numpy as np
 import masm_jax
 from masm_jax import files, tree
 from masm_jax.convert import adapter
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.export.request import Request
 from masm_jax.inference import detector_file
 from masm_jax.inference.trained import TrainedRun
@@ -66,10 +66,10 @@ def folder(request: Request, run: TrainedRun, export_format: str) -> Iterator[di
       files.write_json(out / NOTE, note)
   except OSError as error:
     raise UserError(f'cannot write to {out}: {error.strerror or error}') from error
-  print(f'{note["name"]}: {note["method"]} on {note["backbone"]}, as {export_format}')
+  say(f'{note["name"]}: {note["method"]} on {note["backbone"]}, as {export_format}')
   found = note['difference']
-  print(f'  difference  {found["logits"]:.1e} in logits, {found["between"]}')
-  print(f'Export: {out}')
+  say(f'  difference  {found["logits"]:.1e} in logits, {found["between"]}')
+  say(f'Export: {out}')
 
 
 def describe(request: Request, run: TrainedRun, export_format: str) -> dict[str, Any]:

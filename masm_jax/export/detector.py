@@ -13,7 +13,7 @@ from masm_jax import files, telemetry, tree
 from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.export.request import Request
 from masm_jax.inference import changes as changes_lib
 from masm_jax.inference import (
@@ -78,14 +78,14 @@ def write(request: Request) -> None:
     config=without_places(files.to_json(run.config.to_dict())),
   )
   megabytes = note.weights.bytes / 1e6
-  print(f'{name}: {note.method} on {note.backbone.preset}, step {note.origin.step}')
+  say(f'{name}: {note.method} on {note.backbone.preset}, step {note.origin.step}')
   kind = '' if request.weights == 'merged' else f', added to {note.origin.base_weights[:12]}'
-  print(f'  weights     {megabytes:.1f} MB, SHA-256 {note.weights.sha256[:12]}{kind}')
-  print(f'  trained on  {_trained_on(note.training)}')
-  print(f'  thresholds  {_thresholds(found)}')
+  say(f'  weights     {megabytes:.1f} MB, SHA-256 {note.weights.sha256[:12]}{kind}')
+  say(f'  trained on  {_trained_on(note.training)}')
+  say(f'  thresholds  {_thresholds(found)}')
   features = found and found.features
   told = f'of {features.num} validation frames' if features else f'none: {problem}'
-  print(f'  features    {told}')
+  say(f'  features    {told}')
   if note.explanation:
     size = note.explanation.blob.bytes / 1e6
     told = f'{size:.1f} MB, {note.explanation.num_parts} learned changes'
@@ -93,8 +93,8 @@ def write(request: Request) -> None:
     told += f'; {measured} (masm-jax explain --benchmark)'
   else:
     told = 'none' if request.explanations == 'never' else 'none: nothing small was trained'
-  print(f'  explanation {told}')
-  print(f'Detector file: {request.out}')
+  say(f'  explanation {told}')
+  say(f'Detector file: {request.out}')
 
 
 def _changes(run: trained.AdaptedRun, request: Request) -> Changes | None:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from masm_jax import files
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say, terminal_line
 
 NAME = '.lock'
 BEAT_S = 15.0
@@ -88,7 +88,7 @@ def describe(owner: dict[str, Any]) -> str:
     f'process {owner.get("pid")} on {owner.get("host")}, which runs since {owner.get("since")}: '
     f'{str(owner.get("command"))[:200]}'
   )
-  return ' '.join(text.split())
+  return terminal_line(text)
 
 
 def _take(path: pathlib.Path, waits: bool) -> str:
@@ -121,7 +121,7 @@ def _take(path: pathlib.Path, waits: bool) -> str:
       if is_alive and not waits:
         raise UserError(f'{path.parent} is in use by {describe(owner)}; wait for it, or end it')
       if not said and (is_alive or gone is None):
-        print(f'waiting for {describe(owner)}', file=sys.stderr, flush=True)
+        say(f'waiting for {describe(owner)}', file=sys.stderr)
         said = True
       time.sleep(_POLL_S)
   finally:
@@ -175,7 +175,7 @@ def _beat(path: pathlib.Path, token: str, released: threading.Event) -> None:
       elif not released.is_set():
         # It stood still for minutes, and another one works here now: two would do damage.
         text = f'error: {path} is another process now, because this one stood still; it ends'
-        print(text, file=sys.stderr, flush=True)
+        say(text, file=sys.stderr)
         os._exit(2)
 
 

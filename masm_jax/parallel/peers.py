@@ -22,6 +22,8 @@ import threading
 import time
 from typing import Any, NoReturn, Self
 
+from masm_jax.errors import say
+
 # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and it may work the next time.
 # Where heartbeats find it out, jax itself ends the process: by SIGABRT, 134 to a shell.
 LOST_STATUS = 75
@@ -86,7 +88,7 @@ def end(status: int, message: str, *, tells: bool = False) -> NoReturn:
   """
   _last_words.acquire()  # Never released: a second caller waits until the first has ended us.
   try:
-    print(message, file=sys.stderr, flush=True)
+    say(message, file=sys.stderr)
     if tells:
       _tell(message.removeprefix('error: '))
     if _hosts_service():

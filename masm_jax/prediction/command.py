@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 
 import masm_jax
 from masm_jax import files
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.prediction import inputs, results, words
 from masm_jax.prediction.answers import SCHEMA, Answer
 from masm_jax.prediction.media import Limits, Source, View
@@ -192,7 +192,7 @@ def _take(
   from masm_jax.telemetry.progress import Progress
 
   out = sys.stdout  # While a bar is on a terminal, `sys.stdout` prints above it.
-  print(_columns('result', 'probability of a fake', 'people', 'file'), file=out)
+  say(_columns('result', 'probability of a fake', 'people', 'file'), file=out)
   start = len(folder.answers)
   with Progress(max(num_inputs, start), start=start, label='predict', unit='files') as progress:
     for number, (answer, views) in enumerate(found, start=start + 1):
@@ -206,7 +206,7 @@ def _take(
       said = words.describe(answer)
       line = _columns(said.short, said.number, str(len(answer.tracks)), answer.input.name)
       line += f'  ({", ".join(answer.reasons)})' if answer.reasons else ''
-      print(line, file=sys.stdout if out.isatty() else out, flush=True)
+      say(line, file=sys.stdout if out.isatty() else out)
       progress.update(number)
 
 
@@ -218,4 +218,4 @@ def _columns(*cells: str) -> str:
 
 def _say_where(out: pathlib.Path, answers: Sequence[Answer]) -> None:
   count = f'{len(answers)} answer{"" if len(answers) == 1 else "s"}'
-  print(f'\n{count}: {out / results.LINES}\nfor people: {out / "report.html"}')
+  say(f'\n{count}: {out / results.LINES}\nfor people: {out / "report.html"}')

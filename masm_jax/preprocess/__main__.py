@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 
 _LAYOUTS = """layouts (splits come from the data set's own lists where it has some):
   ffpp             original_sequences/, manipulated_sequences/; train.json, val.json, test.json
@@ -152,13 +152,13 @@ def _run(args: argparse.Namespace) -> int:
     cluster=Cluster(args.address, args.processes) if args.engine == 'ray' else None,
     on_start=_say_start,
   )
-  print(outcomes.summary(report))
+  say(outcomes.summary(report))
   if report.manifest is None:
-    print(f'error: no face in any of {len(report.outcomes)} videos', file=sys.stderr)
+    say(f'error: no face in any of {len(report.outcomes)} videos', file=sys.stderr)
     return 1
   path = args.output / run.MANIFEST
   size, sha256 = len(report.manifest), report.manifest.sha256[:12]
-  print(f'wrote {readable(str(path))}: {size} crops, sha256 {sha256}')
+  say(f'wrote {readable(str(path))}: {size} crops, sha256 {sha256}')
   return 0
 
 
@@ -179,7 +179,7 @@ def _local(text: str) -> pathlib.Path:
 
 
 def _say_start(total: int, done: int) -> None:
-  print(f'{total} videos' + (f', {done} of them done before' if done else ''), file=sys.stderr)
+  say(f'{total} videos' + (f', {done} of them done before' if done else ''), file=sys.stderr)
 
 
 def _positive(name: str, value: str | int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from masm_jax.data.manifest import Manifest
+from masm_jax.errors import terminal_line
 from masm_jax.preprocess.raw_video import RawVideo, readable
 from masm_jax.preprocess.records import ALL_FAKE, OUTCOMES, Record
 
@@ -76,7 +77,7 @@ def summary(report: Report) -> str:
       ' has a wrong label; give --masks, or --people one'
     )
   if report.skipped:
-    lines.append(report.skipped)
+    lines.append(terminal_line(report.skipped))
   return '\n'.join(lines)
 
 
@@ -85,13 +86,9 @@ _ALWAYS = ('ok', 'too_short', 'no_face', 'unreadable')
 
 def _cases(outcome: str, cases: pd.DataFrame) -> list[str]:
   lines = [
-    _line(f'{outcome}: {case["input"]}: {"; ".join(case["reasons"])}')
+    terminal_line(f'{outcome}: {case["input"]}: {"; ".join(case["reasons"])}')
     for _, case in cases.head(_SHOWN).iterrows()
   ]
   if len(cases) > _SHOWN:
     lines.append(f'{outcome}: ... and {len(cases) - _SHOWN} more, in {OUTCOME_LINES}')
   return lines
-
-
-def _line(text: str) -> str:
-  return ' '.join(text.encode(errors='backslashreplace').decode().split())

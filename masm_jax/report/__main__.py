@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli, files
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,9 +56,9 @@ def _report(args: argparse.Namespace) -> int:
     files.write_text(out, text)
   except OSError as error:
     raise UserError(f'cannot write {out}: {error.strerror}') from error
-  print(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
+  say(f'wrote {out}: {len(text.encode()) / 1e6:.1f} MB')
   for warning in (warning for run in loaded for warning in run.results.warnings):
-    print(f'warning: {text_tables.one_line(warning.text)}')
+    say(f'warning: {text_tables.one_line(warning.text)}')
   return 0
 
 

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from masm_jax import cli
-from masm_jax.errors import UserError
+from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _sweep(argv: Sequence[str], program: str) -> int:
     return _fair(options, fields)
   sweeps = plan.load_sweeps(options.sweeps or 'ablations')
   if options.list or not options.sweep:
-    print(describe(sweeps))
+    say(describe(sweeps))
     return 0
   if options.workdir is None:
     raise UserError('give --workdir, a directory for the sweep')
@@ -82,7 +82,7 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
   if options.write:
     path = sweep.workdir / job_files.FILES[options.write]
     path.write_text(job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd()))
-    print(f'{len(sweep.runs)} runs: {path}')
+    say(f'{len(sweep.runs)} runs: {path}')
     return 0
   if options.only is not None and not 0 <= options.only < len(sweep.runs):
     raise UserError(f'--only={options.only}: this sweep has runs 0 to {len(sweep.runs) - 1}')
@@ -111,7 +111,7 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
       )
   for failure in failures:
     log = failure.run.workdir / local.LOG
-    print(f'error: {failure.run.name}: {failure.reason} ({log})', file=sys.stderr)
+    say(f'error: {failure.run.name}: {failure.reason} ({log})', file=sys.stderr)
   return local.exit_status(failures)
 
 
@@ -232,11 +232,6 @@ def describe(sweeps: types.ModuleType) -> str:
                          subsequent_indent='        ')  # fmt: skip
     parts.append(f'{name}\n{about}\n{rows}')
   return '\n'.join(parts)
-
-
-def say(line: str) -> None:
-  """Prints at once, also into a file."""
-  print(line, flush=True)
 
 
 if __name__ == '__main__':

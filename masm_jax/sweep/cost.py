@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from masm_jax import config as config_lib
-from masm_jax import files
+from masm_jax import errors, files
 from masm_jax.sweep import local
 from masm_jax.sweep.plan import Sweep
 
@@ -74,7 +74,7 @@ def _count(
       report = costs.inspect(config)
     except Exception:  # Of any type: the other rows are counted all the same.
       failed.append(row)
-      print(f'{row}:', traceback.format_exc(), flush=True)
+      errors.say(f'{row}: {traceback.format_exc()}')
       continue
     found = {name: report[name] for name in ('train_step_gflop', 'ratio', 'peak_temp_mb')}
     document = {'config_sha256': _fingerprint(config)} | found

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from masm_jax.errors import say
 from masm_jax.parallel import locks, peers
 from masm_jax.sweep import server
 from masm_jax.sweep.plan import Progress, Run
@@ -174,7 +175,7 @@ def _train_alone(run: Run) -> int:
     if run.progress() is Progress.FINISHED:  # By another process, while this one waited.
       return 0
     sys.argv = ['masm_jax.main', *run.flags()]
-    print(f'$ python -m {shlex.join(sys.argv)}', flush=True)
+    say(f'$ python -m {shlex.join(sys.argv)}')
     cli.run(main.main)
   return 0
 

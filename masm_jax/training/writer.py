@@ -17,6 +17,7 @@ from masm_jax import config as config_lib
 from masm_jax import files, telemetry, tree
 from masm_jax.data import sets
 from masm_jax.data.crop_settings import CropSettings
+from masm_jax.errors import say
 from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask, MaskConfig, find_doubt
@@ -121,7 +122,7 @@ class RunReport:
     if not self._enabled:
       return
     logging.info('config:\n%s', config)
-    print(overview, flush=True)
+    say(overview)
     self._mask_config = MaskConfig(**config.mask.to_dict())
     record = telemetry.run_record(config, hashes) | {
       'config_sha256': config_lib.fingerprint(config),
@@ -264,10 +265,10 @@ class RunReport:
     if results['best']['step'] == results['last']['step']:
       shown = {'last': f'{shown["best"]} and last step'}
     for name, what in shown.items():
-      print(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
-      print(scores.format_table(results[name]['sets']))
+      say(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
+      say(scores.format_table(results[name]['sets']))
     if is_synthetic:
-      print(f'\n{sets.SYNTHETIC_NOTE}')
+      say(f'\n{sets.SYNTHETIC_NOTE}')
     self._draw_masks(results['last']['step'])
     self._judge_masks()
     # Last: a run with this file is finished.
