@@ -52,8 +52,8 @@ def terminal_line(text: str) -> str:
 def plain(text: str) -> str:
   """A text of lines, as a table has them, that no terminal obeys.
 
-  >>> plain('a\tb\x1b[2J\n')
-  'a\tb\\x1b[2J\n'
+  >>> plain('a b\\x1b[2J')
+  'a b\\\\x1b[2J'
   """
   return ''.join(
     letter if letter in '\n\t' or unicodedata.category(letter) == 'Zs' else _escaped(letter)
