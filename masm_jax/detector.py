@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from masm_jax import backbones
+from masm_jax import backbones, tree
 from masm_jax.backbones import Architecture, Backbone, layers
 
 NUM_CLASSES = 2
@@ -117,6 +117,15 @@ class Detector(nn.Module):
 def init_params(config: DetectorConfig, rng: jax.Array) -> dict:
   """Random parameters of a whole detector: `{'backbone': ..., 'head': ...}`, float32."""
   return jax.jit(lambda key: _init(config, key))(rng)
+
+
+def param_shapes(config: DetectorConfig) -> dict[str, tuple[int, ...]]:
+  """Shape of every parameter of `init_params` by its path; in the time of a backbone of a block."""
+  shapes = backbones.param_shapes(config.backbone)
+  head = jax.eval_shape(lambda: init_head(config, jax.random.key(0)))
+  return {f'backbone/{path}': shape for path, shape in shapes.items()} | {
+    f'{tree.HEAD}{path}': leaf.shape for path, leaf in tree.flatten(head).items()
+  }
 
 
 def init_head(config: DetectorConfig, rng: jax.Array) -> dict:

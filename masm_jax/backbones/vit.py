@@ -14,6 +14,12 @@ from jax.typing import DTypeLike
 from masm_jax.backbones import layers, pooling, rotary
 from masm_jax.errors import UserError
 
+# Without limits a few bytes could ask for any size; published models have less than half of each.
+_MAX_PATCHES = 4096  # 1024 px in patches of 16 px.
+_MAX_DEPTH = 256
+_MAX_PREFIX = 64  # Tokens beside the patches.
+_MAX_ATTENTION = 2**29  # Heads times patches squared: what one block's attention of an image is.
+
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
@@ -76,6 +82,14 @@ class ViTConfig:
         f'an image size of {self.image_size} px does not divide into patches of {self.patch_size} '
         f'px: take {below} or {below + self.patch_size}'
       )
+    patches = self.grid**2
+    if patches > _MAX_PATCHES or self.num_heads * patches**2 > _MAX_ATTENTION:
+      raise UserError(
+        f'an image of {self.image_size} px is {patches:,} patches, for {self.num_heads} heads: take'
+        ' a smaller one'
+      )
+    if self.depth > _MAX_DEPTH or self.prefix > _MAX_PREFIX:
+      raise UserError(f'{self.depth} blocks, {self.prefix} tokens beside the patches: too many')
 
   @property
   def grid(self) -> int:

@@ -9,7 +9,6 @@ It is data: reading it runs no code and reads no pickle, follows no path, checks
 allocates nothing that the sizes of its own files do not answer for.
 """
 
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -253,14 +252,12 @@ def _read_weights(
     if config.backbone.depth > len(found):
       raise UserError(f'{WEIGHTS} does not hold the weights of the architecture in {NOTE}')
     try:
-      shapes = jax.eval_shape(
-        functools.partial(detector_lib.init_params, config), jax.random.key(0)
-      )
+      shapes = detector_lib.param_shapes(config)
     except UserError:
       raise
     except Exception as error:  # Whatever a family makes of sizes that do not go together.
       raise UserError(f'backbone.architecture cannot be built: {type(error).__name__}') from error
-    wanted = {name: ('F32', leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+    wanted = {name: ('F32', shape) for name, shape in shapes.items()}
     array_file.check_shapes(path, found, wanted)
     return {name: array_file.finite(path, name, read(name)) for name in wanted}
 
