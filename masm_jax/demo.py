@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from masm_jax import cli
+from masm_jax import cli, plain_files
 from masm_jax.errors import say
 from masm_jax.parallel import locks
 
@@ -88,7 +88,7 @@ def write_inputs(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
     videos = known.table[known.table['label'] == label].groupby('video_id')['path']
     for number, path in enumerate(videos.first()[:2], start=1):
       paths.append(folder / f'{name}_{number}{pathlib.Path(path).suffix}')
-      files.write_bytes(paths[-1], (root / path).read_bytes())
+      files.write_bytes(paths[-1], plain_files.read_bytes(root / path))
   paths.append(folder / 'fake_clip.mp4')
   images = [transforms.decode(root / path) for path in videos.get_group(videos.size().idxmax())]
   with av.open(str(paths[-1]), 'w') as container:

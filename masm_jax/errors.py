@@ -39,6 +39,10 @@ class UserError(Exception):
   """
 
 
+class UnfitFileError(OSError):
+  """What lies at a path is no plain file, or one that is too large to be what it should be."""
+
+
 def terminal_line(text: str) -> str:
   """A text on one line that no terminal obeys, whatever names from elsewhere stand in it.
 
@@ -100,6 +104,8 @@ def storage_text(error: BaseException) -> str:
   if not isinstance(error, OSError):
     return ''
   where = f': {error.filename}' if error.filename else ''
+  if isinstance(error, UnfitFileError):
+    return terminal_line(f'{error.strerror}{where}; remove it, or give another path')
   if error.errno in _STORAGE_ERRORS:
     return terminal_line(f'{error.strerror}{where}; mend that, and run the same command again')
   if error.errno in _PATH_ERRORS:

@@ -22,6 +22,7 @@ from typing import Any
 
 from absl import logging
 
+from masm_jax import plain_files
 from masm_jax.errors import UserError
 
 _UNFINISHED = '.partial'  # How files end that are being written.
@@ -279,7 +280,7 @@ def write_sealed(
   """
   write_json(path, seal(document))
   if spare:
-    write_bytes(spare_of(path), pathlib.Path(path).read_bytes())
+    write_bytes(spare_of(path), plain_files.read_bytes(path))
 
 
 def mend(path: str | os.PathLike) -> None:
@@ -288,13 +289,13 @@ def mend(path: str | os.PathLike) -> None:
   The damaged one is kept as `NAME.damaged`. Where there is no spare, one is made.
   """
   path, spare = pathlib.Path(path), spare_of(path)
-  good = spare if _problem(path) else path
-  if _problem(good):
+  good = spare if _read(path)[1] else path
+  if _read(good)[1]:
     return
   for other in (path, spare):
-    if other != good and _problem(other):
+    if other != good and _read(other)[1]:
       set_aside(other)
-      write_bytes(other, good.read_bytes())
+      write_bytes(other, plain_files.read_bytes(good))
 
 
 def set_aside(path: str | os.PathLike) -> None:
@@ -312,16 +313,15 @@ def spare_of(path: str | os.PathLike) -> pathlib.Path:
   return path.with_name(f'.{path.name}.spare')
 
 
-def _problem(path: pathlib.Path) -> str:
-  """Why a document cannot be used; '' if it can."""
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], str]:
+  """A document, and why it cannot be used; '' if it can."""
   try:
-    unseal(parse_object(path.read_text('utf-8')))
+    return unseal(parse_object(plain_files.read_text(path))), ''
   except OSError as error:
-    return f'cannot read {path}: {error.strerror}'
+    return {}, f'cannot read {path}: {error.strerror}'
   except ValueError as error:
     is_json = str(error).startswith('it')
-    return f'{path}: {error}' if is_json else f'{path} is not JSON: {error}'
-  return ''
+    return {}, f'{path}: {error}' if is_json else f'{path} is not JSON: {error}'
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -332,13 +332,13 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UserError: if the file is missing or damaged or is no JSON object.
   """
-  path = pathlib.Path(path)
-  if problem := _problem(path):
-    if _problem(spare_of(path)):
+  document, problem = _read(pathlib.Path(path))
+  if problem:
+    document, no_spare = _read(spare_of(path))
+    if no_spare:
       raise UserError(problem)
     logging.warning('%s; its spare copy is read', problem)
-    path = spare_of(path)
-  return unseal(parse_object(path.read_text('utf-8')))
+  return document
 
 
 def read_or_set_aside(path: str | os.PathLike) -> dict[str, Any] | None:

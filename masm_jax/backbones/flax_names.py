@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
+from masm_jax import plain_files
 from masm_jax.backbones import backbone
 from masm_jax.errors import UserError
 
@@ -27,10 +28,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   try:
     if path.suffix == '.npz':
-      with path.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
+      with plain_files.open_file(path) as opened, np.load(opened, allow_pickle=False) as file:
         flat: Mapping[str, Any] = {name: file[name] for name in file.files}
     else:
-      tree = serialization.msgpack_restore(path.read_bytes())
+      tree = serialization.msgpack_restore(
+        plain_files.read_bytes(path, max_bytes=plain_files.MAX_ARRAYS_BYTES)
+      )
       flat = traverse_util.flatten_dict(tree, sep='/')
   except Exception as error:  # Of many types: it may be any file.
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

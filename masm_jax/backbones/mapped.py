@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from masm_jax import files
+from masm_jax import files, plain_files
 
 
 def arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -17,7 +17,7 @@ def arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Raises:
     Many types of errors, if it is not.
   """
-  with open(path, 'rb') as file:
+  with plain_files.open_file(path) as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   # The layout of safetensors: the length of a JSON header, the header, the tensors.
   begin = 8 + int.from_bytes(mapped[:8], 'little')

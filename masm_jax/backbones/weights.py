@@ -6,7 +6,6 @@ before one error is raised.
 """
 
 import concurrent.futures
-import hashlib
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ import safetensors
 from absl import logging
 from flax import traverse_util
 
+from masm_jax import plain_files
 from masm_jax.backbones import flax_names, mapped
 from masm_jax.backbones.backbone import Backbone, KeyTable, Shape, Transform, param_shapes
 from masm_jax.backbones.presets import PRESETS
@@ -161,8 +161,7 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 def weights_hash(path: str | os.PathLike[str]) -> str:
   """SHA-256 of a file, in hexadecimal: what names the base weights of a run."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  return plain_files.sha256(path)
 
 
 def _existing_file(path: str | os.PathLike[str], backbone: Backbone) -> pathlib.Path:
@@ -178,7 +177,7 @@ def _existing_file(path: str | os.PathLike[str], backbone: Backbone) -> pathlib.
 
 
 def _damaged(path: pathlib.Path, backbone: Backbone, error: Exception) -> str:
-  with path.open('rb') as file:
+  with plain_files.open_file(path) as file:
     start = file.read(64)
   if start.startswith(b'version https://git-lfs'):
     why = "is Git LFS's pointer to the weights, not the weights"

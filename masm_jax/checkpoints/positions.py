@@ -7,7 +7,7 @@ from typing import Any
 import grain
 import jax
 
-from masm_jax import files
+from masm_jax import files, plain_files
 
 
 class Sealed:
@@ -47,4 +47,4 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-  return files.unseal(files.parse_object(file.read_text('utf-8')))
+  return files.unseal(files.parse_object(plain_files.read_text(file)))

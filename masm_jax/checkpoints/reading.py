@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from masm_jax import files, tree
+from masm_jax import files, plain_files, tree
 from masm_jax.errors import UserError
 from masm_jax.parallel import agreement
 
@@ -24,12 +25,27 @@ _MAX_KEPT = 256  # Checkpoints that processes tell one another of.
 _NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=8)
 
 
+def check_files(folder: pathlib.Path) -> None:
+  """Refuses a checkpoint in which Orbax would wait for ever, or read what no memory holds.
+
+  Raises:
+    OSError: a pipe or a device lies in it, or a note of Orbax' that is none by its size.
+  """
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):  # A link may lead nowhere.
+        status = plain_files.refuse_odd(os.path.join(parent, name))
+        if os.path.basename(parent) != 'd':  # There the arrays lie.
+          plain_files.refuse_size(status.st_size, plain_files.MAX_DOCUMENT_BYTES)
+
+
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
   """What was stored beside the state of a checkpoint.
 
   Raises:
     ValueError: it is damaged; and what else Orbax raises of files that it cannot read.
   """
+  check_files(folder / 'meta')
   found = ocp.JsonCheckpointHandler().restore(folder / 'meta')
   if not isinstance(found, dict):
     raise ValueError('its metadata are no JSON object')
@@ -173,6 +189,7 @@ class SavedRun:
     )
 
     def read() -> Any:
+      check_files(self._folder(step) / 'state')
       with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         found = handler.restore(self._folder(step) / 'state', args=args)['trainable']
       verify({'trainable': found}, read_meta(self._folder(step)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from masm_jax import plain_files
 from masm_jax.errors import UserError, first_line
 
 State = dict[str, np.ndarray]
@@ -41,7 +42,7 @@ def read_state(path: pathlib.Path) -> State:
     path = path / _WEIGHTS
   if not path.is_file():
     raise UserError(f'there is no file {path}: give the file of the detector, or its folder')
-  with path.open('rb') as file:
+  with plain_files.open_file(path) as file:
     is_safetensors = file.read(9)[8:9] == b'{'
   values = read_arrays(path)[1] if is_safetensors else _pickle(path)
   return {
@@ -57,6 +58,7 @@ def read_arrays(path: pathlib.Path) -> tuple[dict[str, str], State]:
     UserError: it is damaged, or holds numbers of a type that NumPy lacks.
   """
   try:
+    plain_files.refuse_odd(path)
     with safetensors.safe_open(path, framework='numpy') as file:
       names = list(file.keys())
       for name in names:

@@ -7,7 +7,6 @@ or run what it says.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import pathlib
@@ -19,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.errors import UserError, first_line
 
 Path = str | os.PathLike
@@ -80,7 +79,7 @@ def suffix(path: Path) -> str:
   return posixpath.splitext(os.fspath(path))[1]
 
 
-def read_bytes(path: Path, *, max_bytes: int | None = None) -> bytes:
+def read_bytes(path: Path, *, max_bytes: int = plain_files.MAX_TABLE_BYTES) -> bytes:
   """The content of a file.
 
   Args:
@@ -88,17 +87,14 @@ def read_bytes(path: Path, *, max_bytes: int | None = None) -> bytes:
     max_bytes: of a file that is refused when it is larger, before it takes memory.
 
   Raises:
-    OSError: it cannot be read, or is too large.
+    OSError: it cannot be read, is no plain file, or is too large.
     UserError: its file system is not known or not installed.
   """
   if not is_remote(path):
-    with open(path, 'rb') as file:
-      _refuse_size(os.fstat(file.fileno()).st_size, max_bytes)
-      return file.read()
+    return plain_files.read_bytes(path, max_bytes=max_bytes)
   file_system, inner = _file_system(path)
   with _answers(path):
-    if max_bytes is not None:
-      _refuse_size(file_system.size(inner) or 0, max_bytes)
+    plain_files.refuse_size(file_system.size(inner) or 0, max_bytes)
     return file_system.cat_file(inner)
 
 
@@ -218,7 +214,7 @@ def upload_folder(source: pathlib.Path, target: Path, *, last: str) -> None:
   """
   for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
     try:
-      content = path.read_bytes()
+      content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
     except OSError as error:
       raise UserError(f'cannot read {path}: {error.strerror}') from error
     write_bytes(join(target, path.name), content)
@@ -254,11 +250,6 @@ def _answers(path: Path) -> Iterator[None]:
     raise
   except Exception as error:
     raise UserError(f'{path}: {type(error).__name__}: {first_line(error)}') from error
-
-
-def _refuse_size(size: int, max_bytes: int | None) -> None:
-  if max_bytes is not None and size > max_bytes:
-    raise OSError(errno.EFBIG, f'a file of {size:,} bytes; the limit is {max_bytes:,}')
 
 
 def _version(entry: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.errors import UserError
 from masm_jax.export import common
 from masm_jax.export.request import Request
@@ -47,7 +47,9 @@ def write(request: Request) -> None:
       if found.returncode:
         raise UserError(f'jax2onnx failed: {(found.stderr.strip().splitlines() or ["?"])[-1]}')
       with files.replacing(request.out / MODEL) as fresh:
-        fresh.write_bytes((place / MODEL).read_bytes())
+        fresh.write_bytes(
+          plain_files.read_bytes(place / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES)
+        )
     probe = common.probe_images(run.detector.backbone.image_size)
     import onnxruntime
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from masm_jax import detector as detector_lib
-from masm_jax import files, tree
+from masm_jax import files, plain_files, tree
 from masm_jax.export import common
 from masm_jax.export.request import Request
 
@@ -46,7 +46,9 @@ def write(request: Request) -> None:
       fresh.write_bytes(exported.serialize())
     common.save(request.out / WEIGHTS, weights)
     probe = common.probe_images(size)
-    read_back = jax.export.deserialize(bytearray((request.out / MODEL).read_bytes()))
+    read_back = jax.export.deserialize(
+      bytearray(plain_files.read_bytes(request.out / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES))
+    )
     theirs = np.asarray(read_back.call(weights, probe))
     ours = common.logits(run)
     note['platforms'] = list(PLATFORMS)

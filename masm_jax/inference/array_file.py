@@ -1,7 +1,6 @@
 """Safetensors files beside a note: hashes, names, types and shapes are checked before use."""
 
 import contextlib
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
@@ -9,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.errors import UserError
 from masm_jax.inference.detector_schema import Blob
 
@@ -20,7 +19,7 @@ Read = Callable[[str], np.ndarray]
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Blob:
   """Writes arrays whole; returns what to note of the file."""
   files.write_arrays(path, arrays)
-  return Blob(sha256=_sha256(path), bytes=path.stat().st_size)
+  return Blob(sha256=plain_files.sha256(path), bytes=path.stat().st_size)
 
 
 def check_file(path: pathlib.Path) -> None:
@@ -36,7 +35,7 @@ def opened(
   """Types and shapes of a safetensors file whose hash is right, and a function that reads one."""
   check_file(path)
   size = path.stat().st_size
-  if size != blob.bytes or _sha256(path) != blob.sha256:
+  if size != blob.bytes or plain_files.sha256(path) != blob.sha256:
     raise UserError(f'{path.name} is not the file that its note was written with: copy both again')
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
@@ -67,11 +66,6 @@ def finite(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
   if not np.isfinite(array).all():
     raise UserError(f'{path.name}: {name} holds values that are not finite')
   return array
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def one_line(text: str) -> str:

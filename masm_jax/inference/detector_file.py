@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
-from masm_jax import files, tree
+from masm_jax import files, plain_files, tree
 from masm_jax.errors import UserError
 from masm_jax.inference import adapter, array_file, detector_schema, trained
 from masm_jax.inference import changes as changes_lib
@@ -237,7 +237,7 @@ def _validation_note(validation: Validation, blob: Blob) -> detector_schema.Vali
 
 def _read_note(path: pathlib.Path) -> bytes:
   array_file.check_file(path)
-  with path.open('rb') as file:
+  with plain_files.open_file(path) as file:
     text = file.read(_MAX_NOTE_BYTES + 1)
   if len(text) > _MAX_NOTE_BYTES:
     raise UserError(f'{NOTE} is larger than {_MAX_NOTE_BYTES} bytes: it is damaged')

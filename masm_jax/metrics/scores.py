@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from absl import logging
 from numpy.typing import ArrayLike
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.data import parquet
 from masm_jax.data.columns import UNLABELLED
 from masm_jax.errors import UserError
@@ -130,7 +130,7 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   if not path.is_file():
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
-    content = path.read_bytes()
+    content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
   table, notes = parquet.read(content, str(path), as_bytes=('thumbnail',))

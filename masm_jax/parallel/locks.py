@@ -3,8 +3,8 @@
 The lock is a file that is made whole and then linked to its name, which either succeeds or finds
 another one there: no file system that people train on lets two processes do it. The owner touches
 it every few seconds. A lock whose owner is gone is taken over: on the same machine that is known at
-once (no such process, or another one under its number), on another one after two minutes without
-a touch, by the clock of the file system.
+once (no such process, or another one under its number), on another one when it has not been touched
+for two minutes, by this machine's clock, for clocks of machines differ; an old one at once.
 """
 
 import contextlib
@@ -23,12 +23,13 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from masm_jax import files
-from masm_jax.errors import UserError, say, terminal_line
+from masm_jax import files, plain_files
+from masm_jax.errors import UnfitFileError, UserError, say, terminal_line
 
 NAME = '.lock'
 BEAT_S = 15.0
 STALE_S = 120.0  # So long without a touch: its machine is gone.
+OLD_S = 900.0  # By its time: more than clocks of machines differ.
 _POLL_S = 0.5
 
 
@@ -84,11 +85,8 @@ def held_beside(
 
 def describe(owner: dict[str, Any]) -> str:
   """The owner of a lock, for people."""
-  text = (
-    f'process {owner.get("pid")} on {owner.get("host")}, which runs since {owner.get("since")}: '
-    f'{str(owner.get("command"))[:200]}'
-  )
-  return terminal_line(text)
+  host, since, command = (str(owner.get(key))[:200] for key in ('host', 'since', 'command'))
+  return terminal_line(f'process {owner.get("pid")} on {host}, which runs since {since}: {command}')
 
 
 def _take(path: pathlib.Path, waits: bool) -> str:
@@ -99,11 +97,11 @@ def _take(path: pathlib.Path, waits: bool) -> str:
   with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), 'w') as file:
     file.write(text)
   try:
-    seen: dict[str, float] = {}  # Token of an owner on another machine -> its touch at first sight.
+    seen = _Sightings()
     said = False
     while True:
       os.utime(fresh)
-      now = fresh.stat().st_mtime  # By the clock of the file system, as the time of the lock.
+      now = fresh.stat().st_mtime
       with contextlib.suppress(FileExistsError):
         os.link(fresh, path)
       if fresh.stat().st_nlink == 2:  # NFS may lose the answer, not the link.
@@ -113,11 +111,12 @@ def _take(path: pathlib.Path, waits: bool) -> str:
         continue  # Released in between.
       owner, touched = found
       gone = _is_gone(owner)
-      if gone or (gone is None and now - touched > STALE_S):
+      was_touched, still_s = seen.look(str(owner.get('token')), touched)
+      if gone or (gone is None and (still_s > STALE_S or now - touched > OLD_S)):
         _remove(path, owner)
         continue
       # On another machine: alive is who touches it again, and who died a moment ago does not.
-      is_alive = gone is False or seen.setdefault(str(owner.get('token')), touched) != touched
+      is_alive = gone is False or was_touched
       if is_alive and not waits:
         raise UserError(f'{path.parent} is in use by {describe(owner)}; wait for it, or end it')
       if not said and (is_alive or gone is None):
@@ -126,6 +125,22 @@ def _take(path: pathlib.Path, waits: bool) -> str:
       time.sleep(_POLL_S)
   finally:
     fresh.unlink(missing_ok=True)
+
+
+class _Sightings:
+  """Locks of other machines, as they were when they were last looked at."""
+
+  def __init__(self) -> None:
+    self._last: dict[str, tuple[float, float, bool]] = {}
+
+  def look(self, token: str, touched: float) -> tuple[bool, float]:
+    """Whether an owner has touched its lock since the first look, and how long it has not, s."""
+    now = time.monotonic()
+    before, since, was_touched = self._last.get(token, (touched, now, False))
+    if touched != before:
+      since, was_touched = now, True
+    self._last[token] = touched, since, was_touched
+    return was_touched, now - since
 
 
 def _tidy(path: pathlib.Path, token: str) -> None:
@@ -156,13 +171,16 @@ def _remove(path: pathlib.Path, owner: dict[str, Any]) -> None:
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], float] | None:
   """The owner and the last touch of a lock; None if there is none."""
+  touched = 0.0
   try:
-    with path.open('rb') as file:  # Opened, so that NFS asks the server.
+    # Opened, so that NFS asks the server.
+    with plain_files.open_file(path, follows_links=False) as file:
       touched = os.fstat(file.fileno()).st_mtime
-      owner = files.parse_object(file.read())
+      text = plain_files.content(file, max_bytes=plain_files.MAX_LOCK_BYTES)
+      owner = files.parse_object(text)
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except ValueError:
+  except (UnfitFileError, ValueError):  # Nothing that this program made.
     owner = {}
   return owner, touched
 
@@ -171,7 +189,7 @@ def _beat(path: pathlib.Path, token: str, released: threading.Event) -> None:
   while not released.wait(BEAT_S):
     with contextlib.suppress(OSError):
       if (found := _read(path)) and found[0].get('token') == token:
-        os.utime(path)
+        os.utime(path, follow_symlinks=False)
       elif not released.is_set():
         # It stood still for minutes, and another one works here now: two would do damage.
         text = f'error: {path} is another process now, because this one stood still; it ends'

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from masm_jax import files, telemetry
+from masm_jax import files, plain_files, telemetry
 from masm_jax.data import crop_settings, storage, transforms
 from masm_jax.data.importers import names
 from masm_jax.errors import UserError, storage_text
@@ -95,7 +95,9 @@ def _copy(
   # From the notes: an earlier start may have done the file.
   notes = {name: _note(output, target) for name, target, _ in tasks}
   problems = {
-    name: note.read_text() for name, note in notes.items() if note.is_file() and name not in failed
+    name: plain_files.read_text(note)
+    for name, note in notes.items()
+    if note.is_file() and name not in failed
   }
   counts = {kind: sum(task[2] == kind for task in tasks) for kind in ('video', 'image', 'other')}
   outcome = {'files': counts, 'failed': failed, 'problems': problems, 'skipped': skipped}

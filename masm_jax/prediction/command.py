@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, TextIO
 
 import masm_jax
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.errors import UserError, say
 from masm_jax.prediction import inputs, results, words
 from masm_jax.prediction.answers import SCHEMA, Answer
@@ -162,8 +162,7 @@ def _todo(names: Sequence[str], folder: results.Folder) -> Iterator[Source]:
 def _sha256(path: str) -> str:
   """Of a file; of nothing, where it cannot be read: the engine says why."""
   try:
-    with open(path, 'rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
+    return plain_files.sha256(path)
   except OSError:
     return hashlib.sha256(b'').hexdigest()
 

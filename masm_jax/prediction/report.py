@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from masm_jax import plain_files
 from masm_jax.plots import timeline
 from masm_jax.prediction import pictures, words
 from masm_jax.prediction.answers import VERDICTS, Answer
@@ -87,4 +88,4 @@ def _explanation(answer: Answer, folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _data_uri(path: pathlib.Path) -> str:
   kind = {'.jpg': 'jpeg'}.get(path.suffix, 'png')
-  return f'data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}'
+  return f'data:image/{kind};base64,{base64.b64encode(plain_files.read_bytes(path)).decode()}'

@@ -16,7 +16,7 @@ from typing import Any
 
 import pydantic
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from masm_jax.prediction import answers
@@ -156,8 +156,9 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
   """
   if not path.exists():
     return []
+  content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
   found = []
-  for number, line in enumerate(path.read_bytes().split(b'\n')[:-1], start=1):
+  for number, line in enumerate(content.split(b'\n')[:-1], start=1):
     try:
       _CHECKED.validate_json(line, strict=True)
       answer = answers.from_dict(files.parse_object(line))

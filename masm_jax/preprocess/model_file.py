@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
+from masm_jax import plain_files
 from masm_jax.data import storage
 from masm_jax.errors import UserError
 
@@ -35,7 +36,7 @@ def yunet_model(path: str | os.PathLike | None = None, *, urls: Sequence[str] = 
       raise UserError(f'no model file at {path}')
     return os.fspath(path)
   cached = storage.cache_folder() / 'models' / NAME
-  if cached.is_file() and file_sha256(cached) == SHA256:
+  if cached.is_file() and plain_files.sha256(cached) == SHA256:
     return os.fspath(cached)
   problems = []
   for url in urls:
@@ -56,12 +57,6 @@ def yunet_model(path: str | os.PathLike | None = None, *, urls: Sequence[str] = 
     f'cannot fetch the face detector {NAME} ({"; ".join(problems)}); get it from OpenCV Zoo by '
     'hand and give --yunet FILE, or ask for the weaker --detector haar'
   )
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-  """SHA-256 of a file, as hexadecimal text."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _fetch(url: str) -> bytes:

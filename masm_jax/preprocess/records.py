@@ -4,7 +4,6 @@ They are committed at a stroke, by renaming one folder: a process that is killed
 leaves either all of a video or nothing of it.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ import socket
 from typing import Any
 
 from masm_jax import files as sealing
+from masm_jax import plain_files
 from masm_jax.data import crop_flags
 from masm_jax.errors import UserError
 from masm_jax.preprocess.raw_video import RawVideo
@@ -94,15 +94,14 @@ def committed(output: pathlib.Path, raw: RawVideo) -> dict[str, Any] | None:
   """
   folder = video_folder(output, raw)
   try:
-    record = sealing.unseal(sealing.parse_object((folder / RECORD).read_bytes()))
+    record = sealing.unseal(sealing.parse_object(plain_files.read_bytes(folder / RECORD)))
     with os.scandir(folder) as entries:
       sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for crop in record['crops']:
       if 'bytes' in crop:
         is_whole = sizes[crop['file']] == crop['bytes']
       else:
-        content = (folder / crop['file']).read_bytes()
-        is_whole = hashlib.sha256(content).hexdigest() == crop['sha256']
+        is_whole = plain_files.sha256(folder / crop['file']) == crop['sha256']
       if not is_whole:
         return None
   except (OSError, ValueError, TypeError, KeyError):

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.data import crop_settings, storage
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
@@ -19,7 +19,6 @@ from masm_jax.preprocess import crops, pool, ray_engine, records
 from masm_jax.preprocess.crops import Settings
 from masm_jax.preprocess.layouts import Options, list_videos
 from masm_jax.preprocess.layouts.base import skipped_text
-from masm_jax.preprocess.model_file import file_sha256
 from masm_jax.preprocess.outcomes import OUTCOME_LINES, Report, outcome_table
 from masm_jax.preprocess.raw_video import RawVideo
 from masm_jax.preprocess.records import Record
@@ -149,7 +148,9 @@ def _described(settings: Settings) -> dict[str, Any]:
   """The settings, with the model's content in the place of its path."""
   fields = dataclasses.asdict(settings)
   model = fields.pop('model')
-  fields['model_sha256'] = file_sha256(model) if model and settings.detector == 'yunet' else ''
+  fields['model_sha256'] = (
+    plain_files.sha256(model) if model and settings.detector == 'yunet' else ''
+  )
   return {'code_version': _CODE_VERSION, **fields}
 
 
@@ -159,7 +160,7 @@ def _perturbation(input_folder: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    record = files.parse_object(path.read_bytes())
+    record = files.parse_object(plain_files.read_bytes(path))
     return {'perturbation': {key: record[key] for key in ('key', 'level', 'parameter', 'seed')}}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is no record of `python -m masm_jax.perturb_videos`') from error
@@ -171,7 +172,7 @@ def _check_parameters(output: pathlib.Path, wanted: dict[str, Any]) -> None:
     storage.write_bytes(path, (json.dumps(wanted, indent=2) + '\n').encode())
     return
   try:
-    there = files.parse_object(path.read_bytes())
+    there = files.parse_object(plain_files.read_bytes(path))
   except ValueError as error:
     raise UserError(f'{path} is damaged; remove {output} and start again') from error
   changed = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from masm_jax import plain_files
 from masm_jax.data import transforms
 from masm_jax.data.importers import names
 from masm_jax.preprocess import video_limits
@@ -226,7 +227,7 @@ def _survey(
 ) -> tuple[int, list[int] | None]:
   """The number of frames as the header says, or as the packets are counted; and their `_times`."""
   try:
-    if isinstance(source, str | os.PathLike) and not os.stat(source).st_size:
+    if isinstance(source, str | os.PathLike) and not plain_files.refuse_odd(source).st_size:
       raise UnreadableError('empty file')
     with open_video(source) as container:
       checks.container(container)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from masm_jax import plain_files
 from masm_jax.errors import say
 from masm_jax.parallel import locks, peers
 from masm_jax.sweep import server
@@ -247,7 +248,8 @@ def _why_failed(run: Run, status: int) -> str:
 def _last_words(log: pathlib.Path) -> str:
   """The error line of a log's last attempt, or its last line."""
   try:
-    attempt = log.read_text('utf-8', errors='replace').rpartition('\n$ python')[2]
+    content = plain_files.read_bytes(log, max_bytes=plain_files.MAX_TABLE_BYTES)
+    attempt = content.decode('utf-8', errors='replace').rpartition('\n$ python')[2]
   except OSError:
     return 'it could write no log: is there room on the disk?'
   lines = [line.strip() for line in attempt.splitlines() if line.strip()]

@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import logging
 
+from masm_jax import plain_files
 from masm_jax.errors import UserError
 from masm_jax.files import parse_object, spare_of, to_json, write_bytes
 
@@ -95,7 +96,7 @@ class JsonLines:
     self._files = [path.open('ab') for path in paths]
 
   def _rewrite(self, wanted: Callable[[int], bool]) -> None:
-    data = self.path.read_bytes()
+    data = _content(self.path)
     lines, is_damaged = _kept_lines(self.path)
     kept, damaged = (
       {},
@@ -124,9 +125,9 @@ def _checked(line: bytes) -> bytes:
 
 def _kept_lines(path: pathlib.Path) -> tuple[list[bytes], bool]:
   """The whole lines of a file, from its spare where the file was damaged; and whether it was."""
-  lines, spare = _whole_lines(path.read_bytes()), []
+  lines, spare = _whole_lines(_content(path)), []
   with contextlib.suppress(FileNotFoundError):
-    spare = _whole_lines(spare_of(path).read_bytes())
+    spare = _whole_lines(_content(spare_of(path)))
   texts = [line[9:] for line in spare]
   # A kill may have left the spare shorter. One that fails its own checksums helps nobody.
   if lines[: len(texts)] == texts or any(map(bytes.__ne__, map(_checked, texts), spare)):
@@ -141,6 +142,10 @@ def _restored(value: Any) -> Any:
   if isinstance(value, list):
     return [_restored(item) for item in value]
   return float(value) if value in _NON_FINITE else value
+
+
+def _content(path: pathlib.Path) -> bytes:
+  return plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

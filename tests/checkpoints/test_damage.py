@@ -3,9 +3,12 @@
 `python -m tests.fuzz_bits --count 300` does so to all files of a run, and resumes it each time.
 """
 
+import contextlib
 import gc
 import logging
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -88,6 +91,13 @@ def same(left, right):
   return left == right
 
 
+def shapes_of(run):
+  """Of the trainable leaves."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state.trainable
+  )
+
+
 def test_every_bit_that_flips_in_a_checkpoint_is_found_or_changes_nothing(
   run, saved, tmp_path, caplog
 ):
@@ -113,9 +123,7 @@ def test_every_bit_that_flips_in_a_checkpoint_is_found_or_changes_nothing(
 
 def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
   workdir = shutil.copytree(saved, tmp_path / 'run')
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state.trainable
-  )
+  target = shapes_of(run)
   reader = reading.SavedRun(workdir)
   assert same(reader.trainable(20, target), state_of(run, 20).trainable)
   refused = 0
@@ -129,6 +137,37 @@ def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
       refused += 1
     flip(file, bit)
   assert refused
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(run, saved, tmp_path, caplog):
+  newest = saved / 'checkpoints' / '00000020'
+  names = sorted(path.relative_to(newest) for path in newest.rglob('*') if path.is_file())
+  assert len(names) >= 12
+  signal.alarm(60)  # By Orbax' threads: no exception would reach them.
+  resumed = set()
+  for number, name in enumerate(names):
+    workdir = shutil.copytree(saved, tmp_path / str(number))
+    (workdir / 'checkpoints/00000020' / name).unlink()
+    os.mkfifo(workdir / 'checkpoints/00000020' / name)
+    if name.parts[0] != 'data':
+      with contextlib.suppress(UserError):
+        reader = reading.SavedRun(workdir)
+        reader.trainable(reader.choose('last')[0], shapes_of(run))
+    step = restore(run, workdir)[1].state['next_step']
+    resumed.add((name.parts[0], step))
+  signal.alarm(0)
+  assert {('meta', 10), ('state', 10), ('data', 10)} <= resumed
+  assert 'it is a named pipe, not a file' in caplog.text
+
+
+def test_an_endless_note_of_a_checkpoint_is_refused(run, saved, tmp_path, caplog):
+  for number, name in enumerate(('meta/metadata', 'state/_METADATA', 'data/process_0-of-1.json')):
+    workdir = shutil.copytree(saved, tmp_path / str(number))
+    with (workdir / 'checkpoints/00000020' / name).open('wb') as file:
+      file.truncate(2**40)
+    caplog.clear()
+    assert restore(run, workdir)[1].state['next_step'] == 10
+    assert 'a file of 1,099,511,627,776 bytes' in caplog.text
 
 
 @pytest.mark.parametrize('keep', [2, 3])

@@ -107,7 +107,7 @@ def test_an_owner_elsewhere_is_alive_if_it_touches_the_lock(tmp_path, monkeypatc
 def test_an_owner_elsewhere_is_gone_if_it_touches_nothing(tmp_path, monkeypatch):
   path = tmp_path / '.lock'
   write(path)
-  os.utime(path, (time.time() - locks.STALE_S - 5,) * 2)
+  os.utime(path, (time.time() - locks.OLD_S - 5,) * 2)
   with locks.held(tmp_path):
     pass
   monkeypatch.setattr(locks, '_POLL_S', 0.05)
@@ -115,6 +115,45 @@ def test_an_owner_elsewhere_is_gone_if_it_touches_nothing(tmp_path, monkeypatch)
   write(path)  # Died a moment ago: that shows in a while.
   with locks.held(tmp_path):
     pass
+
+
+@pytest.mark.parametrize('ahead_s', [-600, 10 * 365 * 86400])
+def test_clocks_of_machines_differ(tmp_path, monkeypatch, ahead_s):
+  monkeypatch.setattr(locks, '_POLL_S', 0.02)
+  monkeypatch.setattr(locks, 'STALE_S', 0.3)
+  path, then = tmp_path / '.lock', time.time() + ahead_s
+  write(path)
+  os.utime(path, (then, then))
+  threading.Timer(0.1, lambda: os.utime(path, (then + 15, then + 15))).start()
+  with pytest.raises(UserError, match='process 7 on far'), locks.held(tmp_path):
+    pass  # It is alive, whatever its clock says.
+  start_s = time.monotonic()
+  with locks.held(tmp_path):
+    assert 0.3 < time.monotonic() - start_s < 10
+
+
+def test_an_owner_elsewhere_is_named_without_its_control_characters(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(locks, '_POLL_S', 0.02)
+  monkeypatch.setattr(locks, 'STALE_S', 0.1)
+  write(tmp_path / '.lock', host='h\x1b[2Jx', command='a\r\nb')
+  with locks.held(tmp_path):
+    pass
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and r'h\x1b[2Jx' in said and said[:-1].isprintable()
+
+
+@pytest.mark.parametrize('target', ['/nonexistent/x', '/dev/zero', 'other', None])
+def test_a_link_or_a_pipe_is_no_lock_and_is_not_followed(tmp_path, target):
+  write(tmp_path / 'other', **locks._own() | {'pid': os.getppid()})
+  if target:
+    (tmp_path / '.lock').symlink_to(target)
+  else:
+    os.mkfifo(tmp_path / '.lock')
+  signal.alarm(10)  # Nobody waits for it: the test would end.
+  with locks.held(tmp_path):
+    assert not (tmp_path / '.lock').is_symlink() and (tmp_path / '.lock').is_file()
+  signal.alarm(0)
+  assert [path.name for path in tmp_path.iterdir()] == ['other']
 
 
 def test_the_owner_touches_its_lock(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.data.synthetic.forgeries import DONOR_METHODS, HELD_OUT_METHODS, TRAINING_METHODS
 from masm_jax.data.synthetic.people import Stream, stream_rng
 from masm_jax.data.synthetic.portraits import at_least
@@ -175,7 +175,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, float]) -> bool:
   if not root.is_dir():
     raise UserError(f'{root} is not a folder; give the folder that the synthetic set goes to')
   try:
-    marker = files.parse_object((root / MARKER_NAME).read_text())
+    marker = files.parse_object(plain_files.read_text(root / MARKER_NAME))
   except (OSError, ValueError):
     if next(root.iterdir(), None) is None:
       return False
@@ -190,7 +190,7 @@ def _is_complete(root: pathlib.Path, wanted: dict[str, float]) -> bool:
   manifest = root / MANIFEST_NAME
   if (
     not manifest.is_file()
-    or hashlib.sha256(manifest.read_bytes()).hexdigest() != marker.get('manifest_sha256')
+    or plain_files.sha256(manifest) != marker.get('manifest_sha256')
     or sum(1 for _ in root.glob('synthetic/*/*/*.png')) != marker.get('num_images')
   ):
     raise UserError(f'{root}: the synthetic set is damaged; delete the folder and run this again')
@@ -224,7 +224,7 @@ def _write_set(
   marker = {
     **wanted,
     'num_images': len(rows),
-    'manifest_sha256': hashlib.sha256(manifest.read_bytes()).hexdigest(),
+    'manifest_sha256': plain_files.sha256(manifest),
   }
   (folder / MARKER_NAME).write_text(json.dumps(marker, indent=2) + '\n')
 

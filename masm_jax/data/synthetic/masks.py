@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.data.synthetic.dataset import MARKER_NAME, plan_videos
 from masm_jax.data.synthetic.videos import forged_areas
 from masm_jax.errors import UserError
@@ -34,7 +34,7 @@ def forgery_masks(root: pathlib.Path, paths: Collection[str]) -> Iterator[tuple[
     UserError: the folder's marker cannot be read.
   """
   try:
-    marker = files.parse_object((root / MARKER_NAME).read_bytes())
+    marker = files.parse_object(plain_files.read_bytes(root / MARKER_NAME))
     numbers = {name: int(marker[name]) for name in _NUMBERS}
     strength = float(marker.get('strength', 1.0))  # Older sets do not say.
     if max(numbers.values()) > _MOST:  # What is planned is kept in memory.

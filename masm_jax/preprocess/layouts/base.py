@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
-from masm_jax import files
+from masm_jax import files, plain_files
 from masm_jax.data import raster
 from masm_jax.data.columns import FAKE, REAL, SPLITS
 from masm_jax.errors import UserError, first_line
@@ -166,7 +166,7 @@ def read_list(path: pathlib.Path) -> str:
     UserError: it cannot be read.
   """
   try:
-    return path.read_text(encoding='utf-8-sig')
+    return plain_files.read_bytes(path).decode('utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
     reason = error.strerror if isinstance(error, OSError) else 'not UTF-8 text'
     raise UserError(f'cannot read {path}: {reason}') from error

@@ -1,0 +1,136 @@
+"""Local files are opened and read here: plain ones alone, and none that would fill the memory.
+
+A named pipe in the place of a file would be waited for, a device has no end, and a file of 200 GB
+takes no room on a disk where it is all holes.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from typing import BinaryIO
+
+from masm_jax.errors import UnfitFileError
+
+# The largest files of each kind, in bytes. They are far above what this program writes.
+MAX_LOCK_BYTES = 2**16
+MAX_DOCUMENT_BYTES = 2**28  # JSON: settings, metrics, records, notes.
+MAX_TABLE_BYTES = 2**32  # Manifests, scores, and lines of metrics and answers.
+MAX_ARRAYS_BYTES = 2**38  # Weights.
+
+_BLOCK_BYTES = 2**20
+_KINDS = (
+  (stat.S_ISFIFO, 'a named pipe'),
+  (stat.S_ISSOCK, 'a socket'),
+  (stat.S_ISCHR, 'a device'),
+  (stat.S_ISBLK, 'a device'),
+)
+
+
+def open_file(path: str | os.PathLike, *, follows_links: bool = True) -> BinaryIO:
+  """A plain file, opened to read bytes; never waits for anybody to write to it.
+
+  Args:
+    path: the file.
+    follows_links: False to refuse a link in its place.
+
+  Raises:
+    OSError: it cannot be opened; `UnfitFileError`: it is a pipe, a device, or a refused link.
+  """
+  flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+  try:
+    descriptor = os.open(path, flags if follows_links else flags | os.O_NOFOLLOW)
+  except OSError as error:
+    if error.errno == errno.ENXIO:  # A socket, or a device that is not there.
+      refuse_odd(path)
+    if error.errno == errno.ELOOP and not follows_links and os.path.islink(path):
+      raise UnfitFileError(errno.ELOOP, 'it is a link, not a file', os.fspath(path)) from error
+    raise
+  try:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    _refuse_odd(path, mode)
+    return open(descriptor, 'rb')
+  except BaseException:
+    os.close(descriptor)
+    raise
+
+
+def read_bytes(path: str | os.PathLike, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+  """The content of a plain file.
+
+  Args:
+    path: the file.
+    max_bytes: of a file that is refused when it is larger, before it takes memory.
+
+  Raises:
+    OSError: it cannot be read; `UnfitFileError`: it is no plain file, or too large.
+  """
+  with open_file(path) as file:
+    return content(file, max_bytes=max_bytes)
+
+
+def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+  """As `read_bytes`, of a text in UTF-8.
+
+  Raises:
+    OSError: as of `read_bytes`.
+    UnicodeDecodeError: it is no UTF-8.
+  """
+  return read_bytes(path, max_bytes=max_bytes).decode('utf-8')
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """SHA-256 of a plain file, as hexadecimal text, without the file in memory.
+
+  Raises:
+    OSError: as of `open_file`.
+  """
+  with open_file(path) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def content(file: BinaryIO, *, max_bytes: int) -> bytes:
+  """The content of an open file, see `read_bytes`; one that grows meanwhile is refused too."""
+  size = os.fstat(file.fileno()).st_size  # 0 of those that the kernel makes up.
+  refuse_size(size, max_bytes)
+  blocks, total, wanted = [], 0, size + 1
+  while True:
+    block = file.read(wanted)
+    blocks.append(block)
+    total += len(block)
+    refuse_size(total, max_bytes)
+    if len(block) < wanted:
+      return b''.join(blocks)
+    wanted = _BLOCK_BYTES
+
+
+def refuse_size(size: int, max_bytes: int) -> None:
+  """Refuses a file of so many bytes.
+
+  Raises:
+    UnfitFileError: they are too many.
+  """
+  if size > max_bytes:
+    raise UnfitFileError(errno.EFBIG, f'a file of {size:,} bytes; the limit is {max_bytes:,}')
+
+
+def refuse_odd(path: str | os.PathLike) -> os.stat_result:
+  """Refuses a pipe, a socket or a device, for a library that opens the path itself.
+
+  Returns:
+    What there is to say of the file.
+
+  Raises:
+    OSError: there is nothing; `UnfitFileError`: there is one of these.
+  """
+  status = os.stat(path)
+  _refuse_odd(path, status.st_mode)
+  return status
+
+
+def _refuse_odd(path: str | os.PathLike, mode: int) -> None:
+  for is_kind, name in _KINDS:
+    if is_kind(mode):
+      raise UnfitFileError(errno.EINVAL, f'it is {name}, not a file', os.fspath(path))
