@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from masm_jax import plain_files
 from masm_jax.errors import UserError
 from masm_jax.preprocess import model_file
 from masm_jax.preprocess.__main__ import main
@@ -91,4 +92,4 @@ def test_the_check_copy_is_the_pinned_one(yunet, monkeypatch, tmp_path):
   monkeypatch.undo()
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   fetched = model_file.yunet_model(urls=[f'file://{yunet}'])
-  assert model_file.file_sha256(fetched) == model_file.SHA256
+  assert plain_files.sha256(fetched) == model_file.SHA256
