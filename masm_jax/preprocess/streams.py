@@ -72,6 +72,6 @@ def ready_stream(container: av.container.InputContainer) -> av.VideoStream:
   return stream
 
 
-def reason_of(error: av.FFmpegError) -> str:
-  """FFmpeg's own words, without its number and the path."""
+def reason_of(error: av.FFmpegError | OSError) -> str:
+  """FFmpeg's own words, or the system's, without the number and the path."""
   return error.strerror or type(error).__name__

@@ -239,10 +239,8 @@ def _survey(
         checks.packet(packet)
         count += packet.size > 0
       return count, None
-  except av.FFmpegError as error:
+  except (av.FFmpegError, OSError) as error:
     raise UnreadableError(reason_of(error)) from error
-  except OSError as error:
-    raise UnreadableError(error.strerror or str(error)) from error
 
 
 def _times(container: av.container.InputContainer, stream: av.VideoStream) -> list[int] | None:
