@@ -122,6 +122,7 @@ _SET_TEXTS = {'manifest': _LONGEST, 'root': _LONGEST, 'split': 100, 'dataset': 1
 _SET_FIELDS = {*_SET_TEXTS, 'methods'}  # `flagged` came later.
 _MAX_SETS = 1000
 _MAX_METHODS = 1000
+_MAX_SET_BYTES = 200  # Of 255 that a file's name may have.
 _SET_NAME = re.compile(r'[\w.+-]{1,100}')
 
 
@@ -160,12 +161,16 @@ def set_problems(sets: Mapping[str, Any]) -> list[str]:
   return found
 
 
-SET_NAMES = 'a set is named by letters, digits and . _ + -, and not by dots alone'
+SET_NAMES = (
+  f'a set is named by letters, digits and . _ + -, in at most {_MAX_SET_BYTES} bytes, and not by'
+  ' dots alone'
+)
 
 
 def is_set_name(name: str) -> bool:
   """Whether a data set may be called so: files of its scores are named after it."""
-  return bool(_SET_NAME.fullmatch(name)) and bool(name.strip('.'))
+  is_short = bool(_SET_NAME.fullmatch(name)) and len(name.encode()) <= _MAX_SET_BYTES
+  return is_short and bool(name.strip('.'))
 
 
 def _problem(name: str, value: Any) -> str:

@@ -53,7 +53,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  fresh = path.with_name(f'.{path.name[:80]}.{secrets.token_hex(8)}{_UNFINISHED}')
+  fresh = path.with_name(f'.{cut_name(path.name, 80)}.{secrets.token_hex(8)}{_UNFINISHED}')
   os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
   try:
     yield fresh
@@ -64,22 +64,23 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     fresh.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file whole, see `replacing`.
+def cut_name(name: str, max_bytes: int) -> str:
+  """A file's name; one that is longer is cut, with a hash of all of it at its end."""
+  encoded = name.encode(errors='surrogatepass')
+  if len(encoded) <= max_bytes:
+    return name
+  kept = encoded[: max_bytes - 17].decode(errors='ignore')
+  return f'{kept}~{hashlib.sha256(encoded).hexdigest()[:16]}'
 
-  Raises:
-    OSError: it cannot be written.
-  """
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+  """Writes a file whole, see `replacing`, which tells its errors too."""
   with replacing(path) as fresh:
     fresh.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a text file whole, in UTF-8, see `replacing`.
-
-  Raises:
-    OSError: it cannot be written.
-  """
+  """Writes a text file whole, in UTF-8, see `replacing`, which tells its errors too."""
   write_bytes(path, text.encode())
 
 
@@ -207,10 +208,10 @@ def parse_json(text: str | bytes) -> Any:
     value = json.loads(text)
   except RecursionError as error:
     raise ValueError(deep) from error
-  level = [value]
+  level = [value] if isinstance(value, dict | list) else []
   for _ in range(_MAX_DEPTH):
     parts = [part.values() if isinstance(part, dict) else part for part in level]
-    level = [inner for part in parts if not isinstance(part, str) for inner in _nested(part)]
+    level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
     if not level:
       return value
   raise ValueError(deep)
@@ -221,11 +222,6 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
   if not isinstance(value := parse_json(text), dict):
     raise ValueError('it is no JSON object')
   return value
-
-
-def _nested(part: Any) -> list[Any]:
-  is_leaf = part is None or isinstance(part, bool | int | float)
-  return [] if is_leaf else [inner for inner in part if isinstance(inner, dict | list)]
 
 
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:

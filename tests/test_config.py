@@ -282,3 +282,10 @@ def test_choices_are_those_of_the_code_that_takes_them():
     assert fields_lib.CHOICES[name] == typing.get_args(of), name
   assert fields_lib.CHOICES['data.sampler'] == samplers.KINDS
   assert config_lib._SUITE_CHOICES['bootstrap.unit'] == clusters.UNITS
+
+
+def test_a_set_is_named_by_what_a_file_may_be_called():
+  letter = '\N{CJK UNIFIED IDEOGRAPH-540D}'
+  assert fields_lib.is_set_name(letter * 66) and fields_lib.is_set_name('a' * 100)
+  for name in (letter * 67, 'a' * 101, '..', 'a/b', ''):
+    assert not fields_lib.is_set_name(name)

@@ -11,6 +11,7 @@ import pytest
 from masm_jax import files as json_files
 from masm_jax.errors import UserError
 from masm_jax.files import read_json, write_json
+from masm_jax.parallel import locks
 
 
 def strict_loads(text):
@@ -83,6 +84,20 @@ def test_what_a_kill_leaves_is_removed(tmp_path):
   (tmp_path / '.a.txt.0011223344556677.partial').write_text('ha')
   json_files.remove_unfinished(tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['kept.partial']
+
+
+@pytest.mark.parametrize('letter', ['a', '\N{CJK UNIFIED IDEOGRAPH-540D}', '\N{CLAPPER BOARD}'])
+def test_every_name_that_a_file_may_have_can_be_written(letter, tmp_path):
+  path = tmp_path / (letter * (251 // len(letter.encode())) + '.csv')
+  json_files.write_text(path, 'a')
+  with locks.held_beside(path):
+    assert path.read_text() == 'a'
+
+
+def test_cut_names_differ():
+  found = {json_files.cut_name('x' * 99 + end, 80) for end in 'ab'}
+  assert len(found) == 2 and all(len(name) == 80 for name in found)
+  assert json_files.cut_name('x' * 80, 80) == 'x' * 80
 
 
 def test_unreadable_documents_are_one_line(tmp_path):

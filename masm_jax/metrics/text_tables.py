@@ -92,7 +92,9 @@ def latex(text: str) -> str:
   >>> print(latex('50% of a_b'))
   50\\% of a\\_b
   """
-  return ''.join(_LATEX.get(character, character) for character in one_line(text))
+  text = ''.join(_LATEX.get(character, character) for character in one_line(text))
+  # At the beginning of a row these would be arguments of the `\\` or the rule before it.
+  return f'{{}}{text}' if text.startswith(('[', '*')) else text
 
 
 def csv(text: str) -> str:

@@ -80,7 +80,7 @@ def held_beside(
 ) -> contextlib.AbstractContextManager[None]:
   """As `held`, for a file, or a folder that has to stay empty: the lock lies beside it."""
   path = pathlib.Path(path).absolute()
-  return held(path.parent, name=f'.{path.name}.lock', waits=waits)
+  return held(path.parent, name=f'.{files.cut_name(path.name, 100)}.lock', waits=waits)
 
 
 def describe(owner: dict[str, Any]) -> str:

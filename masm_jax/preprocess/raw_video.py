@@ -5,8 +5,11 @@ import os
 import pathlib
 from typing import Any, Literal
 
+from masm_jax import files
 from masm_jax.data import raster
 from masm_jax.data.importers import names
+
+_MAX_NAME_BYTES = 255  # Of a folder, on the common file systems.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,8 @@ def _safe(part: str) -> str:
     else ''.join(f'%{byte:02X}' for byte in _bytes_of(character))
     for character in part
   )
-  return f'%2E{safe[1:]}' if safe.startswith('.') else safe
+  safe = f'%2E{safe[1:]}' if safe.startswith('.') else safe
+  return files.cut_name(safe, _MAX_NAME_BYTES)  # Each %XX has made it longer.
 
 
 def _bytes_of(character: str) -> bytes:

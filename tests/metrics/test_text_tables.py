@@ -39,6 +39,9 @@ def test_no_text_ends_its_line(end):
 
 
 def test_every_language_has_its_own_signs():
+  # Behind the end of a row these would be its arguments.
+  assert text_tables.latex(' [2cm]x') == '{}[2cm]x' and text_tables.latex('*y') == '{}*y'
+  assert text_tables.latex('a [2cm]*') == 'a [2cm]*'
   assert text_tables.latex('~^<>"&%$#_{}±') == (
     r'\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textquotedbl{}'
     r'\&\%\$\#\_\{\}$\pm$'

@@ -234,6 +234,18 @@ def test_names_that_would_break_a_manifest(tmp_path):
   assert found['D/real/a%0Ab'].path == 'real/a\nb.mp4'
 
 
+def test_names_that_become_too_long_by_their_escapes_are_cut(tmp_path):
+  (tmp_path / 'real').mkdir()
+  names = ['%' * 250, '%' * 249 + 'a', '\N{CJK UNIFIED IDEOGRAPH-540D}' * 83]
+  for name in names:
+    (tmp_path / 'real' / f'{name}.mp4').touch()
+  found = listed(tmp_path, 'folder', split='test', dataset='D')
+  assert len(found) == 3 and f'D/real/{names[2]}' in found
+  assert {video.path for video in found.values()} == {f'real/{name}.mp4' for name in names}
+  for video_id in found:
+    (tmp_path / 'crops' / video_id).mkdir(parents=True)
+
+
 def test_same_name_in_two_containers_and_beside_its_frames(tmp_path, put):
   put('fake/a.mp4')
   put('fake/a.mkv')
