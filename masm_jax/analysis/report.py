@@ -188,7 +188,7 @@ def _faces(config: ml_collections.ConfigDict, manifest: str) -> tuple[Manifest, 
     'manifest': manifest or sets_lib.SYNTHETIC, 'root': '', 'split': '', 'dataset': '',
     'methods': (),
   }  # fmt: skip
-  load = sets_lib.SetLoader(config.data.synthetic)
+  load = sets_lib.SetLoader(config.data.synthetic, is_stored=True)
   faces = load('the probe', ml_collections.ConfigDict(spec)).select(label=0)
   datasets = set(faces.table['dataset'])
   note = sets_lib.SYNTHETIC_NOTE if datasets == {sets_lib.SYNTHETIC} else ''

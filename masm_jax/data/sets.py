@@ -18,6 +18,8 @@ SYNTHETIC_NOTE = (
   'Synthetic portraits: these metrics show that the program works; they prove nothing '
   'about real deepfakes.'
 )
+# What is drawn because a run's config says so, which may be a stranger's: some minutes of drawing.
+_MOST_PEOPLE, _MOST_PIXELS = 1000, 2**24  # Pixels: people times size squared.
 _FEW_VIDEOS = 10  # Of a class in the validation set.
 
 
@@ -82,10 +84,12 @@ class SetLoader:
 
   Args:
     synthetic: `config.data.synthetic`, for the built-in set.
+    is_stored: whether a run's stored config says so: what it draws then has limits, unless it is
+      drawn already.
   """
 
-  def __init__(self, synthetic: ml_collections.ConfigDict):
-    self._synthetic = synthetic
+  def __init__(self, synthetic: ml_collections.ConfigDict, *, is_stored: bool = False):
+    self._synthetic, self._is_stored = synthetic, is_stored
     self._loaded: dict[tuple[str, str], Manifest] = {}
 
   def __call__(
@@ -103,7 +107,7 @@ class SetLoader:
     """
     key = (spec.manifest, spec.root)
     if key not in self._loaded:
-      self._loaded[key] = _load(spec, self._synthetic, name)
+      self._loaded[key] = _load(spec, self._synthetic, name, self._is_stored)
     return select(self._loaded[key], spec, name, allow_empty=allow_empty)
 
 
@@ -171,7 +175,10 @@ def select(
 
 
 def _load(
-  spec: ml_collections.ConfigDict, synthetic: ml_collections.ConfigDict, name: str
+  spec: ml_collections.ConfigDict,
+  synthetic: ml_collections.ConfigDict,
+  name: str,
+  is_stored: bool,
 ) -> Manifest:
   if spec.manifest == SYNTHETIC:
     # Drawing needs OpenCV and time: only runs that use the built-in set pay for it.
@@ -183,10 +190,16 @@ def _load(
     if type(synthetic.strength) not in (int, float):
       raise UserError(f'data.synthetic.strength = {synthetic.strength!r}: needs a number')
     seed, size_px, identities = synthetic.seed, synthetic.size_px, synthetic.identities
-    name = f'synthetic_v{CODE_VERSION}_{size_px}px_seed{seed}'
-    name += '' if identities == 90 else f'_identities{identities}'
-    name += '' if synthetic.strength == 1 else f'_strength{float(synthetic.strength):g}'
-    root = pathlib.Path(synthetic.root or storage.cache_folder() / name)
+    is_large = identities > _MOST_PEOPLE or identities * size_px**2 > _MOST_PIXELS
+    folder = f'synthetic_v{CODE_VERSION}_{size_px}px_seed{seed}'
+    folder += '' if identities == 90 else f'_identities{identities}'
+    folder += '' if synthetic.strength == 1 else f'_strength{float(synthetic.strength):g}'
+    root = pathlib.Path(synthetic.root or storage.cache_folder() / folder)
+    if is_stored and is_large and not root.exists():
+      raise UserError(
+        f'{name}: the config of the run asks for a built-in set of {identities:,} people at'
+        f' {size_px} px, more than is drawn for a run: name the data on the command line'
+      )
     path = materialize(
       root,
       seed=seed,

@@ -97,7 +97,7 @@ def _evaluate(
   points = curves.points(suite.robustness, specs)
   # The built-in set is drawn as the run or the suite says: whichever names it.
   load_suite = sets_lib.SetLoader(suite.synthetic)
-  load_own = sets_lib.SetLoader(own.synthetic) if own else load_suite
+  load_own = sets_lib.SetLoader(own.synthetic, is_stored=True) if own else load_suite
   load_tests = load_suite if suite.sets else load_own
   load_val, val_spec = load_own, own and own.val
   if suite.val.manifest:

@@ -165,7 +165,7 @@ def load_sets(run: Explained, suite: ml_collections.ConfigDict) -> dict[str, Man
     synthetic = own.synthetic
   if not specs:
     raise UserError('no test set is named: give --suite.sets.NAME.manifest=FILE')
-  load_one = sets_lib.SetLoader(synthetic)
+  load_one = sets_lib.SetLoader(synthetic, is_stored=not suite.sets)
   return {name: load_one(f'sets.{name}', spec) for name, spec in specs.items()}
 
 

@@ -169,7 +169,7 @@ def _at_hand(run: trained.TrainedRun, name: str) -> tuple[Manifest | None, str]:
   """The set that a run was trained on or chosen by, or why it is not to be had."""
   data = run.config.data
   try:
-    manifest = sets_lib.SetLoader(data.synthetic)(f'data.{name}', data[name])
+    manifest = sets_lib.SetLoader(data.synthetic, is_stored=True)(f'data.{name}', data[name])
   except UserError as error:
     return None, str(error)
   if manifest.sha256 != run.facts[f'{name}_manifest']:

@@ -128,6 +128,25 @@ def test_the_built_in_set_is_drawn_once_into_the_cache(tmp_path, monkeypatch):
   assert '32px_seed0_identities9_strength2' in root.name
 
 
+@pytest.mark.parametrize(('people', 'size_px'), [(100_000, 32), (100, 512)])
+def test_a_stored_config_draws_no_large_set(tmp_path, monkeypatch, people, size_px):
+  data = config('synthetic')
+  data.synthetic.identities, data.synthetic.size_px = people, size_px
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+
+  def materialize(root, **_):
+    root.mkdir(parents=True, exist_ok=True)
+    raise UserError('drawn')
+
+  monkeypatch.setattr('masm_jax.data.synthetic.materialize', materialize)
+  of_run = sets.SetLoader(data.synthetic, is_stored=True)
+  with pytest.raises(UserError, match=r'val: the config of the run asks for .* people at'):
+    of_run('val', data.val)
+  for load in (sets.SetLoader(data.synthetic), of_run):  # What somebody drew before is used.
+    with pytest.raises(UserError, match='drawn'):
+      load('val', data.val)
+
+
 def test_only_self_blending_trains_without_fakes(manifest):
   real = spec(manifest, split='train')
   both = sets.load_sets(config(manifest, train=real))
