@@ -174,7 +174,8 @@ def _decoded(step: pathlib.Path) -> Any:
     )
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
   ]
-  return leaves, positions.read(step / 'data'), reading.read_meta(step)
+  meta = reading.read_meta(step)
+  return leaves, positions.read(step / 'data', int(step.name), meta), meta
 
 
 def _document(path: pathlib.Path) -> Any:

@@ -19,6 +19,7 @@ from masm_jax.parallel import agreement
 
 T = TypeVar('T')
 
+OTHER_STEP = 'it is of another step than its folder says'
 _MAX_KEPT = 256  # Checkpoints that processes tell one another of.
 # Orbax' manager would make and tidy up, and read a note of its own about each checkpoint, which
 # decides nothing here: a damaged one would end the program.
@@ -42,8 +43,12 @@ def check_files(folder: pathlib.Path) -> None:
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
   """What was stored beside the state of a checkpoint.
 
+  Args:
+    folder: of the checkpoint, named by its step.
+
   Raises:
-    ValueError: it is damaged; and what else Orbax raises of files that it cannot read.
+    ValueError: it is damaged, or of another step; and what else Orbax raises of files that it
+      cannot read.
   """
   check_files(folder / 'meta')
   found = ocp.JsonCheckpointHandler().restore(folder / 'meta')
@@ -51,7 +56,11 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     raise ValueError('its metadata are no JSON object')
   if type(found.get('best_step')) is not int:
     raise ValueError('its metadata name no best step')
-  return files.unseal(found)
+  meta = files.unseal(found)
+  step = tree.digests({'step': np.int32(folder.name)})['step']
+  if meta.get('digests', {}).get('step', step) != step:
+    raise ValueError(OTHER_STEP)
+  return meta
 
 
 def verify(state: Any, meta: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          data=grain.checkpoint.CheckpointSave(positions.Sealed(iterator)),
+          data=grain.checkpoint.CheckpointSave(positions.Sealed(iterator, meta)),
           meta=ocp.args.JsonSave(files.seal(meta)),
         ),
       )
@@ -208,7 +208,8 @@ class Checkpoints:
   def _read(self, step: int, state: State) -> tuple[dict[str, Any], dict[str, Any], State]:
     """What was stored beside the state, the iterator's state, and the state, placed as `state`."""
     meta = self._meta(step)
-    return meta, positions.read(self._folder(step) / 'data'), self._state(step, state, meta)
+    position = positions.read(self._folder(step) / 'data', step, meta)
+    return meta, position, self._state(step, state, meta)
 
   def _problem_of_best(self, best: int, step: int, state: State) -> str:
     """Why the checkpoint that validation chose before `step` cannot be used; '' if it can."""
@@ -235,6 +236,8 @@ class Checkpoints:
         self._folder(step) / 'state', args=ocp.args.StandardRestore(_like(state))
       )
     reading.verify(found, meta)
+    if int(found.step) != step:  # Version 0.1 stored no digest of it.
+      raise ValueError(reading.OTHER_STEP)
     return found
 
   def _folder(self, step: int) -> pathlib.Path:

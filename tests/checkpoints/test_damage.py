@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from masm_jax import tree
+from masm_jax import files, tree
 from masm_jax.checkpoints import reading
 from masm_jax.checkpoints.saving import Best, Checkpoints
 from masm_jax.errors import UserError
@@ -193,7 +193,8 @@ def test_values_that_are_not_finite_are_refused(run, tmp_path):
   checkpoints = Checkpoints(workdir, config=run.config, **HASHES)
   bad = state_of(run, 20)
   poison = lambda x: x.at[(0,) * x.ndim].set(np.nan) if x.dtype.kind == 'f' else x
-  checkpoints.save(bad.replace(trainable=jax.tree.map(poison, bad.trainable)), Positions(), Best())
+  position = Positions({'next_step': 20, 'undecodable': []})
+  checkpoints.save(bad.replace(trainable=jax.tree.map(poison, bad.trainable)), position, Best())
   checkpoints.close()
   assert restore(run, workdir)[1].state['next_step'] == 10
 
@@ -209,10 +210,21 @@ def test_checkpoints_without_digests_are_read_and_that_is_said_once(
     text = meta.read_text()
     assert '"digests": {}' in text
     meta.write_text(text.replace('"digests": {}, ', '').replace('"digest":', '"other":'))
+  for position in tmp_path.glob('checkpoints/*/data/process_0-of-1.json'):
+    content = files.read_json(position)
+    del content['checkpoint']
+    files.write_sealed(position, content)
   with caplog.at_level(logging.WARNING):
     for _ in range(2):
       assert restore(run, tmp_path)[1].state['next_step'] == 10
   assert caplog.text.count('stored no digests') == 1
+
+
+def test_a_checkpoint_in_the_place_of_another_is_refused_by_an_evaluation(saved, tmp_path):
+  workdir = shutil.copytree(saved, tmp_path / 'run')
+  (workdir / 'checkpoints/00000010').rename(workdir / 'checkpoints/00000030')
+  with pytest.raises(UserError, match=r'step 30 .* cannot be read: it is of another step than its'):
+    reading.SavedRun(workdir).choose('last')
 
 
 def test_the_digests_do_not_depend_on_the_devices(run):

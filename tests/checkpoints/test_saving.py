@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from masm_jax import files
 from masm_jax.checkpoints.saving import Best, Checkpoints
 from masm_jax.errors import UserError, first_line
 from tests.positions import Positions
@@ -55,6 +56,15 @@ def largest(folder):
   return max((path for path in folder.rglob('*') if path.is_file()), key=lambda p: p.stat().st_size)
 
 
+def take_over(source, target):
+  shutil.rmtree(target)
+  shutil.copytree(source, target)
+
+
+def rename_checkpoint(position):
+  files.write_sealed(position, files.read_json(position) | {'checkpoint': 'x'})
+
+
 DAMAGES = {
   'state cut in half': lambda step: truncate(largest(step / 'state')),
   'state gone': lambda step: shutil.rmtree(step / 'state'),
@@ -62,6 +72,13 @@ DAMAGES = {
   'config cut in half': lambda step: truncate(step / 'meta' / 'metadata'),
   'data position empty': lambda step: os.truncate(step / 'data' / 'process_0-of-1.json', 0),
   'data position gone': lambda step: shutil.rmtree(step / 'data'),
+  'another one in its place': lambda step: take_over(step.with_name('00000010'), step),
+  'data position of another one': lambda step: take_over(
+    step.with_name('00000010') / 'data', step / 'data'
+  ),
+  'data position of another run': lambda step: rename_checkpoint(
+    step / 'data' / 'process_0-of-1.json'
+  ),
 }
 
 

@@ -147,14 +147,19 @@ def _saved(folder: pathlib.Path) -> dict[str, Any]:
     state = jax.tree.map(jax.numpy.asarray, _state(step))
     checkpoints.save(state, Positions({'next_step': step, 'undecodable': []}), saving.Best(1, 0.5))
   checkpoints.close()
-  root = folder / 'run' / 'checkpoints' / '00000002'
-  names = sorted(str(path.relative_to(root)) for path in root.rglob('*') if path.is_file())
-  contents = {name: (root / name).read_bytes() for name in names}
-  return {'run': folder / 'run', 'contents': contents}
+  contents = {}
+  for step in ('00000001', '00000002'):
+    root = folder / 'run' / 'checkpoints' / step
+    names = sorted(str(path.relative_to(root)) for path in root.rglob('*') if path.is_file())
+    contents[step] = {name: (root / name).read_bytes() for name in names}
+  return {'run': folder / 'run', 'others': contents['00000001'], 'contents': contents['00000002']}
 
 
 @st.composite
 def _checkpoints(draw: st.DrawFn, state: dict[str, Any]) -> Case:
+  if draw(st.integers(0, 7)) == 0:  # Sound parts, of another checkpoint.
+    part = draw(st.sampled_from(('data', 'meta', 'state', '')))
+    return {name: content for name, content in state['others'].items() if name.startswith(part)}
   contents = state['contents']
   meta = 'meta/metadata'
   name = draw(st.sampled_from((meta, meta, *sorted(contents))))
@@ -191,9 +196,10 @@ def _restore(state: dict[str, Any], folder: pathlib.Path) -> str:
   value = float(tree.flatten(jax.device_get(trainable))['head/kernel'].mean())
   assert value == number, 'another state'
   try:
-    positions.read(step / 'data')
+    position = positions.read(step / 'data', number, found)
   except (ValueError, OSError, TypeError, KeyError):
     return 'no positions'
+  assert position['next_step'] == number, 'positions of another'
   return 'read'
 
 
