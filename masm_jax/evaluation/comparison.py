@@ -149,7 +149,8 @@ def _compare_set(
   draws: dict[tuple[str, str], list[Mapping[str, np.ndarray]]] = {}
   for detector in detectors:
     for folder, found in zip(detector.folders, detector.results, strict=True):
-      table = scores.labelled(scores.read_scores(results.scores_path(folder, name)))
+      path = results.scores_path(folder, name)
+      table = scores.labelled(scores.read_scores(path, of={'set': name}))
       if rows is None:
         rows, first, manifest = table, folder, _manifest_hash(found, name)
         clusters = make_clusters(table, settings.unit)

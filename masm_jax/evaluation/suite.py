@@ -160,7 +160,8 @@ class SuiteRun:
     # Where images are not known by their content, the folder that they lie in has to name them.
     root = '' if (manifest.table['sha256'] != '').all() else str(manifest.root)
     print_ = _fingerprint(self.identity, manifest.sha256, root, kind)
-    if self._agreed(self._note(path).get('scores') == print_ and scores.is_whole(path)):
+    of = {'set': name, 'scores': print_}
+    if self._agreed(self._note(path).get('scores') == print_ and scores.is_whole(path, of=of)):
       logging.info('%s: scored before', path.relative_to(self.folder))
       return
     table = self._table(name, manifest, perturb)
@@ -169,7 +170,7 @@ class SuiteRun:
     if self.is_lead:
       # First: killed between the next two, the old note would pass for one of the new table.
       self._note_path(path).unlink(missing_ok=True)
-      scores.write_scores(path, table)
+      scores.write_scores(path, table, of=of)
       json_files.write_sealed(self._note_path(path), {'scores': print_})
       logging.info('%s: %d frames scored', path.relative_to(self.folder), len(table))
 

@@ -98,16 +98,17 @@ def merged(run: AdaptedRun, workdir: pathlib.Path, mesh: Mesh, *, step: str) -> 
   """The detector of an adapted run; arguments as those it was loaded with."""
   merge = steps.jit_merge(run.method, mesh, run.trainable, run.frozen)
   params = merge(run.trainable, run.frozen)
-  found = _validation(workdir / 'scores' / step / 'val.parquet')
+  found = _validation(workdir / 'scores' / step / 'val.parquet', run.facts['step'])
   return TrainedRun(run.config, run.detector, params, run.facts, run.crops, found)
 
 
-def _validation(path: pathlib.Path) -> Validation | None:
+def _validation(path: pathlib.Path, step: int) -> Validation | None:
   """What a run's scores of its validation set fixed; None where they are not there, or damaged."""
+  of = {'set': 'val', 'step': str(step)}
   if not path.is_file():
     return None
   try:
-    return validation.from_scores(scores.read_scores(path))
+    return validation.from_scores(scores.read_scores(path, of=of))
   except UserError as error:
     logging.warning('%s; the validation set counts as not scored', error)
     return None

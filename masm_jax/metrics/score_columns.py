@@ -35,8 +35,9 @@ _VALID: Mapping[str, Callable[[pd.Series], bool]] = {
     name: lambda column: all(isinstance(value, str) for value in column)
     for name in ('video_id', 'path', 'method', 'dataset', 'split', 'identities')
   },
-  'label': lambda column: column.isin((REAL, FAKE, UNLABELLED)).all(),
-  'score': lambda column: column.astype(np.float64).between(0, 1).all(),
-  'logit': lambda column: np.isfinite(column.astype(np.float64)).all(),
+  'frame': lambda column: column.dtype.kind in 'iu',
+  'label': lambda column: column.dtype.kind in 'iu' and column.isin((REAL, FAKE, UNLABELLED)).all(),
+  'score': lambda column: column.dtype.kind == 'f' and column.between(0, 1).all(),
+  'logit': lambda column: column.dtype.kind == 'f' and np.isfinite(column).all(),
   'feature': _are_features,
 }

@@ -1,9 +1,11 @@
-"""Score tables: one row per evaluated frame, kept as Parquet, and the tables printed from them."""
+"""Score tables: one row per evaluated frame, kept as Parquet."""
 
 import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from masm_jax.data import parquet
 from masm_jax.data.columns import UNLABELLED
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary as metrics
-from masm_jax.metrics import catalogue, text_tables
 from masm_jax.metrics.score_columns import odd_column
 
 COLUMNS = (
@@ -33,9 +34,11 @@ COLUMNS = (
   'split',
 )
 LEVELS = ('frame', 'video')
-_DIGEST = b'masm_jax digest'  # In the metadata of a score file.
+_DIGEST, _OF = b'masm_jax digest', b'masm_jax of'  # In the metadata of a score file.
 SHOWN = ('auroc', 'ap', 'eer')  # In printed tables.
 _OWN = ('score', 'logit', 'feature', 'thumbnail')  # An evaluation adds these; no manifest may.
+
+_NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
 Metrics = Mapping[str, float]
 SetMetrics = Mapping[str, Metrics]  # By level.
@@ -96,35 +99,45 @@ def score_table(
   return rows[[*COLUMNS, *(column for column in rows if column not in COLUMNS)]]
 
 
-def write_scores(path: str | os.PathLike, table: pd.DataFrame) -> None:
+def write_scores(
+  path: str | os.PathLike, table: pd.DataFrame, *, of: Mapping[str, str] = _NOTHING
+) -> None:
   """Writes a score table as Parquet; the file appears whole or not at all.
 
-  Equal tables give equal bytes. The file holds a digest of the table, which `read_scores` verifies.
+  Equal tables give equal bytes. The file holds a digest of the table, and of what it is of, which
+  `read_scores` verifies.
 
   Args:
     path: the file; its folder is made.
     table: from `score_table`.
+    of: what was scored and by what, such as `set`: tells this table from others of the same form.
 
   Raises:
     UserError: if the file cannot be written.
   """
   try:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = (arrow.schema.metadata or {}) | {_DIGEST: _digest(table).encode()}
+    note = json.dumps(dict(of), sort_keys=True).encode() if of else b''
+    metadata = (arrow.schema.metadata or {}) | {_DIGEST: _digest(table, note).encode()}
+    metadata |= {_OF: note} if of else {}
     with files.replacing(path) as fresh:
       pq.write_table(arrow.replace_schema_metadata(metadata), fresh)
   except OSError as error:
     raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
 
 
-def read_scores(path: str | os.PathLike) -> pd.DataFrame:
+def read_scores(path: str | os.PathLike, *, of: Mapping[str, str] = _NOTHING) -> pd.DataFrame:
   """Reads a file of `write_scores`.
+
+  Args:
+    path: the file.
+    of: what the table has to be of; earlier versions did not write it, and are believed.
 
   Returns:
     Columns `COLUMNS`, then the manifest's further ones.
 
   Raises:
-    UserError: if the file is missing or damaged, is not Parquet, or lacks a column.
+    UserError: if the file is missing, damaged or another one, is not Parquet, or lacks a column.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -135,8 +148,9 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
   table, notes = parquet.read(content, str(path), as_bytes=('thumbnail',))
   stored = notes.get(_DIGEST)  # Earlier versions stored none.
-  if stored and stored.decode('ascii', 'replace') != _digest(table):
+  if stored and stored.decode('ascii', 'replace') != _digest(table, notes.get(_OF, b'')):
     raise UserError(f'{path}: its content does not match its digest: it is damaged')
+  _check_of(path, notes.get(_OF, b'{}'), of)
   missing = [column for column in COLUMNS if column not in table]
   if missing:
     raise UserError(f'{path} lacks the columns {", ".join(missing)}: it is not a score file')
@@ -145,19 +159,38 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
   return table
 
 
-def is_whole(path: pathlib.Path) -> bool:
-  """Whether there is a score table that can be read; a damaged one is set aside."""
+def is_whole(path: pathlib.Path, *, of: Mapping[str, str] = _NOTHING) -> bool:
+  """Whether there is a score table that can be read; a damaged one, or another, is set aside."""
   try:
-    read_scores(path)
+    read_scores(path, of=of)
   except UserError:
     files.set_aside(path)
     return False
   return True
 
 
-def _digest(table: pd.DataFrame) -> str:
-  """SHA-256 of a table's columns: their names and values, as a Parquet file gives them back."""
-  digest = hashlib.sha256()
+def _check_of(path: pathlib.Path, note: bytes, of: Mapping[str, str]) -> None:
+  """Refuses a table that is of something else."""
+  try:
+    found = files.parse_object(note)
+  except ValueError as error:
+    raise UserError(f'{path} does not say what it is of: it is damaged') from error
+  for key, value in of.items():
+    if (other := found.get(key, value)) != value:
+      raise UserError(
+        f'{path} is of another {key} ({str(other)[:80]!a}, not {value!a}): put the right file back,'
+        ' or score again'
+      )
+
+
+def _digest(table: pd.DataFrame, note: bytes) -> str:
+  """SHA-256 of a table's columns: their names and values, as a Parquet file gives them back.
+
+  Args:
+    table: of scores.
+    note: what it is of.
+  """
+  digest = hashlib.sha256(note)
   for name in table:
     values = table[name].to_numpy()
     if values.dtype.kind in 'iufb':
@@ -214,119 +247,3 @@ def summarize(
     )
     for level, rows in zip(LEVELS, (table, videos), strict=True)
   }
-
-
-def format_table(results: Mapping[str, SetMetrics]) -> str:
-  """The printed table of one run: a row per data set, frame and video level side by side.
-
-  Args:
-    results: `{data set: {'frame': metrics, 'video': metrics}}`, from `summarize` or read back from
-      JSON (where nan is the string 'nan').
-
-  Returns:
-    Aligned plain text that ends without a line break; the same results give the same text.
-  """
-  columns = (*((catalogue.metric(key).short, key) for key in SHOWN), ('n', 'num'))
-  header = ['data set']
-  for _ in LEVELS:
-    header += [title for title, _ in columns]
-  rows = [
-    [name, *(_cell(levels.get(level, {}), key) for level in LEVELS for _, key in columns)]
-    for name, levels in results.items()
-  ]
-  half = len(columns)
-  lines = text_tables.align([header, *rows], group=half)
-  widths = text_tables.column_widths([header, *rows])
-  spans = [sum(widths[1 + i * half : 1 + (i + 1) * half]) + 2 * (half - 1) for i in range(2)]
-  groups = [
-    ' ' * widths[0],
-    *(f' {level} '.center(span, '-') for level, span in zip(LEVELS, spans, strict=True)),
-  ]
-  return '\n'.join(['   '.join(groups), *lines])
-
-
-def format_intervals(results: Mapping[str, Any], metrics_shown: Sequence[str] = SHOWN) -> str:
-  """The printed table of an evaluation: per data set and level, metrics with their intervals.
-
-  Args:
-    results: `sets` of an evaluation's `results.json`.
-    metrics_shown: names of its metrics.
-
-  Returns:
-    Aligned plain text that ends without a line break.
-  """
-  header = ['data set', 'level', *(catalogue.metric(key).short for key in metrics_shown), 'n']
-  rows = [
-    [
-      name,
-      level,
-      *(format_interval(levels[level]['metrics'][metric]) for metric in metrics_shown),
-      str(levels[level]['num']),
-    ]
-    for name, levels in results.items()
-    for level in LEVELS
-  ]
-  return '\n'.join(text_tables.align([header, *rows]))
-
-
-def format_calibration(results: Mapping[str, Any], names: Sequence[str]) -> str:
-  """The printed table of what a temperature changes: per data set and level, before and after.
-
-  Args:
-    results: `sets` of an evaluation's `results.json`, made with a temperature.
-    names: of the metrics.
-
-  Returns:
-    Aligned plain text that ends without a line break.
-  """
-  header = ['data set', 'level', *(catalogue.metric(key).short for key in names)]
-  rows = [
-    [
-      name,
-      level,
-      *(
-        ' -> '.join(f'{float(part["metrics"][metric]["value"]):.3f}' for part in (before, after))
-        for metric in names
-      ),
-    ]
-    for name, levels in results.items()
-    for level, before, after in ((k, levels[k], levels[k]['calibrated']) for k in LEVELS)
-  ]
-  return '\n'.join(text_tables.align([header, *rows]))
-
-
-def format_interval(entry: Metrics) -> str:
-  """`0.912 [0.884, 0.937]` from `{value, low, high}`, also where nan is text."""
-  value, low, high = (float(entry[key]) for key in ('value', 'low', 'high'))
-  return f'{value:.3f} [{low:.3f}, {high:.3f}]' if low == low else f'{value:.3f}'
-
-
-def format_comparison(
-  results: Mapping[str, Mapping[str, SetMetrics]], metric: str = 'auroc', level: str = 'video'
-) -> str:
-  """Several methods on the same data sets: a row per method, a column per data set.
-
-  Args:
-    results: `{method: {data set: {'frame': metrics, 'video': metrics}}}`.
-    metric: a key of `metrics.binary_metrics`.
-    level: 'frame' or 'video'.
-
-  Returns:
-    Aligned plain text under a line that names metric and level. Columns come in the order in which
-    the data sets are first met; `-` stands where a method has no metric for a set.
-  """
-  names = list(dict.fromkeys(name for sets in results.values() for name in sets))
-  header = ['method', *names]
-  rows = [
-    [method, *(_cell(sets.get(name, {}).get(level, {}), metric) for name in names)]
-    for method, sets in results.items()
-  ]
-  title = f'{catalogue.metric(metric).short}, {level} level'
-  return '\n'.join([title, *text_tables.align([header, *rows])])
-
-
-def _cell(values: Metrics, key: str) -> str:
-  if key not in values:
-    return '-'
-  # float() also takes the strings that stand for nan and inf in JSON.
-  return str(values[key]) if key.startswith('num') else f'{float(values[key]):.4f}'

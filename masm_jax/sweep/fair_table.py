@@ -81,9 +81,8 @@ def _compare(
   draws: dict[str, dict[str, dict]] = {level: {} for level in scores.LEVELS}
   for row in rows:
     for run in _finished(sweep, row):
-      scored = scores.labelled(
-        scores.read_scores(run.workdir / 'scores' / 'best' / f'{name}.parquet')
-      )
+      path = run.workdir / 'scores' / 'best' / f'{name}.parquet'
+      scored = scores.labelled(scores.read_scores(path, of={'set': name}))
       if first is None:
         first = scored
         clusters = make_clusters(scored, settings.unit)

@@ -40,6 +40,6 @@ def score_checkpoints(
     params = params_at(step)
     scored[step] = name, {}
     for set_name, manifest in manifests.items():
-      metrics = report.write_scores(name, set_name, score(params, manifest))
+      metrics = report.write_scores(name, set_name, score(params, manifest), step=step)
       scored[step][1][set_name] = metrics
       yield name, set_name, metrics

@@ -22,7 +22,7 @@ from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask, MaskConfig, find_doubt
 from masm_jax.methods.chosen_layers import Selection
-from masm_jax.metrics import scores
+from masm_jax.metrics import printed, scores
 from masm_jax.telemetry.lines import JsonLines
 
 FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
@@ -225,10 +225,13 @@ class RunReport:
     if self._masks:
       self._masks.sync()
 
-  def write_scores(self, checkpoint: str, name: str, table: pd.DataFrame) -> dict[str, Any]:
+  def write_scores(
+    self, checkpoint: str, name: str, table: pd.DataFrame, *, step: int
+  ) -> dict[str, Any]:
     """Writes the frame scores of a data set, and returns its metrics at both levels."""
     if self._enabled:
-      scores.write_scores(self._workdir / 'scores' / checkpoint / f'{name}.parquet', table)
+      path = self._workdir / 'scores' / checkpoint / f'{name}.parquet'
+      scores.write_scores(path, table, of={'set': name, 'step': str(step)})
     return scores.summarize(table, name=name)
 
   def copy_scores(self, source: str, checkpoint: str, name: str) -> None:
@@ -266,7 +269,7 @@ class RunReport:
       shown = {'last': f'{shown["best"]} and last step'}
     for name, what in shown.items():
       say(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
-      say(scores.format_table(results[name]['sets']))
+      say(printed.format_table(results[name]['sets']))
     if is_synthetic:
       say(f'\n{sets.SYNTHETIC_NOTE}')
     self._draw_masks(results['last']['step'])

@@ -10,7 +10,7 @@ from configs import common
 from masm_jax import files
 from masm_jax.data.manifest import Manifest
 from masm_jax.evaluation import curves, results, suite
-from masm_jax.metrics import scores
+from masm_jax.metrics import printed, scores
 
 
 class Evaluator:
@@ -113,6 +113,21 @@ def test_the_watchdog_hears_of_every_batch_and_nothing_of_the_metrics(
   assert (made is None) == (not is_lead)
 
 
+def test_a_table_in_the_place_of_another_is_scored_again(tmp_path):
+  sets = {'a': make_manifest('a')}
+  expected = make_run(tmp_path / 'one').run(VAL, TRAIN, sets)
+  make_run(tmp_path / 'two', identity='two').run(VAL, TRAIN, sets)
+  table = results.scores_path(tmp_path / 'one', results.VAL)
+  sound = table.read_bytes()
+  for other in (
+    results.scores_path(tmp_path / 'one', 'a'), results.scores_path(tmp_path / 'two', results.VAL)
+  ):  # fmt: skip
+    table.write_bytes(other.read_bytes())
+    evaluator = Evaluator()
+    assert make_run(tmp_path / 'one', evaluator=evaluator).run(VAL, TRAIN, sets) == expected
+    assert evaluator.asked == [VAL.sha256] and table.read_bytes() == sound
+
+
 def test_a_kill_between_table_and_note_leaves_no_note_of_another_table(tmp_path, monkeypatch):
   make_run(tmp_path, identity='one').score('a', make_manifest('a'))
 
@@ -158,10 +173,10 @@ def test_a_validation_set_of_one_class_gives_neither_threshold_nor_temperature(t
   fitted = make_run(tmp_path / 'b', temperature=True).run(VAL, TRAIN, {'a': make_manifest('a')})
   temperature = fitted['protocol']['temperature']['frame']
   assert temperature > 0 and temperature != 1
-  printed = scores.format_calibration(fitted['sets'], ['brier']).splitlines()
+  lines = printed.format_calibration(fitted['sets'], ['brier']).splitlines()
   of = fitted['sets']['a']['video']
   values = [part['metrics']['brier']['value'] for part in (of, of['calibrated'])]
-  assert printed[4].split() == ['a', 'video', f'{values[0]:.3f}', '->', f'{values[1]:.3f}']
+  assert lines[4].split() == ['a', 'video', f'{values[0]:.3f}', '->', f'{values[1]:.3f}']
 
 
 def test_copies_of_whole_videos_become_a_curve(tmp_path):

@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from tests.report.conftest import write_evaluation
 # --- Evaluations ----------------------------------------------------------------------------------
 
 _NOTE = 'evaluation.json'
+_VAL = 'scores/val.parquet'
 
 
 def _evaluated(folder: pathlib.Path) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def _evaluations(state: dict[str, Any]) -> st.SearchStrategy[Case]:
     st.builds(named(_NOTE), spoilt_json(json.loads(contents[_NOTE]))),
     st.builds(named(scores), spoilt_bytes([contents[scores]])),
     st.builds(named(scores), _typed_scores(contents[scores])),
+    st.just({scores: contents[_VAL]}),
   )
 
 
@@ -87,6 +90,9 @@ def _shown(state: dict[str, Any], folder: pathlib.Path) -> str:
   for path in changed:
     shutil.copyfile(path, copy / path.relative_to(folder))
   loaded = runs.read_runs([f'a={copy}', f'b={state["other"]}'])
+  table = loaded[0].frames['ffpp']
+  assert table['score'].dtype == np.float64
+  assert not any(path.read_bytes() == state['contents'][_VAL] for path in changed), 'another set'
   # Drawing takes seconds, and a number that cannot be drawn is one on every page.
   key = zlib.crc32(b''.join(path.read_bytes() for path in changed))
   is_drawn = key % 16 == 0

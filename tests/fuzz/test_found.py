@@ -93,9 +93,22 @@ def test_damaged_scores_of_a_validation_set_count_as_none(folder, tmp_path, capl
   content = (folder / 'scores' / 'val.parquet').read_bytes()
   (tmp_path / 'val.parquet').write_bytes(content[:-40])
   with caplog.at_level(logging.WARNING):
-    assert trained._validation(tmp_path / 'val.parquet') is None
+    assert trained._validation(tmp_path / 'val.parquet', 0) is None
   assert 'val.parquet' in caplog.text
-  assert trained._validation(folder / 'scores' / 'val.parquet') is not None
+  assert trained._validation(folder / 'scores' / 'val.parquet', 0) is not None
+
+
+def test_the_scores_of_another_set_or_step_are_not_those_of_the_validation_set(
+  folder, tmp_path, caplog
+):
+  table = scores.read_scores(folder / 'scores' / 'val.parquet')
+  for of in ({'set': 'known', 'step': '7'}, {'set': 'val', 'step': '6'}):
+    scores.write_scores(tmp_path / 'val.parquet', table, of=of)
+    assert trained._validation(tmp_path / 'val.parquet', 7) is None
+    assert 'is of another' in caplog.text
+    caplog.clear()
+  scores.write_scores(tmp_path / 'val.parquet', table, of={'set': 'val', 'step': '7'})
+  assert trained._validation(tmp_path / 'val.parquet', 7) is not None
 
 
 def test_an_empty_file_of_a_process_that_was_killed_before_its_lock_is_removed(tmp_path):

@@ -65,7 +65,7 @@ def write_evaluation(
   ):
     table = _table(rng, name, methods, skill * share, num_videos, frames_per_video)
     tables[name] = table
-    scores.write_scores(folder / 'scores' / f'{name}.parquet', table)
+    scores.write_scores(folder / 'scores' / f'{name}.parquet', table, of={'set': name})
   threshold = {
     'frame': _metrics(tables['val'])['eer_threshold'],
     'video': _metrics(metrics.video_scores(tables['val']))['eer_threshold'],
