@@ -32,7 +32,7 @@ def summarize(workdir: pathlib.Path) -> None:
   """
   from masm_jax import telemetry
   from masm_jax.data import sets as sets_lib
-  from masm_jax.metrics import printed, scores
+  from masm_jax.metrics import metric_tables, scores
   from masm_jax.plots import curves as plots
 
   results = {method: telemetry.read_json(workdir / method / 'results.json') for method in METHODS}
@@ -41,7 +41,7 @@ def summarize(workdir: pathlib.Path) -> None:
   say('\nTrained on swap, upsample, reenact and texture (known); the other forgeries are new.')
   for level in scores.LEVELS:
     metrics = {method: {name: best[method][name] for name in sets} for method in METHODS}
-    say(f'\n{printed.format_comparison(metrics, "auroc", level)}')
+    say(f'\n{metric_tables.format_comparison(metrics, "auroc", level)}')
   trained = (f'{name} {result["trainable_parameters"]:,}' for name, result in results.items())
   say(f'\nTrainable parameters: {", ".join(trained)}')
   say(f'\n{sets_lib.SYNTHETIC_NOTE}')

@@ -21,7 +21,7 @@ from masm_jax.evaluation import curves, results
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import detector_file, steps, trained, validation
 from masm_jax.inference.scorer import Evaluator
-from masm_jax.metrics import catalogue, printed
+from masm_jax.metrics import catalogue, metric_tables
 from masm_jax.parallel import locks, peers, sharding
 
 
@@ -302,17 +302,17 @@ def _print(document: Mapping[str, Any], out: pathlib.Path) -> None:
     f'\n{run["method"]} on {run["backbone"]}, {run["checkpoint"]} (step {run["step"]});'
     f' intervals of {100 * confidence:g} %'
   )
-  say(printed.format_intervals(document['sets']))
+  say(metric_tables.format_intervals(document['sets']))
   band = document['protocol']['band']
   say(
     f'\nUndecided within the band (validation: FPR {band["fpr"]:.1%}, FNR {band["fnr"]:.1%}):'
     f' {band["frame"]["low"]:.3f} to {band["frame"]["high"]:.3f} for frames,'
     f' {band["video"]["low"]:.3f} to {band["video"]["high"]:.3f} for videos'
   )
-  say(printed.format_intervals(document['sets'], ('coverage', 'selective_accuracy', 'aurc')))
+  say(metric_tables.format_intervals(document['sets'], ('coverage', 'selective_accuracy', 'aurc')))
   if temperature := document['protocol']['temperature']:
     say(f'\nWith temperature {temperature["frame"]:.3f} ({temperature["origin"]}):')
-    say(printed.format_calibration(document['sets'], catalogue.RESCALED))
+    say(metric_tables.format_calibration(document['sets'], catalogue.RESCALED))
   if 'note' in document:
     say(f'\n{document["note"]}')
   say(f'\nMetrics: {out / "results.json"}')

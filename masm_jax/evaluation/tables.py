@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from masm_jax.evaluation import published
-from masm_jax.metrics import catalogue, printed, scores, text_tables
+from masm_jax.metrics import catalogue, metric_tables, scores, text_tables
 
 _NOT_AVAILABLE = 'not available'
 _CSV_COLUMNS = (
@@ -151,7 +151,7 @@ def _published(level: str, sets: list[str]) -> list[list[str]]:
 
 def _cell(entry: Mapping[str, Any]) -> str:
   spread = '' if math.isnan(entry['std']) else f' ± {entry["std"]:.3f}'
-  value, space, interval = printed.format_interval(entry).partition(' ')
+  value, space, interval = metric_tables.format_interval(entry).partition(' ')
   return f'{value}{spread}{space}{interval}'
 
 

@@ -22,7 +22,7 @@ from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask, MaskConfig, find_doubt
 from masm_jax.methods.chosen_layers import Selection
-from masm_jax.metrics import printed, scores
+from masm_jax.metrics import metric_tables, scores
 from masm_jax.telemetry.lines import JsonLines
 
 FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
@@ -269,7 +269,7 @@ class RunReport:
       shown = {'last': f'{shown["best"]} and last step'}
     for name, what in shown.items():
       say(f'\n{config.method} on {config.backbone.name}, {what} (step {results[name]["step"]})')
-      say(printed.format_table(results[name]['sets']))
+      say(metric_tables.format_table(results[name]['sets']))
     if is_synthetic:
       say(f'\n{sets.SYNTHETIC_NOTE}')
     self._draw_masks(results['last']['step'])

@@ -10,7 +10,7 @@ from configs import common
 from masm_jax import files
 from masm_jax.data.manifest import Manifest
 from masm_jax.evaluation import curves, results, suite
-from masm_jax.metrics import printed, scores
+from masm_jax.metrics import metric_tables, scores
 
 
 class Evaluator:
@@ -173,7 +173,7 @@ def test_a_validation_set_of_one_class_gives_neither_threshold_nor_temperature(t
   fitted = make_run(tmp_path / 'b', temperature=True).run(VAL, TRAIN, {'a': make_manifest('a')})
   temperature = fitted['protocol']['temperature']['frame']
   assert temperature > 0 and temperature != 1
-  lines = printed.format_calibration(fitted['sets'], ['brier']).splitlines()
+  lines = metric_tables.format_calibration(fitted['sets'], ['brier']).splitlines()
   of = fitted['sets']['a']['video']
   values = [part['metrics']['brier']['value'] for part in (of, of['calibrated'])]
   assert lines[4].split() == ['a', 'video', f'{values[0]:.3f}', '->', f'{values[1]:.3f}']

@@ -3,7 +3,7 @@
 import json
 import math
 
-from masm_jax.metrics import printed
+from masm_jax.metrics import metric_tables
 
 METRICS = {'auroc': 0.98765, 'ap': 0.9, 'eer': 0.01234, 'num': 1234}
 RESULTS = {
@@ -13,7 +13,7 @@ RESULTS = {
 
 
 def test_table_is_exact():
-  assert printed.format_table(RESULTS).splitlines() == [
+  assert metric_tables.format_table(RESULTS).splitlines() == [
     '             ---------- frame -----------   --------- video ----------',
     'data set      AUROC      AP     EER     n    AUROC      AP     EER   n',
     'celebdf_v2   0.9877  0.9000  0.0123  1234   1.0000  0.9000  0.0123  40',
@@ -23,18 +23,18 @@ def test_table_is_exact():
 
 def test_table_of_results_read_from_json_is_the_same():
   stored = json.loads(json.dumps(RESULTS).replace('NaN', '"nan"'))
-  assert printed.format_table(stored) == printed.format_table(RESULTS)
+  assert metric_tables.format_table(stored) == metric_tables.format_table(RESULTS)
 
 
 def test_comparison_is_exact():
   results = {'masm': RESULTS, 'linear': {'x': RESULTS['x'], 'new': RESULTS['celebdf_v2']}}
-  assert printed.format_comparison(results).splitlines() == [
+  assert metric_tables.format_comparison(results).splitlines() == [
     'AUROC, video level',
     'method  celebdf_v2  x     new',
     'masm        1.0000  -       -',
     'linear           -  -  1.0000',
   ]
-  assert printed.format_comparison(results, metric='num', level='frame').splitlines() == [
+  assert metric_tables.format_comparison(results, metric='num', level='frame').splitlines() == [
     'num, frame level',
     'method  celebdf_v2     x   new',
     'masm          1234  1234     -',
