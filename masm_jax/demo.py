@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from masm_jax import cli, plain_files
+from masm_jax import cli, places, plain_files
 from masm_jax.errors import say
 from masm_jax.parallel import locks
 
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 def _run_all(known: argparse.Namespace, more: list[str]) -> int:
-  with locks.held(known.workdir):  # Each command has a lock of its own beside it.
+  with locks.held(known.workdir, kind=places.DEMO):  # Each command has a lock of its own beside it.
     return _demo(known, more)
 
 

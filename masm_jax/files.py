@@ -57,9 +57,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
   try:
     yield fresh
-    _sync(fresh)
+    sync(fresh)
     os.replace(fresh, path)
-    _sync(path.parent)  # The new name is on the disk too.
+    sync(path.parent)  # The new name is on the disk too.
   finally:
     fresh.unlink(missing_ok=True)
 
@@ -112,35 +112,6 @@ def write_arrays(
     fresh.chmod(mode)
 
 
-@contextlib.contextmanager
-def folder_of(note: str, folder: str | os.PathLike, *, what: str) -> Iterator[None]:
-  """Within it, the files of a folder are written, and last of all its note.
-
-  Without the note the folder is unfinished. A mark tells it from a folder of somebody else's, so
-  that what a kill or a full disk has stopped can be done again.
-
-  Args:
-    note: the name of the note; an older one is removed first.
-    folder: a new or an empty one, or one that was written, or begun, so before.
-    what: what it is, for the error.
-
-  Raises:
-    UserError: it holds other files.
-    OSError: it cannot be written.
-  """
-  folder = pathlib.Path(folder)
-  mark = folder / f'.{note}.unfinished'
-  others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-  if others and not {note, mark.name} & others:
-    raise UserError(f'{folder} holds other files: give a new folder for {what}')
-  folder.mkdir(parents=True, exist_ok=True)
-  mark.touch()  # Before anything that may fail half-way.
-  remove_unfinished(folder)
-  (folder / note).unlink(missing_ok=True)  # What is there now no longer fits.
-  yield
-  mark.unlink()
-
-
 def remove_unfinished(folder: str | os.PathLike, *, deep: bool = False) -> None:
   """Removes what killed processes left of `replacing` in a folder that no process writes to now.
 
@@ -154,7 +125,8 @@ def remove_unfinished(folder: str | os.PathLike, *, deep: bool = False) -> None:
       path.unlink()
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: str | os.PathLike) -> None:
+  """Waits until a file, or the names in a folder, are on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

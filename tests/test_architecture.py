@@ -12,7 +12,7 @@ from masm_jax.__main__ import COMMANDS
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
 # Free to all: they know nothing of the rest.
-LEAVES = {'config', 'errors', 'fields', 'files', 'plain_files', 'tree'}
+LEAVES = {'config', 'errors', 'fields', 'files', 'places', 'plain_files', 'tree'}
 # The order of the house, from the ground up: each part may import what its line names, and nothing
 # above it.
 ALLOWED = {
@@ -21,6 +21,7 @@ ALLOWED = {
   'files': set(),
   'plain_files': set(),
   'fields': set(),
+  'places': set(),
   'config': set(),
   'parallel': set(),
   'telemetry': set(),
@@ -138,6 +139,7 @@ TOP_FILES = {
   'errors',
   'fields',
   'files',
+  'places',
   'plain_files',
   'tree',
 }

@@ -170,29 +170,6 @@ def test_a_document_without_a_digest_is_read_as_it_is(tmp_path):
   assert read_json(tmp_path / 'old.json') == {'a': 1}
 
 
-def test_a_folder_that_was_begun_is_finished_and_one_of_others_is_refused(tmp_path):
-  out = tmp_path / 'out'
-  for _ in range(2):  # What has stopped half-way may be stopped again.
-    with (
-      pytest.raises(OSError, match='half'),
-      json_files.folder_of('note.json', out, what='the export'),
-    ):
-      json_files.write_text(out / 'a', 'half')
-      raise OSError('half')
-    assert not (out / 'note.json').exists()
-  for content in ('whole', 'another'):  # And what is whole is replaced.
-    with json_files.folder_of('note.json', out, what='the export'):
-      assert not (out / 'note.json').exists()
-      json_files.write_text(out / 'a', content)
-      json_files.write_text(out / 'note.json', '{}')
-    assert sorted(path.name for path in out.iterdir()) == ['a', 'note.json']
-  (tmp_path / 'holiday.jpg').touch()
-  claim = json_files.folder_of('note.json', tmp_path, what='the export')
-  with pytest.raises(UserError, match='holds other files: give a new folder for the export'), claim:
-    raise AssertionError
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['holiday.jpg', 'out']
-
-
 def test_a_bit_that_flips_in_the_name_of_a_digest_is_found():
   text = json.dumps(json_files.seal({'next_step': 3, 'hash': 'a' * 64})).encode()
   place = text.index(b'"digest"') + 1

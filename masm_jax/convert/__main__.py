@@ -10,7 +10,7 @@ import argparse
 import pathlib
 import sys
 
-from masm_jax import cli
+from masm_jax import cli, places
 from masm_jax.parallel import locks
 
 _ABOUT = {
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
+  places.refuse_inputs(args.out, (args.file, args.base_weights))
   cli.start_jax(deterministic=True)
   from masm_jax.convert import writing
 

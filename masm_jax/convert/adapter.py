@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 
 from masm_jax import detector as detector_lib
 from masm_jax import files, tree
@@ -103,6 +104,15 @@ def _are_close(logits: np.ndarray, noted: Any) -> bool:
   try:
     return bool(np.abs(logits - np.asarray(noted, np.float64)).max() <= _TOLERANCE)
   except (TypeError, ValueError, OverflowError):  # No numbers, or of another shape.
+    return False
+
+
+def is_adapter(path: pathlib.Path) -> bool:
+  """Whether a file says that it is an adapter: no more than its header is read."""
+  try:
+    with safetensors.safe_open(path, 'numpy') as file:
+      return KEY in (file.metadata() or {})
+  except (OSError, safetensors.SafetensorError):
     return False
 
 

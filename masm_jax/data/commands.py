@@ -4,11 +4,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from masm_jax import places
 from masm_jax.data import derive, storage
 from masm_jax.data.check import find_problems, stats
 from masm_jax.data.columns import FAKE, REAL, SPLITS, UNLABELLED
@@ -27,7 +28,7 @@ _REPORT_SECONDS = 5
 
 def import_(args: argparse.Namespace) -> int:
   """Makes a manifest."""
-  _check_output(args.output)
+  _check_output(args.output, args.input)
   if args.dataset and args.format not in ('folder', 'dfdc'):
     raise UserError(f'--format {args.format} names its data sets itself; leave --dataset out')
   makers = {'folder': _from_folder, 'gend': _from_gend_lists, 'dfdc': _from_dfdc}
@@ -142,7 +143,7 @@ def print_stats(args: argparse.Namespace) -> int:
 
 def split(args: argparse.Namespace) -> int:
   """Divides a manifest into splits that share no person, source video or file."""
-  _check_output(args.output)
+  _check_output(args.output, [args.manifest])
   if args.seed < 0:
     raise UserError(f'--seed {args.seed}: not negative')
   shares = {name: share for name, share in zip(SPLITS, args.shares, strict=True) if share}
@@ -158,7 +159,7 @@ def split(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
   """Keeps evenly spaced frames of each video."""
-  _check_output(args.output)
+  _check_output(args.output, [args.manifest])
   manifest = load_manifest(args.manifest, args.root)
   _write(derive.sample_frames(manifest, args.frames), args.output)
   return 0
@@ -166,7 +167,7 @@ def sample(args: argparse.Namespace) -> int:
 
 def remap(args: argparse.Namespace) -> int:
   """Changes paths."""
-  _check_output(args.output)
+  _check_output(args.output, [args.manifest])
   manifest = load_manifest(args.manifest, check_files=False)
   root = args.root or storage.parent(args.output)
   _write(derive.remap_paths(manifest, args.old, args.new, root), args.output)
@@ -206,7 +207,8 @@ def synthetic(args: argparse.Namespace) -> int:
   return 0
 
 
-def _check_output(path: str) -> None:
+def _check_output(path: str, inputs: Sequence[str]) -> None:
+  places.refuse_inputs(path, inputs)
   if storage.suffix(path) not in ('.csv', '.parquet'):
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
 

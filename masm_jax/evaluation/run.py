@@ -11,7 +11,7 @@ import ml_collections
 from absl import logging
 
 from masm_jax import config as config_lib
-from masm_jax import files, telemetry
+from masm_jax import files, places, telemetry
 from masm_jax.data import crop_settings, storage
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
@@ -54,7 +54,7 @@ def evaluate(
   config_lib.validate_suite(suite)
   _refuse_links(out)
   with (
-    locks.held(out, enabled=jax.process_index() == 0),
+    locks.held(out, kind=places.EVALUATION, enabled=jax.process_index() == 0),
     peers.Watchdog(hang_timeout_s) as watchdog,
   ):
     if jax.process_index() == 0:

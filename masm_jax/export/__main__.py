@@ -12,7 +12,7 @@ import importlib
 import pathlib
 import sys
 
-from masm_jax import cli
+from masm_jax import cli, places
 from masm_jax.export import FORMATS
 from masm_jax.export.request import Request
 from masm_jax.parallel import locks
@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+  inputs = (args.run, args.base_weights, args.benchmark or '')
+  places.refuse_inputs(args.out, inputs)
   cli.start_jax(deterministic=True)
   request = Request(
     run=args.run,

@@ -29,6 +29,8 @@ def write(request: Request) -> None:
     raise UserError(f'{request.run} is a detector file, whose parts are merged: give a run')
   if request.out.is_dir():
     raise UserError(f'{request.out} is a folder: give the name of a file')
+  if request.out.exists() and not (request.out.is_file() and adapter.is_adapter(request.out)):
+    raise UserError(f'{request.out} is there and is no adapter: give the name of a new file')
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   run = trained.load_adapted(request.run, mesh, step=request.step, weights=request.base_weights)
   leaves = {
@@ -49,12 +51,13 @@ def write(request: Request) -> None:
   }
   weights = request.base_weights or run.config.backbone.weights
   try:
-    common.save(request.out, leaves, **{adapter.KEY: json.dumps(note)})
-    found = adapter.read(request.out, weights)
-    theirs = adapter.probe_logits(run.detector, found.params)
-    between = 'the file on its base weights and the run'
-    note['difference'] = common.difference(logits, theirs, between)
-    common.save(request.out, leaves, **{adapter.KEY: json.dumps(note)})
+    with files.replacing(request.out) as fresh:
+      common.save(fresh, leaves, **{adapter.KEY: json.dumps(note)})
+      found = adapter.read(fresh, weights)
+      theirs = adapter.probe_logits(run.detector, found.params)
+      between = 'the file on its base weights and the run'
+      note['difference'] = common.difference(logits, theirs, between)
+      common.save(fresh, leaves, **{adapter.KEY: json.dumps(note)})
   except OSError as error:
     raise UserError(f'cannot write {request.out}: {error.strerror or error}') from error
   say(f'{run.facts["method"]} on {run.facts["backbone"]}: {len(leaves)} arrays')

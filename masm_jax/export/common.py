@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import masm_jax
-from masm_jax import files, tree
+from masm_jax import files, places, tree
 from masm_jax.convert import adapter
 from masm_jax.errors import UserError, say
 from masm_jax.export.request import Request
@@ -48,22 +48,24 @@ def logits(run: TrainedRun) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def folder(request: Request, run: TrainedRun, export_format: str) -> Iterator[dict[str, Any]]:
-  """The folder of an export, with its note written last.
+def folder(
+  request: Request, run: TrainedRun, export_format: str
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+  """The folder of an export, replaced as a whole, with its note last.
 
-  Yields a dict for what else the note says; `difference` has to be there at the end. Loading takes
-  a folder without a note for an unfinished one.
+  Yields where the files are to be written, and a dict for what else the note says; `difference`
+  has to be there at the end.
 
   Raises:
     UserError: the folder holds other files or cannot be written.
   """
   out = request.out
   try:
-    with files.folder_of(NOTE, out, what='the export'):
+    with places.folder_of(NOTE, out, what='the export') as fresh:
       extra: dict[str, Any] = {}
-      yield extra
+      yield fresh, extra
       note = describe(request, run, export_format) | extra
-      files.write_json(out / NOTE, note)
+      files.write_json(fresh / NOTE, note)
   except OSError as error:
     raise UserError(f'cannot write to {out}: {error.strerror or error}') from error
   say(f'{note["name"]}: {note["method"]} on {note["backbone"]}, as {export_format}')

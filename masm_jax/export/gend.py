@@ -74,10 +74,10 @@ def write(request: Request) -> None:
   head = run.params['head']
   arrays[f'{_HEAD}.weight'] = np.asarray(head['kernel'], np.float32).T
   arrays[f'{_HEAD}.bias'] = np.asarray(head['bias'], np.float32)
-  with common.folder(request, run, 'gend') as note:
-    common.save(request.out / WEIGHTS, arrays, format='pt')
+  with common.folder(request, run, 'gend') as (out, note):
+    common.save(out / WEIGHTS, arrays, format='pt')
     files.write_json(
-      request.out / CONFIG,
+      out / CONFIG,
       {
         'architectures': ['GenD'],
         'model_type': 'GenD',
@@ -86,7 +86,7 @@ def write(request: Request) -> None:
       },
     )
     # By the code that reads what GenD's authors have trained.
-    found = formats.gend(request.out)
+    found = formats.gend(out)
     ours, theirs = (
       common.logits(one) for one in (run, dataclasses.replace(run, params=found.params))
     )

@@ -11,6 +11,7 @@ head reads `pooler_output`.
 import dataclasses
 import importlib.metadata
 import importlib.util
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,18 @@ def write(request: Request) -> None:
   run = common.load(request)
   preset = preset_of(run)
   config = class_config(preset.name, preset.config)
-  with common.folder(request, run, 'huggingface') as note:
+  with common.folder(request, run, 'huggingface') as (out, note):
     exported = backbones.export_weights(run.params['backbone'], preset)
     # As transformers 5 writes them: without the name of the part of a larger model.
     prefix = preset.keys.prefix
     arrays = {name.removeprefix(prefix): array for name, array in exported.items()}
-    common.save(request.out / WEIGHTS, arrays, format='pt')
+    common.save(out / WEIGHTS, arrays, format='pt')
     head = run.params['head']
     weight = np.asarray(head['kernel'], np.float32).T
-    common.save(
-      request.out / HEAD, {'weight': weight, 'bias': np.asarray(head['bias'])}, format='pt'
-    )
-    files.write_json(request.out / CONFIG, config)
+    common.save(out / HEAD, {'weight': weight, 'bias': np.asarray(head['bias'])}, format='pt')
+    files.write_json(out / CONFIG, config)
     note['class'] = config['architectures'][0]
-    note['difference'] = _difference(request, run, preset, config['architectures'][0])
+    note['difference'] = _difference(out, run, preset, config['architectures'][0])
 
 
 def preset_of(run: TrainedRun) -> backbones.Backbone:
@@ -116,12 +115,12 @@ def class_config(name: str, config: ViTConfig) -> dict[str, Any]:
 
 
 def _difference(
-  request: Request, run: TrainedRun, preset: backbones.Backbone, class_name: str
+  out: pathlib.Path, run: TrainedRun, preset: backbones.Backbone, class_name: str
 ) -> dict[str, Any]:
   probe = common.probe_images(preset.config.image_size)
   ours = common.logits(run)
   if not importlib.util.find_spec('transformers') or not importlib.util.find_spec('torch'):
-    params = backbones.load_weights(request.out / WEIGHTS, preset)
+    params = backbones.load_weights(out / WEIGHTS, preset)
     read_back = dataclasses.replace(run, params={**run.params, 'backbone': params})
     theirs = common.logits(read_back)
     return common.difference(ours, theirs, 'the file read back and JAX')
@@ -129,8 +128,8 @@ def _difference(
   import torch
   import transformers
 
-  model = getattr(transformers, class_name).from_pretrained(request.out).eval()
-  head = safetensors.torch.load_file(request.out / HEAD)
+  model = getattr(transformers, class_name).from_pretrained(out).eval()
+  head = safetensors.torch.load_file(out / HEAD)
   pixels = (probe / 255.0 - preset.config.mean) / preset.config.std
   with torch.no_grad():
     x = torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2).copy())

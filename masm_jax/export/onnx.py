@@ -31,7 +31,7 @@ def write(request: Request) -> None:
   if missing:
     raise UserError(f'{missing[0]} is not installed: pip install "masm_jax[onnx]"')
   run = common.load(request)
-  with common.folder(request, run, 'onnx') as note:
+  with common.folder(request, run, 'onnx') as (out, note):
     with tempfile.TemporaryDirectory() as scratch:
       place = pathlib.Path(scratch)
       common.save(place / 'weights.safetensors', common.flat_params(run))
@@ -46,16 +46,14 @@ def write(request: Request) -> None:
       found = subprocess.run(command, capture_output=True, text=True, check=False)
       if found.returncode:
         raise UserError(f'jax2onnx failed: {(found.stderr.strip().splitlines() or ["?"])[-1]}')
-      with files.replacing(request.out / MODEL) as fresh:
+      with files.replacing(out / MODEL) as fresh:
         fresh.write_bytes(
           plain_files.read_bytes(place / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES)
         )
     probe = common.probe_images(run.detector.backbone.image_size)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-      str(request.out / MODEL), providers=['CPUExecutionProvider']
-    )
+    session = onnxruntime.InferenceSession(str(out / MODEL), providers=['CPUExecutionProvider'])
     (theirs,) = session.run(['logits'], {'images': probe})
     ours = common.logits(run)
     note['jax2onnx'] = importlib.metadata.version('jax2onnx')

@@ -41,13 +41,13 @@ def write(request: Request) -> None:
   shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in weights.items()}
   images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
   exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(shapes, images)
-  with common.folder(request, run, 'stablehlo') as note:
-    with files.replacing(request.out / MODEL) as fresh:
+  with common.folder(request, run, 'stablehlo') as (out, note):
+    with files.replacing(out / MODEL) as fresh:
       fresh.write_bytes(exported.serialize())
-    common.save(request.out / WEIGHTS, weights)
+    common.save(out / WEIGHTS, weights)
     probe = common.probe_images(size)
     read_back = jax.export.deserialize(
-      bytearray(plain_files.read_bytes(request.out / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES))
+      bytearray(plain_files.read_bytes(out / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES))
     )
     theirs = np.asarray(read_back.call(weights, probe))
     ours = common.logits(run)

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
-from masm_jax import files, plain_files, tree
+from masm_jax import files, places, plain_files, tree
 from masm_jax.errors import UserError
 from masm_jax.inference import adapter, array_file, detector_schema, trained
 from masm_jax.inference import changes as changes_lib
@@ -185,27 +185,26 @@ def write_detector_file(
       f' {broken[0]}: the model has diverged, export an earlier checkpoint'
     )
   try:
-    with files.folder_of(NOTE, folder, what='the detector file'):
+    with places.folder_of(
+      NOTE, folder, what='the detector file', parts=(VALIDATION, CHANGES)
+    ) as fresh:
       kept = flat if added is None else adapter.arrays(added, flat)
-      blob = array_file.write_arrays(folder / WEIGHTS, kept)
+      blob = array_file.write_arrays(fresh / WEIGHTS, kept)
       kind = 'merged' if added is None else 'adapter'
       weights = detector_schema.Weights(sha256=blob.sha256, bytes=blob.bytes, kind=kind)
       part = None
-      if validation is None:
-        (folder / VALIDATION).unlink(missing_ok=True)
-      else:
+      if validation is not None:
         part = _validation_note(
-          validation, array_file.write_arrays(folder / VALIDATION, _arrays(validation))
+          validation, array_file.write_arrays(fresh / VALIDATION, _arrays(validation))
         )
       apart = None
-      (folder / CHANGES).unlink(missing_ok=True)
       if changes is not None:
-        blob = array_file.write_arrays(folder / CHANGES, changes_lib.to_arrays(changes.parts))
+        blob = array_file.write_arrays(fresh / CHANGES, changes_lib.to_arrays(changes.parts))
         apart = detector_schema.Explanation(
           blob=blob, num_parts=changes.num_parts, benchmark=benchmark
         )
       note = detector_schema.create(weights=weights, validation=part, explanation=apart, **facts)
-      files.write_json(folder / NOTE, note.model_dump(mode='json'))
+      files.write_json(fresh / NOTE, note.model_dump(mode='json'))
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror or error}') from error
   return note

@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from masm_jax import files, plain_files
+from masm_jax import files, places, plain_files
 from masm_jax.errors import UnfitFileError, UserError, say, terminal_line
 
 NAME = '.lock'
@@ -35,7 +35,12 @@ _POLL_S = 0.5
 
 @contextlib.contextmanager
 def held(
-  folder: str | os.PathLike, *, name: str = NAME, waits: bool = False, enabled: bool = True
+  folder: str | os.PathLike,
+  *,
+  name: str = NAME,
+  kind: str = '',
+  waits: bool = False,
+  enabled: bool = True,
 ) -> Iterator[None]:
   """Keeps every other process out of a folder while the block runs.
 
@@ -45,12 +50,15 @@ def held(
   Args:
     folder: what is worked in.
     name: of the lock file, where a folder holds several things.
+    kind: of `places`: what the folder is for; one of another kind is refused.
     waits: whether to wait for the owner, which is said in one line, rather than to refuse.
     enabled: False on all processes of a run but the first, which holds the lock for them.
 
   Raises:
-    UserError: another process has it, or the folder cannot be written.
+    UserError: another process has it, it is of another kind, or it cannot be written.
   """
+  if kind and enabled:
+    places.refuse_other(folder, kind)
   path = pathlib.Path(folder).absolute() / name
   if not enabled or ((found := _read(path)) and _is_own(found[0])):
     yield

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from masm_jax import files, plain_files, telemetry
+from masm_jax import files, places, plain_files, telemetry
 from masm_jax.data import crop_settings, storage, transforms
 from masm_jax.data.importers import names
 from masm_jax.errors import UserError, storage_text
@@ -63,6 +63,7 @@ def copy_folder(
   Raises:
     UserError: bad arguments, nothing to perturb, or an output that is something else.
   """
+  places.refuse_inputs(output, [source])
   record = {
     'key': key,
     'level': level,

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from masm_jax import files, plain_files
+from masm_jax import files, places, plain_files
 from masm_jax.data import crop_settings, storage
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.data.manifest import Manifest, build_manifest, write_manifest
@@ -65,6 +65,7 @@ def preprocess(
   Raises:
     UserError: input that cannot be used, an output folder made with other settings or in use.
   """
+  places.refuse_inputs(output, [input_path])
   input_folder = input_path
   if input_path.is_file():
     input_folder = input_path.parent
@@ -89,8 +90,8 @@ def preprocess(
 
     # Lines come as videos are done; at the end they are put in order.
     _write_lines(output, [done[v.video_id] for v in videos if v.video_id in done])
-    places = [path.absolute() for path in (input_folder, options.masks or input_folder, output)]
-    worker = (*places, settings)
+    folders = [path.absolute() for path in (input_folder, options.masks or input_folder, output)]
+    worker = (*folders, settings)
     limit = _MAX_MEMORY_BYTES
     tasks = (
       ray_engine.run(todo, crops.Cropper, worker, cluster, max_memory_bytes=limit)

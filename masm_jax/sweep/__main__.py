@@ -30,7 +30,7 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from masm_jax import cli
+from masm_jax import cli, places
 from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
@@ -70,7 +70,7 @@ def _sweep(argv: Sequence[str], program: str) -> int:
   )  # fmt: skip
   make_workdir(sweep.workdir)
   # The tasks of an array run side by side: each run has its own lock.
-  with locks.held(sweep.workdir, enabled=options.only is None):
+  with locks.held(sweep.workdir, kind=places.SWEEP, enabled=options.only is None):
     return _do(sweep, options, argv)
 
 
@@ -123,7 +123,7 @@ def _fair(options: argparse.Namespace, fields: dict[str, str]) -> int:
   if options.workdir is None:
     raise UserError('give --workdir, a directory for the comparison')
   make_workdir(options.workdir)
-  with locks.held(options.workdir):
+  with locks.held(options.workdir, kind=places.SWEEP):
     return fair.compare(
       file=options.sweeps or 'fair',
       names=[name for name in options.methods.split(',') if name],

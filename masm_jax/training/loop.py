@@ -13,7 +13,7 @@ from absl import logging
 
 from masm_jax import config as config_lib
 from masm_jax import detector as detector_lib
-from masm_jax import files, telemetry, tree
+from masm_jax import files, places, telemetry, tree
 from masm_jax.checkpoints import saving as checkpoint_lib
 from masm_jax.data import pipeline, presets, samplers
 from masm_jax.data.crop_settings import read_crop_settings
@@ -58,14 +58,20 @@ def train(
   """
   config_lib.validate(config)
   telemetry.parse_steps(profile)
+  is_lead, is_new = jax.process_index() == 0, not workdir.exists()
   _check_writable(workdir)
-  with (
-    locks.held(workdir, enabled=jax.process_index() == 0),
-    peers.Watchdog(hang_timeout_s) as watchdog,
-  ):
-    if jax.process_index() == 0:
-      files.remove_unfinished(workdir, deep=True)
-    return _train(config, workdir, watchdog, profile)
+  try:
+    with (
+      locks.held(workdir, kind=places.TRAINING, enabled=is_lead),
+      peers.Watchdog(hang_timeout_s) as watchdog,
+    ):
+      if is_lead:
+        files.remove_unfinished(workdir, deep=True)
+      return _train(config, workdir, watchdog, profile)
+  finally:
+    if is_lead and is_new:
+      with contextlib.suppress(OSError):  # It holds something.
+        workdir.rmdir()
 
 
 def _train(

@@ -54,6 +54,23 @@ def test_check_is_content_with_sound_data(data, tmp_path, capsys):
   assert 'no problems found' in printed
 
 
+def test_an_input_is_not_written_over(data, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  manifest = _written(data, tmp_path)
+  (tmp_path / 'same.parquet').symlink_to('m.parquet')
+  (tmp_path / 'metadata.csv').write_text('videoname,label,original\na.mp4,REAL,\n')
+  before = [(tmp_path / name).read_bytes() for name in ('m.parquet', 'metadata.csv')]
+  for words in (
+    ['import', '--format', 'dfdc', '--input', 'metadata.csv', '--output', './metadata.csv'],
+    ['split', manifest, '--output', 'm.parquet'],
+    ['sample', manifest, '--output', 'same.parquet', '--frames', '1'],
+    ['remap', manifest, '--output', 'm.parquet', '--from', 'a', '--to', 'b'],
+  ):
+    assert main(words) == 2
+    assert 'would be written over' in capsys.readouterr().err
+  assert before == [(tmp_path / name).read_bytes() for name in ('m.parquet', 'metadata.csv')]
+
+
 def test_check_finds_each_kind_of_problem(data, tmp_path, capsys):
   data[4]['identities'] = '100;003'  # 003 is a fake's second identity in train.
   data[6]['source_video_id'] = 'FF/0/000'

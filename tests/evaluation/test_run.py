@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import demo
 from masm_jax import telemetry
 from masm_jax.checkpoints import reading as saved_run
 from masm_jax.errors import UserError
@@ -18,6 +19,7 @@ from masm_jax.evaluation import results
 from masm_jax.evaluation import run as cross_evaluation
 from masm_jax.evaluation.run import evaluate
 from masm_jax.metrics import scores
+from masm_jax.training.loop import train
 from tests import running
 from tests.evaluation.suites import REPOSITORY, environment, make_suite, metric_of, report_shows_all
 
@@ -220,6 +222,20 @@ def test_a_folder_of_an_earlier_version_is_named_so(tmp_path):
 def test_a_folder_of_another_checkpoint_is_refused(run, on_eight_devices):
   with pytest.raises(UserError, match='holds the evaluation of another checkpoint'):
     evaluate(run, make_suite(), on_eight_devices, step='2' if best(run) == 4 else '4')
+
+
+def test_a_run_and_an_evaluation_do_not_overwrite_each_other(run, on_eight_devices, tmp_path):
+  kept = [(folder / 'results.json').read_bytes() for folder in (run, on_eight_devices)]
+  with pytest.raises(UserError, match='is the folder of a training run'):
+    evaluate(run, make_suite(), run)
+  config = demo.get_config()
+  with pytest.raises(UserError, match='is the folder of an evaluation'):
+    train(config, on_eight_devices)
+  assert kept == [(folder / 'results.json').read_bytes() for folder in (run, on_eight_devices)]
+  config.data.train.manifest = 'nowhere.csv'
+  with pytest.raises(UserError, match=r'nowhere\.csv'):
+    train(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()  # It made the folder, and nothing is in it.
 
 
 def best(run):

@@ -1,5 +1,6 @@
 """`python -m masm_jax.export --format detector`: what the folder holds, and what is refused."""
 
+import errno
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from masm_jax.export import detector as export
 from masm_jax.export.__main__ import main
 from masm_jax.export.request import Request
 from masm_jax.inference import adapter as adapter_lib
-from masm_jax.inference import changes
+from masm_jax.inference import changes, detector_file
 from masm_jax.metrics import scores
 
 
@@ -108,12 +109,22 @@ def test_without_the_images_the_file_says_that_it_has_no_features(
   assert found.file.training.fake.videos > 0
 
 
-def test_an_older_file_is_replaced_and_other_folders_are_refused(folder, trained_run, tmp_path):
+def test_an_older_file_is_replaced_and_other_folders_are_refused(
+  folder, trained_run, tmp_path, monkeypatch
+):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   (copy / 'weights.safetensors').write_bytes(b'damaged')
   export.write(Request(run=trained_run, out=copy))
   assert masm_jax.load(copy).file.name == 'linear'  # The name of the run's folder.
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(detector_file, '_validation_note', full)
+  with pytest.raises(UserError, match=r'cannot write to .*No space left'):
+    export.write(Request(run=trained_run, out=copy))
+  assert masm_jax.load(copy).file.name == 'linear'
   (tmp_path / 'holiday.jpg').write_bytes(b'')
   with pytest.raises(UserError, match='holds other files'):
     export.write(Request(run=trained_run, out=tmp_path))

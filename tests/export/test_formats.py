@@ -20,6 +20,7 @@ from masm_jax import detector as detector_lib
 from masm_jax.backbones import presets
 from masm_jax.convert.__main__ import main as convert
 from masm_jax.convert.adapter import probe_images, probe_logits
+from masm_jax.errors import UserError
 from masm_jax.export import FORMATS, common
 from masm_jax.export import adapter as export_adapter
 from masm_jax.export.__main__ import main
@@ -215,6 +216,44 @@ def test_what_a_format_has_no_form_for_is_refused(make_detector, tmp_path, capsy
   (tmp_path / 'out' / 'holiday.jpg').write_bytes(b'')
   assert main([*words, '--format', 'stablehlo']) == 2
   assert 'holds other files' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('export_format', FORMATS)
+def test_what_is_read_is_not_written_over(export_format, tmp_path, monkeypatch, capsys):
+  """Refused before anything is loaded: the run is a folder of any files."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'run').mkdir()
+  for name in ('run/run.json', 'base', 'benchmark.json'):
+    (tmp_path / name).write_text(name)
+  words = ['--run', 'run', '--format', export_format, '--base-weights', 'base']
+  for out, also in (('run', []), ('base', []), ('./x', ['--benchmark', 'benchmark.json'])):
+    if also:
+      (tmp_path / 'x').symlink_to('benchmark.json')
+    assert main([*words, '--out', out, *also]) == 2
+    assert f'error: {out.removeprefix("./")} would be written over' in capsys.readouterr().err
+  assert convert(['base', '--from', 'effort', '--out', '.']) == 2
+  assert 'error: . would be written over base, which is read' in capsys.readouterr().err
+  assert (tmp_path / 'base').read_text() == 'base'
+
+
+def test_an_adapter_replaces_an_adapter_alone(trained_run, tmp_path, monkeypatch):
+  """The base weights need not be named on the command line."""
+  out = tmp_path / 'weights.safetensors'
+  common.save(out, {'a': np.zeros(3, np.float32)})
+  weights = out.read_bytes()
+  with pytest.raises(UserError, match='is there and is no adapter'):
+    export_adapter.write(Request(run=trained_run, out=out))
+  assert out.read_bytes() == weights
+  common.save(out, {'a': np.zeros(3, np.float32)}, masm_jax='an older adapter')
+  older = out.read_bytes()
+
+  def differ(*_):
+    raise UserError('the export computes other logits')
+
+  monkeypatch.setattr(common, 'difference', differ)
+  with pytest.raises(UserError, match='other logits'):
+    export_adapter.write(Request(run=trained_run, out=out))
+  assert out.read_bytes() == older and [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_an_adapter_fits_its_base_weights_alone(trained_run, tmp_path, capsys):

@@ -1,0 +1,110 @@
+"""Where a command may write: not over what it reads, and not into a folder of another kind."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+
+from masm_jax import files
+from masm_jax.errors import UserError
+
+_MARK = '.{}.unfinished'  # The folder in which the files of a note are written; once it was a file.
+
+# Kinds of folders by a file that no other kind holds.
+TRAINING, EVALUATION, DEMO, SWEEP = 'a training run', 'an evaluation', 'the demo', 'a sweep'
+_KINDS = {
+  'run.json': TRAINING,
+  'evaluation.json': EVALUATION,
+  'demo.png': DEMO,
+  'detector.json': 'a detector file',
+  'export.json': 'an export',
+  'predict.json': 'predictions',
+  'jobs.sqlite': 'a server',
+}
+
+
+def refuse_other(folder: str | os.PathLike, kind: str) -> None:
+  """Refuses a folder that holds something of another kind, whose files may have the same names.
+
+  Args:
+    folder: it need not be there.
+    kind: what is to be written, one of those above.
+
+  Raises:
+    UserError: it is of another kind.
+  """
+  for name, other in _KINDS.items():
+    if other != kind and os.path.lexists(os.path.join(folder, name)):
+      raise UserError(f'{folder} is the folder of {other} ({name}): give another one for {kind}')
+
+
+def refuse_inputs(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+  """Refuses to write over what the same command reads, by whatever path or link.
+
+  Args:
+    out: the file or the folder that is written; it need not be there.
+    inputs: files and folders; what is not there, as a URL, or '', is passed by.
+
+  Raises:
+    UserError: the output is one of them, or a folder that holds one.
+  """
+  for path in filter(os.path.exists, inputs):
+    real = pathlib.Path(os.path.realpath(path))
+    if any(os.path.exists(out) and os.path.samefile(out, place) for place in (real, *real.parents)):
+      raise UserError(f'{out} would be written over {path}, which is read: give another output')
+
+
+@contextlib.contextmanager
+def folder_of(
+  note: str, folder: str | os.PathLike, *, what: str, parts: Sequence[str] = ()
+) -> Iterator[pathlib.Path]:
+  """Replaces the files of a folder, all together and last of all its note.
+
+  Gives an empty folder within it, where the files and the note are to be written. When the block
+  ends well, they take the place of older ones. Otherwise they are removed, and the older ones are
+  what they were. What a kill has left there is known by its name, and removed by the next start.
+
+  Args:
+    note: the name of the note, which says what the folder is.
+    folder: a new or an empty one, or one that was written, or begun, so before.
+    what: what it is, for the error.
+    parts: files of an older one that the new one may lack; they are removed then.
+
+  Raises:
+    UserError: it holds other files.
+    OSError: it cannot be written.
+  """
+  folder = pathlib.Path(folder)
+  fresh = folder / _MARK.format(note)
+  others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+  if others and not {note, fresh.name} & others:
+    raise UserError(f'{folder} holds other files: give a new folder for {what}')
+  is_new = not folder.exists()
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    _remove(fresh)
+    files.remove_unfinished(folder)
+    fresh.mkdir()
+    yield fresh
+    names = sorted((path.name for path in fresh.iterdir()), key=lambda name: name == note)
+    (folder / note).unlink(missing_ok=True)  # Until the new one is there, nobody reads a mixture.
+    for name in {*parts} - {*names}:
+      (folder / name).unlink(missing_ok=True)
+    for name in names:
+      if name == note:
+        files.sync(folder)
+      os.replace(fresh / name, folder / name)
+    files.sync(folder)
+  finally:
+    _remove(fresh)
+    if is_new:
+      with contextlib.suppress(OSError):  # It holds something.
+        folder.rmdir()
+
+
+def _remove(fresh: pathlib.Path) -> None:
+  if fresh.is_dir() and not fresh.is_symlink():
+    shutil.rmtree(fresh)
+  else:
+    fresh.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""Where a command may write: folders replaced as a whole, and nothing that is read or of others."""
+
+import errno
+import os
+
+import pytest
+
+from masm_jax import files, places
+from masm_jax.errors import UserError
+from masm_jax.parallel import locks
+
+
+def folder_of(out):
+  return places.folder_of('note.json', out, what='the export', parts=['b'])
+
+
+def write(out, *names):
+  with folder_of(out) as fresh:
+    for name in names:
+      files.write_text(fresh / name, ' '.join(names))
+    files.write_text(fresh / 'note.json', '{}')
+
+
+def names_of(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+  out = tmp_path / 'out'
+  write(out, 'a', 'b')
+  (out / 'README').touch()  # Of the user.
+  write(out, 'a')
+  assert names_of(out) == ['README', 'a', 'note.json'] and (out / 'a').read_text() == 'a'
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'full'), UserError('too different')])
+def test_what_fails_leaves_what_was_there(tmp_path, error):
+  def fail(out):
+    with folder_of(out) as fresh:
+      files.write_text(fresh / 'a', 'half')
+      files.write_text(fresh / 'note.json', 'half')
+      raise error
+
+  out = tmp_path / 'out'
+  with pytest.raises(type(error)):
+    fail(out)
+  assert not out.exists()
+  write(out, 'a', 'b')
+  with pytest.raises(type(error)):
+    fail(out)
+  assert names_of(out) == ['a', 'b', 'note.json'] and (out / 'a').read_text() == 'a b'
+
+
+@pytest.mark.parametrize('as_file', [False, True])  # An earlier version had a file there.
+def test_a_folder_that_was_begun_and_killed_is_finished(tmp_path, as_file):
+  mark = tmp_path / '.note.json.unfinished'
+  if as_file:
+    mark.touch()
+    (tmp_path / 'a').write_text('half')
+  else:
+    mark.mkdir()
+    (mark / 'a').write_text('half')
+  write(tmp_path, 'a')
+  assert names_of(tmp_path) == ['a', 'note.json'] and (tmp_path / 'a').read_text() == 'a'
+
+
+def test_a_folder_of_others_is_refused(tmp_path):
+  (tmp_path / 'holiday.jpg').touch()
+  with pytest.raises(UserError, match='holds other files: give a new folder for the export'):
+    write(tmp_path, 'a')
+  assert names_of(tmp_path) == ['holiday.jpg']
+
+
+@pytest.mark.parametrize('kind', [places.TRAINING, places.EVALUATION, places.DEMO, places.SWEEP])
+def test_a_folder_of_another_kind_is_refused_by_its_lock(tmp_path, kind):
+  for name, other in places._KINDS.items():
+    folder = tmp_path / name.partition('.')[0]
+    folder.mkdir(exist_ok=True)
+    (folder / name).touch()
+    if other == kind:
+      with locks.held(folder, kind=kind):
+        continue
+    with pytest.raises(UserError, match=f'is the folder of {other}'), locks.held(folder, kind=kind):
+      raise AssertionError
+    assert names_of(folder) == [name]
+
+
+def test_an_output_is_no_input(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'in').mkdir()
+  (tmp_path / 'in' / 'a').touch()
+  os.link('in/a', 'hard')
+  (tmp_path / 'soft').symlink_to('in/a')
+  (tmp_path / 'other').touch()
+  for out, read in [
+    ('in/a', 'in/a'), ('in/a', './in/../in/a'), ('hard', 'in/a'), ('soft', 'in/a'),
+    ('in/a', 'soft'), ('in', 'in'), ('in', 'in/a'), ('.', 'soft'),
+  ]:  # fmt: skip
+    with pytest.raises(UserError, match=rf'^{out} would be written over .*, which is read'):
+      places.refuse_inputs(out, ['', 'gs://bucket/a', tmp_path / read])
+  for out, read in [('other', 'in/a'), ('in/new', 'in'), ('other', 'in'), ('new', 'none')]:
+    places.refuse_inputs(out, [read])
