@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import stat
+import zipfile
 from typing import BinaryIO
 
 from masm_jax.errors import UnfitFileError
@@ -18,6 +19,8 @@ MAX_DOCUMENT_BYTES = 2**28  # JSON: settings, metrics, records, notes.
 MAX_TABLE_BYTES = 2**32  # Manifests, scores, and lines of metrics and answers.
 MAX_ARRAYS_BYTES = 2**38  # Weights.
 
+# What an archive may unpack to: weights are hardly compressed.
+_UNPACKED_PER_BYTE, _UNPACKED_BYTES = 8, 2**26
 _BLOCK_BYTES = 2**20
 _KINDS = (
   (stat.S_ISFIFO, 'a named pipe'),
@@ -114,6 +117,24 @@ def refuse_size(size: int, max_bytes: int) -> None:
   """
   if size > max_bytes:
     raise UnfitFileError(errno.EFBIG, f'a file of {size:,} bytes; the limit is {max_bytes:,}')
+
+
+def refuse_bomb(file: BinaryIO) -> None:
+  """Refuses a zip archive, open at its beginning, by the sizes that its directory claims.
+
+  Raises:
+    ValueError: its parts are far larger than the file.
+    OSError: it cannot be read.
+  """
+  size = os.fstat(file.fileno()).st_size
+  try:
+    with zipfile.ZipFile(file) as archive:
+      total = sum(part.file_size for part in archive.infolist())
+  except (zipfile.BadZipFile, NotImplementedError, ValueError):
+    total = 0  # No archive: its reader says so.
+  file.seek(0)
+  if total > _UNPACKED_PER_BYTE * size + _UNPACKED_BYTES:
+    raise ValueError(f'its {size:,} bytes would be {total:,} unpacked')
 
 
 def refuse_odd(path: str | os.PathLike) -> os.stat_result:

@@ -28,8 +28,10 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   try:
     if path.suffix == '.npz':
-      with plain_files.open_file(path) as opened, np.load(opened, allow_pickle=False) as file:
-        flat: Mapping[str, Any] = {name: file[name] for name in file.files}
+      with plain_files.open_file(path) as opened:
+        plain_files.refuse_bomb(opened)
+        with np.load(opened, allow_pickle=False) as file:
+          flat: Mapping[str, Any] = {name: file[name] for name in file.files}
     else:
       tree = serialization.msgpack_restore(
         plain_files.read_bytes(path, max_bytes=plain_files.MAX_ARRAYS_BYTES)
@@ -47,7 +49,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     flat = inside or flat
   arrays = {name: np.asarray(value) for name, value in flat.items()}
   return {
-    name: value.astype(np.float32) if value.dtype.kind in 'fV' else value
+    name: value.astype(np.float32, copy=False) if value.dtype.kind in 'fV' else value
     for name, value in arrays.items()
   }
 

@@ -14,6 +14,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from masm_jax import files, plain_files, tree
+from masm_jax.checkpoints import chunks
 from masm_jax.errors import UserError
 from masm_jax.parallel import agreement
 
@@ -38,6 +39,17 @@ def check_files(folder: pathlib.Path) -> None:
         status = plain_files.refuse_odd(os.path.join(parent, name))
         if os.path.basename(parent) != 'd':  # There the arrays lie.
           plain_files.refuse_size(status.st_size, plain_files.MAX_DOCUMENT_BYTES)
+
+
+def check_state(folder: pathlib.Path) -> None:
+  """As `check_files`, of the folder of a state, and what its arrays claim.
+
+  Raises:
+    OSError: as `check_files`.
+    ValueError: as `chunks.check`.
+  """
+  check_files(folder)
+  chunks.check(folder)
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
@@ -198,7 +210,7 @@ class SavedRun:
     )
 
     def read() -> Any:
-      check_files(self._folder(step) / 'state')
+      check_state(self._folder(step) / 'state')
       with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         found = handler.restore(self._folder(step) / 'state', args=args)['trainable']
       verify({'trainable': found}, read_meta(self._folder(step)))

@@ -230,7 +230,7 @@ class Checkpoints:
     return reading.read_meta(self._folder(step))
 
   def _state(self, step: int, state: State, meta: dict[str, Any]) -> State:
-    reading.check_files(self._folder(step) / 'state')
+    reading.check_state(self._folder(step) / 'state')
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
       found = handler.restore(
         self._folder(step) / 'state', args=ocp.args.StandardRestore(_like(state))

@@ -4,6 +4,7 @@ A `.pth` file is a pickle, which could run any code. PyTorch reads it here with 
 which takes nothing but tensors and plain containers; the rest of the program unpickles nothing.
 """
 
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ State = dict[str, np.ndarray]
 
 _CONTAINERS = ('state_dict', 'model', 'model_state_dict')
 _PREFIX = 'module.'  # Of a model that was trained on several GPUs.
+# Tensors may be views of others: layers share weights, and a bias may be one zero, read many times.
+_TIMES_USED, _SMALL_BYTES = 4, 2**20
 _WEIGHTS = 'model.safetensors'  # In a folder of transformers.
 # What safetensors gives NumPy: no floats of 8 bits or fewer.
 _TYPES = (
@@ -46,7 +49,9 @@ def read_state(path: pathlib.Path) -> State:
     is_safetensors = file.read(9)[8:9] == b'{'
   values = read_arrays(path)[1] if is_safetensors else _pickle(path)
   return {
-    name.removeprefix(_PREFIX): value.astype(np.float32) if value.dtype.kind in 'fV' else value
+    name.removeprefix(_PREFIX): value.astype(np.float32, copy=False)
+    if value.dtype.kind in 'fV'
+    else value
     for name, value in values.items()
   }
 
@@ -77,6 +82,9 @@ def _pickle(path: pathlib.Path) -> State:
       f'{path} is a checkpoint of PyTorch: pip install torch reads it, here and nowhere else'
     ) from error
   try:
+    with plain_files.open_file(path) as file:
+      plain_files.refuse_bomb(file)
+      size = os.fstat(file.fileno()).st_size
     value: Any = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # Of many types: it may be any file, and it may want to run code.
     raise UserError(
@@ -88,6 +96,12 @@ def _pickle(path: pathlib.Path) -> State:
       value = value[name]
   if not isinstance(value, Mapping) or not all(map(torch.is_tensor, value.values())):
     raise UserError(f'{path} holds no state dict')
+  total = sum(tensor.numel() * tensor.element_size() for tensor in value.values())
+  if total > _TIMES_USED * size + _SMALL_BYTES:
+    raise UserError(
+      f'{path}: its tensors claim {total:,} bytes, the file has {size:,}: it is damaged, or they'
+      ' are views of each other, which must be copied before they are saved'
+    )
   try:
     return {
       str(name): (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()

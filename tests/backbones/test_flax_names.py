@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 
-from masm_jax import backbones
+from masm_jax import backbones, plain_files
 from masm_jax.backbones import flax_names
 from masm_jax.errors import UserError
 
@@ -139,6 +139,14 @@ def test_damaged_files_are_one_line(suffix, tmp_path):
   path.write_bytes(b'PK\x03\x04 damaged')
   with pytest.raises(UserError, match=rf'is no whole \{suffix} file of Flax'):
     backbones.load_weights(path, backbones.get_preset('augreg_b16'))
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+  np.savez_compressed(tmp_path / 'w.npz', x=np.zeros(2**18, np.float32))
+  flax_names.read_arrays(tmp_path / 'w.npz')
+  monkeypatch.setattr(plain_files, '_UNPACKED_BYTES', 0)
+  with pytest.raises(UserError, match=r'its 1,\d+ bytes would be 1,048,704 unpacked'):
+    flax_names.read_arrays(tmp_path / 'w.npz')
 
 
 def test_pickles_are_not_read(tmp_path):

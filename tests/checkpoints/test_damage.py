@@ -5,6 +5,7 @@
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import tensorstore
 
 from masm_jax import files, tree
 from masm_jax.checkpoints import reading
@@ -137,6 +139,19 @@ def test_a_flipped_value_is_refused_by_an_evaluation_too(run, saved, tmp_path):
       refused += 1
     flip(file, bit)
   assert refused
+
+
+@pytest.mark.parametrize('change', [{'chunks': [10**9]}, {'dtype': '|V999999'}, {'chunks': []}])
+def test_parts_that_are_larger_than_their_array_are_not_read(run, saved, tmp_path, change):
+  workdir = shutil.copytree(saved, tmp_path / 'run')
+  place = f'file://{workdir}/checkpoints/00000020/state/'
+  store = tensorstore.KvStore.open({'driver': 'ocdbt', 'base': place}).result()
+  key = next(key for key in store.list().result() if key.endswith(b'head.bias/.zarray'))
+  note = json.loads(store.read(key).result().value) | change
+  store.write(key, json.dumps(note).encode()).result()
+  with pytest.raises(UserError, match=r'step 20 .*head\.bias/\.zarray: parts of an odd size'):
+    reading.SavedRun(workdir).trainable(20, shapes_of(run))
+  assert restore(run, workdir)[1].state['next_step'] == 10
 
 
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(run, saved, tmp_path, caplog):

@@ -276,6 +276,18 @@ def test_tensors_that_are_no_plain_arrays_are_one_line(tmp_path):
     assert '\n' not in str(caught.value)
 
 
+def test_tensors_that_are_views_of_few_bytes_are_not_written_out(tmp_path):
+  one = torch.zeros(1, dtype=torch.float16)
+  large = torch.zeros(2**16)
+  for state in ({'a': one.as_strided((2 * 10**9,), (0,))}, {f'a{i}': large for i in range(50)}):
+    torch.save(state, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'its tensors claim .* bytes, the file has'):
+      states.read_state(tmp_path / 'a.pth')
+  shared = {name: large for name in 'abc'} | {'d': one.expand(64)}
+  torch.save(shared, tmp_path / 'a.pth')
+  assert states.read_state(tmp_path / 'a.pth').keys() == shared.keys()
+
+
 def test_gend_on_another_clip_is_refused(tmp_path, capsys):
   config = {'backbone': 'laion/CLIP-ViT-L-14', 'head': 'linear'}
   (tmp_path / 'config.json').write_text(json.dumps(config))
