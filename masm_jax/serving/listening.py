@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import signal
 import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from masm_jax.errors import UserError
+from masm_jax.serving import connections
 
 _BACKLOG = 512
+_AT_ONCE = 8  # Connections that the loop takes before it looks after those that it has.
 _GRACE_S = 15  # For responses under way when the server is told to stop.
 
 
@@ -62,10 +66,11 @@ class Server(uvicorn.Server):
 
   def __init__(self, app: Starlette):
     """A server; `run([socket])` runs it."""
+    protocol: Any = functools.partial(connections.Connection, most=connections.most_connections())
     config = uvicorn.Config(
       app,
       loop='asyncio',
-      http='h11',
+      http=protocol,
       ws='none',
       lifespan='on',
       log_level='warning',
@@ -73,7 +78,7 @@ class Server(uvicorn.Server):
       access_log=False,  # Names and ids of files are nobody's business.
       proxy_headers=False,
       server_header=False,
-      backlog=_BACKLOG,
+      backlog=_AT_ONCE,
       timeout_graceful_shutdown=_GRACE_S,
     )
     super().__init__(config)
@@ -83,6 +88,13 @@ class Server(uvicorn.Server):
     """See uvicorn."""
     self._loop = asyncio.get_running_loop()
     await super().serve(sockets)
+
+  async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    """See uvicorn."""
+    connections.quieten()
+    await super().startup(sockets)
+    for made in sockets or ():
+      made.listen(_BACKLOG)  # The loop has made it as short as what it takes at once.
 
   def handle_exit(self, sig: int, frame: FrameType | None) -> None:
     """Of SIGTERM and SIGINT."""
