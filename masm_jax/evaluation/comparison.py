@@ -20,6 +20,7 @@ from masm_jax.metrics.clusters import make_clusters
 from masm_jax.metrics.summary import Settings
 
 FORMAT = 'masm_jax comparison 1'
+_MAX_DRAWS = 10_000  # Of the bootstrap: an evaluation may have taken more, and says how many.
 _ROW = ['path', 'video_id', 'label']  # What makes two rows of score tables the same example.
 
 
@@ -111,6 +112,9 @@ def compare(detectors: Sequence[Detector], reference: str = '') -> dict[str, Any
   notes += list(dict.fromkeys(found.note for found in every if found.note))
 
   bootstrap = dataclasses.asdict(first.bootstrap)
+  if bootstrap['draws'] > _MAX_DRAWS:
+    notes.append(f'intervals from {_MAX_DRAWS:,} draws, not {bootstrap["draws"]:,}')
+    bootstrap['draws'] = _MAX_DRAWS
   settings = Settings(video_score=first.video_score, **bootstrap)
   measured: dict[str, Any] = {}
   clusters: dict[str, Any] = {}

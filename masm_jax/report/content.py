@@ -38,7 +38,9 @@ def build(runs: Sequence[Run], *, title: str, tsne_points: int) -> dict[str, Any
     'tables': [(level, _table(runs, names, level)) for level in LEVELS],
     'headlines': (*HEADLINES, RESCALED) if _has_temperature(runs) else HEADLINES,
     'intervals': _intervals(runs),
-    'sets': [sections.data_set(runs, name, i, tsne_points) for i, name in enumerate(names)],
+    'sets': [
+      sections.data_set(runs, name, i, tsne_points, len(names)) for i, name in enumerate(names)
+    ],
     'inside': [_inside(run) for run in runs],
     'protocol': [_protocol(run) for run in runs],
   }

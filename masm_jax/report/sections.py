@@ -17,12 +17,16 @@ from masm_jax.report.runs import LEVELS, VALIDATION, Run, calibrated, interval
 from masm_jax.report.words import HEADLINES, cell, number
 
 MAX_ROWS = 1000  # Of the table of videos; more are in the score file alone.
+# Of drawings of perturbations: of all sets, and of one at most and at least.
+_MAX_CURVES, _MAX_CURVES_OF_SET, _MIN_CURVES_OF_SET = 320, 64, 20
 _OPEN_SETS = 6  # More are folded away until they are asked for.
 _CHANCE = 0.5
 _ABSTENTION = 'Abstention (circle: the band of validation)'
 
 
-def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> dict[str, Any]:
+def data_set(
+  runs: Sequence[Run], name: str, index: int, tsne_points: int, num_sets: int = 1
+) -> dict[str, Any]:
   """Everything that the page shows of a data set.
 
   Args:
@@ -30,6 +34,7 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     name: of the data set.
     index: its place in the report.
     tsne_points: features drawn for each run; 0 for none.
+    num_sets: of the report.
   """
   runs = [run for run in runs if name in run.results.sets]
   key = f's{index}'
@@ -56,6 +61,9 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     curve = run.scores(name, 'frame')
     drawing = panels.histogram(name, curve, axis, key=f'{key}-h{run.series}')
     drawings.append((title, drawing))
+  most = max(_MIN_CURVES_OF_SET, min(_MAX_CURVES_OF_SET, _MAX_CURVES // num_sets))
+  keys = list(dict.fromkeys(key for run in runs for key in run.results.robustness.get(name, {})))
+  unseen = f'{most} of {len(keys):,} perturbations are drawn; results.json has all.'
   features = []
   for run in runs if name != VALIDATION else []:
     if embedded := pictures.tsne(run.frames[name], tsne_points):
@@ -68,7 +76,8 @@ def data_set(runs: Sequence[Run], name: str, index: int, tsne_points: int) -> di
     'facts': _facts(runs, name),
     'panels': drawings,
     'features': features,
-    'robustness': _robustness(runs, name, key),
+    'robustness': _robustness(runs, name, key, keys[:most]),
+    'robustness_left_out': unseen if len(keys) > most else '',
     'groups': [part for run in runs for part in _groups(run, name, many=len(runs) > 1)],
     'metrics': [_all_metrics(run, name, many=len(runs) > 1) for run in runs],
     'videos': [_videos(run, name, many=len(runs) > 1) for run in runs],
@@ -132,10 +141,11 @@ def _points(bins: Sequence[Bin]) -> list[tuple[float, float]]:
   return [(part.mean_score, part.fake_share) for part in bins]
 
 
-def _robustness(runs: Sequence[Run], name: str, key: str) -> list[tuple[str, Any]]:
-  """A drawing for each perturbation that any run was tested with."""
+def _robustness(
+  runs: Sequence[Run], name: str, key: str, keys: Sequence[str]
+) -> list[tuple[str, Any]]:
+  """A drawing for each perturbation of `keys`, which some run was tested with."""
   tested = {run.name: run.results.robustness.get(name, {}) for run in runs}
-  keys = list(dict.fromkeys(key for of_run in tested.values() for key in of_run))
   levels = LEVELS if len(runs) == 1 else LEVELS[:1]
   lines: dict[str, list[Any]] = {part: [] for part in keys}
   parameters: dict[str, dict[int, Any]] = {}

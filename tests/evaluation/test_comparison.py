@@ -102,6 +102,13 @@ def test_differences_are_those_of_the_same_draws(three):
   assert difference.std() < apart.std()
 
 
+def test_draws_are_bounded_and_that_is_said(three, monkeypatch):
+  monkeypatch.setattr(compare, '_MAX_DRAWS', 20)
+  found = compare.compare(compare.load_detectors(three))
+  assert found['bootstrap']['draws'] == 20
+  assert 'intervals from 20 draws, not 60' in found['notes']
+
+
 def test_a_detector_does_not_differ_from_itself(tmp_path, three):
   again = evaluation(tmp_path / 'd', {'cdfv2': score_table(2.0, seed=0)}, method='again')
   found = compare.compare(compare.load_detectors([three[0], again]))

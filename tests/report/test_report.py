@@ -1,5 +1,6 @@
 """The page says what results.json and the scores say, escapes names, and repeats exactly."""
 
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import pytest
 
 from masm_jax.metrics import scores
 from masm_jax.report import __main__ as report
-from masm_jax.report import content, page, pictures, runs, words
+from masm_jax.report import content, page, pictures, runs, sections, words
 from tests.report.building import built, edited, verdict_of
 
 
@@ -171,6 +172,20 @@ def test_features_are_drawn_for_at_most_so_many_and_only_where_there_are_some(ev
   assert pictures.tsne(table.drop(columns='feature'), 24) is None
   few = table.assign(feature=[*table['feature'].head(9), *[None] * (len(table) - 9)])
   assert pictures.tsne(few, 24) is None
+
+
+def test_few_of_many_perturbations_are_drawn_and_that_is_said(evaluation, monkeypatch):
+  (run,) = runs.read_runs([str(evaluation)])
+  steps = run.results.robustness['ffpp']['CS']
+  tested = {f'k{i}': steps for i in range(600)}
+  run = dataclasses.replace(
+    run, results=dataclasses.replace(run.results, robustness={'ffpp': tested})
+  )
+  monkeypatch.setattr(sections.panels, 'robustness_curve', lambda *parts, **_: parts[1])
+  for num_sets, most in ((1, 64), (10, 32), (100, 20)):
+    found = sections.data_set([run], 'ffpp', 0, 0, num_sets)
+    assert len(found['robustness']) == most
+    assert found['robustness_left_out'].startswith(f'{most} of 600 perturbations are drawn')
 
 
 def test_robustness_starts_from_the_unperturbed_set(evaluation, whole):
