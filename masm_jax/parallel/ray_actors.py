@@ -5,6 +5,8 @@ starts another one, and gives it that item again. Ray itself is imported only he
 """
 
 import dataclasses
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,10 +58,12 @@ def run(
   starts_here = not ray.is_initialized()
   if starts_here:
     try:
-      if cluster.address:
+      if cluster.address.startswith('ray://'):  # A client: nothing is added there.
         ray.init(address=cluster.address, log_to_driver=False)
+      elif cluster.address:
+        ray.init(address=cluster.address, log_to_driver=False, job_config=_job())
       else:
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, job_config=_job())
     except ConnectionError as error:
       raise UserError(f'no Ray cluster at {cluster.address}: start one with `ray start`') from error
   try:
@@ -78,3 +82,19 @@ def run(
   finally:
     if starts_here:
       ray.shutdown()
+
+
+def _job() -> Any:
+  """A job whose workers import from no folder that this process does not.
+
+  Ray puts the working folder first on their path, where a stranger's `numpy.py` may lie.
+  """
+  from ray.job_config import JobConfig
+
+  class Job(JobConfig):
+    def _serialize(self) -> Any:
+      known = {os.path.abspath(path) for path in sys.path}
+      self._py_driver_sys_path = [path for path in self._py_driver_sys_path if path in known]
+      return super()._serialize()
+
+  return Job()

@@ -1,5 +1,6 @@
 """The Ray engine makes the same crops as the local one. Needs Ray; skipped without it."""
 
+import pathlib
 import shutil
 
 import pytest
@@ -33,6 +34,11 @@ def test_an_actor_survives_what_kills_its_process(make, tmp_path):
 def test_crops_are_those_of_the_local_engine(clips, settings, tmp_path, monkeypatch):
   monkeypatch.setenv('RAY_worker_niceness', '0')  # 15 by default: a busy machine starves them.
   pytest.importorskip('ray', reason="needs Ray: pip install 'masm_jax[ray]'")
+  here = tmp_path / 'here'  # The working folder, a stranger's: Ray would put it on the path.
+  here.mkdir()
+  (here / 'av.py').write_text("raise SystemExit('it was run')")
+  monkeypatch.chdir(here)
+  monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(run.__file__).parents[2]))  # As if installed.
   raw = tmp_path / 'raw'
   (raw / 'real').mkdir(parents=True)
   for name, path in clips.items():
