@@ -9,6 +9,7 @@ takes the strings in Python as `Number()` does (as NaN) in a browser. `telemetry
 turns them back.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -173,11 +174,12 @@ def parse_json(text: str | bytes) -> Any:
   """The value of a JSON document; of every reader, so that none of them meets another error.
 
   Raises:
-    ValueError: it is no JSON, no UTF-8, or is nested more deeply than any file of a program.
+    ValueError: it is no JSON, no UTF-8, is nested more deeply than any file of a program, or has a
+      key twice in one object: Python would take the last, and other readers the first.
   """
   deep = 'it is nested too deeply: it is damaged'
   try:
-    value = json.loads(text)
+    value = json.loads(text, object_pairs_hook=_unique)
   except RecursionError as error:
     raise ValueError(deep) from error
   level = [value] if isinstance(value, dict | list) else []
@@ -187,6 +189,14 @@ def parse_json(text: str | bytes) -> Any:
     if not level:
       return value
   raise ValueError(deep)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  made = dict(pairs)
+  if len(made) != len(pairs):
+    counts = collections.Counter(key for key, _ in pairs)
+    raise ValueError(f'it has the key {max(counts, key=counts.__getitem__)[:80]!a} twice')
+  return made
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

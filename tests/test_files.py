@@ -56,6 +56,13 @@ def test_document_round_trip_is_strict_and_leaves_no_partial_file(tmp_path):
   assert read_json(path)['a'] == 1 / 3  # The old document is untouched.
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+  path = tmp_path / 'policy.json'
+  path.write_text('{"a": [{"b": 1, "threshold": 0.1, "threshold": 0.9}]}')
+  with pytest.raises(UserError, match=r"policy\.json: it has the key 'threshold' twice"):
+    read_json(path)
+
+
 def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path):
   path = tmp_path / 'a.txt'
   json_files.write_text(path, 'old')

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 
 _BREAKS = re.compile(r'[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+')
+# Wide signs too: of a Japanese keyboard.
+_FORMULA = re.compile(r'[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]')
 _MARKDOWN = re.compile(r'([\\`|*<\[\]])')
 _LATEX = {
   '\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
@@ -98,6 +100,14 @@ def latex(text: str) -> str:
 
 
 def csv(text: str) -> str:
-  """A text for a cell of a CSV file, which no spreadsheet takes for a formula; csv quotes it."""
-  text = one_line(text)
-  return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text
+  """A text for a cell of a CSV file, on one line, and no formula; csv quotes it."""
+  return no_formula(one_line(text))
+
+
+def no_formula(text: str) -> str:
+  """A text that no spreadsheet takes for a formula; they skip what is blank before it.
+
+  >>> no_formula('=1+1'), no_formula('1=1')
+  ("'=1+1", '1=1')
+  """
+  return f"'{text}" if _FORMULA.match(text) else text

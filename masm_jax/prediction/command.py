@@ -59,7 +59,8 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
   if options.engine == 'ray' and options.pictures:
     raise UserError('--save pictures needs --engine local: frames stay on the nodes')
   shard = inputs.parse_shard(options.shard)
-  names = inputs.shard_of(inputs.list_files(options.sources, stdin=stdin or sys.stdin), shard)
+  listed = inputs.list_files(options.sources, stdin=stdin or sys.stdin, out=options.out)
+  names = inputs.shard_of(listed, shard)
   start_jax()
   # Not above: they import jax.
   from masm_jax.prediction import policy as policies
@@ -108,7 +109,7 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
       else:
         found = _local(engine, todo, pictures=options.pictures)
       _take(found, folder, num_inputs=len(names), pictures=options.pictures)
-      answers = folder.finish(options.form)
+      answers = folder.finish(options.form, ['{}/{}'.format(*shard)])
     write_report(options.out, answers)
   _say_where(options.out, answers)
   return 0

@@ -12,18 +12,23 @@ from masm_jax.preprocess.layouts.base import VIDEO_SUFFIXES
 from masm_jax.preprocess.raw_video import is_picture
 
 
-def list_files(sources: Iterable[str], *, stdin: TextIO) -> list[str]:
+def list_files(
+  sources: Iterable[str], *, stdin: TextIO, out: pathlib.Path | None = None
+) -> list[str]:
   """The files that the sources name, each once, sorted.
 
   Args:
     sources: paths of files; folders, of which pictures and videos are taken, by their suffix, at
       any depth; patterns as of `glob`, with `**`; `-` for a list of files on `stdin`, one a line.
     stdin: read for `-`.
+    out: a folder of which neither a folder nor a pattern takes anything: the answers' own, whose
+      pictures are no inputs.
 
   Raises:
     UserError: a source that names nothing.
   """
   found: set[str] = set()
+  own = os.path.realpath(out) if out else None
   for source in sources:
     if source == '-':
       files = [line.rstrip('\r\n') for line in stdin]
@@ -32,11 +37,12 @@ def list_files(sources: Iterable[str], *, stdin: TextIO) -> list[str]:
       if missing is not None:
         raise UserError(f'no file {missing}, which the list on standard input names')
     elif os.path.isdir(source):
-      files = list(_in_folder(source))
+      files = list(_in_folder(source, own))
     elif os.path.exists(source):
       files = [source]
     else:
       files = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
+      files = [path for path in files if not _is_below(path, own)]
     if not files:
       what = 'no picture or video in the folder' if os.path.isdir(source) else 'no file'
       raise UserError(f'{what} {source}' if source != '-' else 'no file on standard input')
@@ -66,8 +72,15 @@ def shard_of(files: Sequence[str], shard: tuple[int, int]) -> list[str]:
   return list(files[index::count])
 
 
-def _in_folder(folder: str) -> Iterator[str]:
+def _is_below(path: str, folder: str | None) -> bool:
+  return folder is not None and pathlib.Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _in_folder(folder: str, own: str | None) -> Iterator[str]:
   for parent, folders, names in os.walk(folder):
+    if _is_below(parent, own):
+      folders.clear()
+      continue
     folders[:] = sorted(name for name in folders if not name.startswith('.'))
     for name in sorted(names):
       is_video = name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith('.')

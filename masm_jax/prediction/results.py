@@ -9,17 +9,21 @@ report.html          for people
 import contextlib
 import csv
 import io
+import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
+from absl import logging
 
 from masm_jax import files, plain_files
 from masm_jax.errors import UserError
+from masm_jax.metrics.text_tables import no_formula
 from masm_jax.parallel import locks
-from masm_jax.prediction import answers
+from masm_jax.prediction import answers, inputs
 from masm_jax.prediction.answers import Answer
 
 LINES, TABLE, DOCUMENT = 'predictions.jsonl', 'predictions.csv', 'predictions.json'
@@ -60,10 +64,26 @@ class _Explanation(_Object):
   faces: list[_Face]
 
 
+class _Finished(_Object):
+  answers: int
+  sha256: str
+
+
+class _State(_Object):
+  """What a record says of its answers, beside the identity: see `Folder.finish`."""
+
+  shards: list[str] = []
+  finished: _Finished | None = None
+
+
 # Of lines, which may be anybody's: the fields of an `Answer`, and what lies in its mappings.
 _CHECKED = pydantic.TypeAdapter(Answer)
 _CHECKED_EXPLANATION = pydantic.TypeAdapter(_Explanation | None)
 _CHECKED_VIDEOS = pydantic.TypeAdapter(_Videos | None)
+
+_DAMAGED = 'holds other answers than were written: they are damaged'
+_MAX_TOLD = 8  # Missing shards.
+_HASH = re.compile('[0-9a-f]{64}')
 
 Key = tuple[str, str]  # Name and hash of an input.
 
@@ -92,10 +112,11 @@ class Folder:
 
   def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
     self.path = path
+    self._identity = dict(identity)
     self._stack = contextlib.ExitStack()
     try:
       self._stack.enter_context(locks.held(path))
-      self._claim(dict(identity))
+      self._shards = self._claim()
       files.remove_unfinished(path)
       self.answers: dict[Key, Answer] = {key_of(one): one for one in read_lines(path / LINES)}
       self._write_lines(self.answers.values())
@@ -113,11 +134,22 @@ class Folder:
     self.answers[key_of(answer)] = answer
     self._file.write(_line(answer))
 
-  def finish(self, form: str) -> list[Answer]:
-    """Sorts the lines, and writes them in another form if asked to; returns the answers."""
+  def finish(self, form: str, shards: Iterable[str] = ('0/1',)) -> list[Answer]:
+    """Sorts the lines, notes how many there are, and writes them in another form if asked to.
+
+    Args:
+      form: see `write_form`.
+      shards: whose answers are all there now, as I/N.
+
+    Returns:
+      All answers.
+    """
     ordered = [self.answers[key] for key in sorted(self.answers)]
     self._write_lines(ordered)
     write_form(self.path, ordered, form)
+    self._shards = sorted({*self._shards, *shards})
+    finished = {'answers': len(ordered), 'sha256': _sha256(self.path)}
+    self._write_record({'shards': self._shards, 'finished': finished})
     return ordered
 
   def close(self) -> None:
@@ -130,19 +162,27 @@ class Folder:
   def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _claim(self, identity: dict[str, Any]) -> None:
-    record = self.path / RECORD
-    if not record.exists():
+  def _claim(self) -> list[str]:
+    """Takes the folder, or takes it up again; returns the shards that were finished before."""
+    if not (self.path / RECORD).exists():
       if any(not entry.name.startswith('.') for entry in self.path.iterdir()):
         raise UserError(f'{self.path} holds other files; give an empty or a new folder as --out')
-      files.write_json(record, identity)
-      return
-    found = files.read_json(record)
+      self._write_record({})
+      return []
+    found, state = _read_record(self.path)
+    identity = self._identity
     changed = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]
     if changed:
       raise UserError(
         f'{self.path} holds predictions made otherwise ({", ".join(changed)}); give another --out'
       )
+    if state.finished and _doubt(self.path, state).endswith(_DAMAGED):
+      files.set_aside(self.path / LINES)
+    self._write_record({'shards': state.shards} if state.shards else {})
+    return state.shards
+
+  def _write_record(self, state: Mapping[str, Any]) -> None:
+    files.write_json(self.path / RECORD, self._identity | state)
 
   def _write_lines(self, ordered: Iterable[Answer]) -> None:
     files.write_bytes(self.path / LINES, b''.join(map(_line, ordered)))
@@ -163,6 +203,7 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
       _CHECKED.validate_json(line, strict=True)
       answer = answers.from_dict(files.parse_object(line))
       answer.to_dict()  # Numbers that are none, and no JSON, fail here.
+      _check_hashes(answer)
       _CHECKED_VIDEOS.validate_python(answer.model.training_videos)
       explanation = _CHECKED_EXPLANATION.validate_python(answer.explanation)
       if explanation and any(len(f.shapley) != len(explanation.parts) for f in explanation.faces):
@@ -182,7 +223,8 @@ def write_form(folder: pathlib.Path, ordered: Sequence[Answer], form: str) -> No
     writer = csv.DictWriter(stream, _COLUMNS, lineterminator='\n')
     writer.writeheader()
     for answer in ordered:
-      writer.writerow(_row(answer))
+      cells = _row(answer).items()
+      writer.writerow({k: no_formula(v) if isinstance(v, str) else v for k, v in cells})
     files.write_text(folder / TABLE, stream.getvalue())
 
 
@@ -190,14 +232,21 @@ def merge(parts: Sequence[pathlib.Path], out: pathlib.Path, form: str) -> list[A
   """Joins the folders of shards into one.
 
   Raises:
-    UserError: no such folder, folders of different detectors or rules, or two answers to the same
-      input that differ.
+    UserError: no such folder, folders of different detectors or rules, one that lacks answers, or
+      two answers to the same input that differ.
   """
-  identities = [files.read_json(part / RECORD) for part in parts]
-  for part, identity in zip(parts, identities, strict=True):
-    if identity != identities[0]:
+  records = [_read_record(part) for part in parts]
+  for part, (identity, _) in zip(parts, records, strict=True):
+    if identity != records[0][0]:
       raise UserError(f'{part} holds predictions made otherwise than {parts[0]}')
-  with Folder(out, identities[0]) as folder:
+  states = [state for _, state in records]
+  doubts = [_doubt(part, state) for part, state in zip(parts, states, strict=True)]
+  if told := '; '.join(filter(None, doubts)):
+    raise UserError(f'{told}: type the same command again, which resumes, and merge then')
+  shards = {shard for state in states for shard in state.shards}
+  if missing := _missing(shards):
+    logging.warning('shards are missing (%s): give their folders too', ', '.join(missing))
+  with Folder(out, records[0][0]) as folder:
     for part in parts:
       for answer in read_lines(part / LINES):
         there = folder.answers.get(key_of(answer))
@@ -205,7 +254,57 @@ def merge(parts: Sequence[pathlib.Path], out: pathlib.Path, form: str) -> list[A
           raise UserError(f'{part} answers otherwise to {answer.input.name} than another folder')
         if there is None:
           folder.append(answer)
-    return folder.finish(form)
+    return folder.finish(form, shards)
+
+
+def _read_record(folder: pathlib.Path) -> tuple[dict[str, Any], _State]:
+  """The identity of a folder's answers, and what is noted of them.
+
+  Raises:
+    UserError: there is no record, or it is damaged.
+  """
+  identity = files.read_json(folder / RECORD)
+  state = {key: identity.pop(key) for key in _State.model_fields if key in identity}
+  try:
+    return identity, _State.model_validate(state)
+  except ValueError as error:
+    raise UserError(f'{folder / RECORD} is damaged; give another --out') from error
+
+
+def _doubt(folder: pathlib.Path, state: _State) -> str:
+  """Why the answers of a folder cannot be merged; '' if they can."""
+  if state.finished is None:
+    return f'{folder} was not finished'
+  if _sha256(folder) == state.finished.sha256:
+    return ''
+  count, wanted = len(read_lines(folder / LINES)), state.finished.answers
+  return (
+    f'{folder} holds {count} of its {wanted} answers'
+    if count < wanted
+    else (f'{folder} {_DAMAGED}')
+  )
+
+
+def _missing(shards: Iterable[str]) -> list[str]:
+  """The shards, as I/N, without which those of the same N are not all: the first few."""
+  found = {inputs.parse_shard(shard) for shard in shards}
+  wanted = ((i, count) for count in sorted({count for _, count in found}) for i in range(count))
+  absent = (f'{i}/{count}' for i, count in wanted if (i, count) not in found)
+  return list(itertools.islice(absent, _MAX_TOLD))
+
+
+def _sha256(folder: pathlib.Path) -> str:
+  """Of the lines of a folder."""
+  path = folder / LINES
+  return plain_files.sha256(path) if path.exists() else ''
+
+
+def _check_hashes(answer: Answer) -> None:
+  """Raises a ValueError where a hash is none: pictures are found by the first one."""
+  model = answer.model
+  known = [answer.input.sha256, *filter(None, (model.sha256, model.base_sha256))]
+  if not all(map(_HASH.fullmatch, known)) or answer.id != f'sha256:{answer.input.sha256}':
+    raise ValueError('a hash of 64 digits')
 
 
 def _line(answer: Answer) -> bytes:
@@ -216,7 +315,7 @@ def _row(answer: Answer) -> dict[str, Any]:
   value = answer.to_dict()
   low, high = value['interval'] or (None, None)
   return {
-    'name': _cell(value['input']['name']),
+    'name': value['input']['name'],
     **{key: value['input'][key] for key in ('sha256', 'kind', 'duration_s', 'width', 'height')},
     **{key: value[key] for key in ('verdict', 'probability')},
     'low': low,
@@ -226,10 +325,5 @@ def _row(answer: Answer) -> dict[str, Any]:
     'frames_used': sum(track['frames_used'] for track in value['tracks']),
     'threshold': value['policy']['threshold'],
     'model': value['model']['sha256'],
-    'warnings': _cell(' '.join(value['warnings'])),
+    'warnings': ' '.join(value['warnings']),
   }
-
-
-def _cell(text: str) -> str:
-  """Text that no spreadsheet takes for a formula."""
-  return f"'{text}" if text[:1] in ('=', '+', '-', '@') else text

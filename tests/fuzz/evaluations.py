@@ -1,10 +1,12 @@
 """Borders of results: folders of evaluations, answers of predictions."""
 
 import contextlib
+import hashlib
 import html
 import io
 import json
 import pathlib
+import re
 import shutil
 import zlib
 from typing import Any
@@ -128,23 +130,30 @@ def _answered(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 @st.composite
 def _answers(draw: st.DrawFn, sound: list[dict[str, Any]]) -> Case:
-  identity = {'schema': 'x', 'version': '0', 'policy': {'threshold': 0.5}}
-  if draw(st.integers(0, 5)) == 0:
-    record = draw(spoilt_json(identity))
-  else:
-    record = json.dumps(identity).encode()
   lines = [json.dumps(sound[0]).encode()]
   for _ in range(draw(st.integers(1, 3))):
     lines.append(draw(spoilt_json(draw(st.sampled_from(sound)))))
   content = b'\n'.join(line.replace(b'\n', b' ') for line in lines) + b'\n'
   if draw(st.integers(0, 9)) == 0:
     content = draw(spoilt_bytes([content]))
+  # A stranger makes the record fit; otherwise a bit has flipped.
+  written = content if draw(st.integers(0, 5)) else draw(spoilt_bytes([content], 1))
+  finished = {'answers': 1, 'sha256': hashlib.sha256(written).hexdigest()}
+  identity = {'schema': 'x', 'version': '0', 'policy': {'threshold': 0.5}}
+  identity |= {'shards': ['0/1'], 'finished': finished}
+  record = json.dumps(identity).encode()
+  if draw(st.integers(0, 5)) == 0:
+    record = draw(spoilt_json(identity))
   return {'part/predictions.jsonl': content, 'part/predict.json': record}
 
 
 def _joined(sound: list[dict[str, Any]], folder: pathlib.Path) -> str:
   form = 'csv' if len((folder / 'part' / 'predictions.jsonl').read_bytes()) % 2 else 'json'
   found = prediction_results.merge([folder / 'part'], folder / 'out', form)
+  record = json.loads((folder / 'part' / 'predict.json').read_bytes())
+  lines = (folder / 'part' / 'predictions.jsonl').read_bytes()
+  assert record['finished']['sha256'] == hashlib.sha256(lines).hexdigest(), 'other answers'
+  assert all(re.fullmatch('[0-9a-f]{64}', answer.input.sha256) for answer in found)
   again = prediction_results.read_lines(folder / 'out' / prediction_results.LINES)
   assert again == found
   prediction_report.render(found, folder / 'out').encode()

@@ -74,9 +74,13 @@ def spoilt_json(draw: st.DrawFn, document: Json, most: int = 3) -> bytes:
   for _ in range(draw(st.integers(1, most))):
     places = _places(document)
     place = places[draw(st.integers(0, len(places) - 1))] if places else ()
-    kind = draw(st.sampled_from(('replace', 'replace', 'replace', 'remove', 'rename', 'move')))
+    kind = draw(st.sampled_from(('replace',) * 3 + ('remove', 'rename', 'move', 'double')))
     if kind == 'replace' or not place:
       written.append(draw(st.sampled_from(LITERALS)))
+      document = _replaced(document, place, f'{_TOKEN}{len(written) - 1}')
+    elif kind == 'double' and isinstance(place[-1], str):
+      value, twice = json.dumps(_at(document, place)), json.dumps(place[-1])
+      written.append(f'{value}, {twice}: {draw(st.sampled_from(LITERALS))}')
       document = _replaced(document, place, f'{_TOKEN}{len(written) - 1}')
     elif kind == 'move':
       other = places[draw(st.integers(0, len(places) - 1))]

@@ -50,6 +50,7 @@ def test_every_language_has_its_own_signs():
     r'a\|b \`c\` \*d\* \<e> \[f\](g) a_b'
   )
   assert text_tables.csv('=cmd|x') == "'=cmd|x" and text_tables.csv('a=b') == 'a=b'
+  assert text_tables.csv('\ufeff ＋1') == "'\ufeff ＋1"
   text = io.StringIO()
   csv.writer(text).writerow([text_tables.csv('a,"b"\nc'), 1])
   assert next(csv.reader(io.StringIO(text.getvalue()))) == ['a,"b" c', '1']

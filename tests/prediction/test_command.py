@@ -1,5 +1,6 @@
 """`predict`: lines that resume, shards that merge, a report that needs no network."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -157,7 +158,84 @@ def test_a_folder_holds_one_kind_of_answers(tmp_path):
     results.Folder(tmp_path / 'a', {'model': 1})
 
 
+def hashed(name, digit):
+  """An answer about another input."""
+  sha256 = digit * 64
+  facts = dataclasses.replace(ANSWER.input, name=name, sha256=sha256)
+  return made(id=f'sha256:{sha256}', input=facts)
+
+
+@pytest.fixture
+def parts(tmp_path):
+  """The folders of two shards, of two answers each."""
+  folders = [tmp_path / 'part0', tmp_path / 'part1']
+  for i, path in enumerate(folders):
+    with results.Folder(path, {'model': 1}) as folder:
+      for j in range(2):
+        folder.append(hashed(f'{i}{j}.png', str(2 * i + j)))
+      folder.finish('jsonl', [f'{i}/2'])
+  return folders
+
+
+def test_a_merge_misses_no_answer_without_a_word(parts, tmp_path, caplog):
+  assert len(results.merge(parts, tmp_path / 'all', 'jsonl')) == 4 and not caplog.text
+  assert len(results.merge([tmp_path / 'all'], tmp_path / 'again', 'jsonl')) == 4
+  assert len(results.merge(parts[1:], tmp_path / 'one', 'jsonl')) == 2
+  assert 'shards are missing (0/2)' in caplog.text
+  lines = parts[1] / results.LINES
+  sound = lines.read_bytes()
+  for content, told in (
+    (sound[:-1], 'holds 1 of its 2 answers'),
+    (None, 'holds 0 of its 2 answers'),
+    (sound.replace(b'0.91', b'0.19', 1), 'holds other answers than were written'),
+  ):
+    lines.unlink() if content is None else lines.write_bytes(content)
+    with pytest.raises(UserError, match=f'part1 {told}.*: type the same command again'):
+      results.merge(parts, tmp_path / 'cut', 'jsonl')
+  # The same command makes it whole; answers that are no longer what they were are asked for anew.
+  for content, kept in ((sound.replace(b'0.91', b'0.19', 1), 0), (sound[:-1], 1)):
+    lines.write_bytes(content)
+    with results.Folder(parts[1], {'model': 1}) as folder:
+      assert len(folder.answers) == kept
+      with pytest.raises(UserError, match='part1 was not finished'):
+        results.merge(parts, tmp_path / 'cut', 'jsonl')
+      for j in range(2):
+        folder.append(hashed(f'1{j}.png', str(2 + j)))
+      folder.finish('jsonl')
+    assert len(results.merge(parts, tmp_path / 'all', 'jsonl')) == 4
+
+
+@pytest.mark.parametrize('sha256', ['/etc', '../' * 5, '', 'AB' * 32, 'ab' * 32 + '\n'])
+def test_a_hash_that_is_none_is_no_answer(parts, sha256):
+  line = json.loads((parts[0] / results.LINES).read_bytes().splitlines()[0])
+  line['input']['sha256'], line['id'] = sha256, f'sha256:{sha256}'
+  (parts[0] / results.LINES).write_text(json.dumps(line) + '\n')
+  with pytest.raises(UserError, match='line 1: no answer of this version'):
+    results.read_lines(parts[0] / results.LINES)
+
+
+def test_the_pictures_of_a_run_are_not_its_inputs(tmp_path):
+  for name in ('a.png', 'b/c.png', 'out/pictures/x/frame.jpg', 'outer/d.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  (tmp_path / 'link').symlink_to(tmp_path / 'out')
+  for source in (tmp_path, tmp_path / '**' / '*.[jp]*g'):
+    found = inputs.list_files([str(source)], stdin=io.StringIO(), out=tmp_path / 'link')
+    assert [str(pathlib.Path(path).relative_to(tmp_path)) for path in found] == [
+      'a.png', 'b/c.png', 'outer/d.png'
+    ]  # fmt: skip
+  frame = str(tmp_path / 'out/pictures/x/frame.jpg')
+  assert inputs.list_files([frame], stdin=io.StringIO(), out=tmp_path / 'out') == [frame]
+
+
 def test_names_are_no_formulas_of_a_spreadsheet(tmp_path):
   named = made(input=dataclasses.replace(ANSWER.input, name='=HYPERLINK("x").mp4'))
   results.write_form(tmp_path, [named], 'csv')
   assert '\n"\'=HYPERLINK(""x"").mp4",' in (tmp_path / results.TABLE).read_text()
+  model = dataclasses.replace(ANSWER.model, sha256='=1+1')
+  facts = dataclasses.replace(ANSWER.input, name='\t=1+1', sha256='-1')
+  results.write_form(tmp_path, [made(input=facts, model=model, warnings=('\xa0@x',))], 'csv')
+  (row,) = csv.DictReader(io.StringIO((tmp_path / results.TABLE).read_text()))
+  assert (row['name'], row['sha256'], row['model'], row['warnings']) == (
+    "'\t=1+1", "'-1", "'=1+1", "'\xa0@x"
+  )  # fmt: skip
