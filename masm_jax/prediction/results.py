@@ -182,7 +182,7 @@ class Folder:
     return state.shards
 
   def _write_record(self, state: Mapping[str, Any]) -> None:
-    files.write_json(self.path / RECORD, self._identity | state)
+    files.write_json(self.path / RECORD, {**self._identity, **state})
 
   def _write_lines(self, ordered: Iterable[Answer]) -> None:
     files.write_bytes(self.path / LINES, b''.join(map(_line, ordered)))
