@@ -21,9 +21,10 @@ def identities(table: pd.DataFrame) -> list[list[str]]:
   for key in zip(*columns, strict=True):
     if key not in known:
       dataset, text, video = key
-      people = text.split(';') if text else names.suggested_identities(video.rpartition('/')[2])
+      people = names.joined_identities(text)
+      people = people or names.suggested_identities(video.rpartition('/')[2])
       scope = names.identity_scope(dataset)
-      known[key] = [f'{scope}:{name}' for name in people if name]
+      known[key] = [f'{scope}:{name}' for name in people]
     found.append(known[key])
   return found
 

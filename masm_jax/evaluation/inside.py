@@ -4,11 +4,15 @@ Both are drawn as they stand, and stay in dictionaries; their shapes are checked
 """
 
 import itertools
-from typing import Annotated
+import pathlib
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict
+
+from masm_jax import fields, telemetry
+from masm_jax.errors import UserError
 
 _Number = Annotated[float, Field(allow_inf_nan=True)]
 
@@ -16,7 +20,7 @@ _Number = Annotated[float, Field(allow_inf_nan=True)]
 class MaskLine(TypedDict):
   """A line of `masks.jsonl`: from `step` on the groups of `mask` [L, K] were trained."""
 
-  step: int
+  step: Annotated[int, Field(ge=0, le=fields.MANY)]
   rows: list[str]
   mask: list[list[_Number]]
 
@@ -93,6 +97,23 @@ def _history(masks: tuple[MaskLine, ...]) -> tuple[MaskLine, ...]:
 
 
 Masks = Annotated[tuple[MaskLine, ...], pydantic.AfterValidator(_history)]
+_MASKS = pydantic.TypeAdapter(Masks)
+
+
+def read_masks(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a run's `masks.jsonl`, as `results.json` holds them.
+
+  Raises:
+    UserError: it cannot be read, or is damaged.
+  """
+  lines = telemetry.read_lines(path)
+  try:
+    _MASKS.validate_python(tuple(lines))
+  except pydantic.ValidationError as error:
+    found = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    what = ': '.join(filter(None, ('.'.join(map(str, found['loc'])), found['msg'])))
+    raise UserError(f'{path}: {what}: it is damaged; put it back, or remove it') from error
+  return lines
 
 
 def alike(analysis: Analysis | None) -> Analysis | None:

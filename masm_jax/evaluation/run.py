@@ -17,7 +17,7 @@ from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.manifest import Manifest
 from masm_jax.errors import UserError, say, terminal_line
-from masm_jax.evaluation import curves, results
+from masm_jax.evaluation import curves, inside, results
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import detector_file, steps, trained, validation
 from masm_jax.inference.scorer import Evaluator
@@ -289,7 +289,7 @@ def _document(
     'protocol': made['protocol'],
     'sets': made['sets'],
     'robustness': made['robustness'],
-    'masks': telemetry.read_lines(masks) if masks.is_file() and not run.file else None,
+    'masks': inside.read_masks(masks) if masks.is_file() and not run.file else None,
     'subspaces': telemetry.read_json(analysis) if analysis.is_file() and not run.file else None,
   }
 

@@ -101,7 +101,7 @@ def read(path: pathlib.Path, groups: Groups, identity: Mapping[str, str]) -> Sel
       return None
     scores, chosen = np.asarray(record['scores'], np.float32), np.asarray(record['chosen'], bool)
     agreement = float(record.get('agreement', 'nan'))
-  except (UserError, KeyError, TypeError, ValueError):
+  except (UserError, KeyError, TypeError, ValueError, OverflowError):
     return None
   is_whole = scores.shape == chosen.shape == (len(groups.names),)
   return Selection(groups.names, scores, chosen, agreement) if is_whole else None

@@ -64,7 +64,9 @@ def make_clusters(table: pd.DataFrame, unit: str = 'auto') -> Clusters:
   videos = table[['video_id', *kept]].drop_duplicates('video_id').sort_values('video_id')
   singles = pd.Series(np.arange(len(videos)), index=pd.Index(videos['video_id']))
   by_video = Clusters('video', singles, len(videos))
-  known = (videos['identities'] != '') if len(kept) == 2 else pd.Series(False, videos.index)
+  known = pd.Series(False, videos.index)
+  if len(kept) == 2:
+    known = videos['identities'].map(lambda text: bool(names.joined_identities(text)))
   if unit == 'identity' and not known.any():
     raise UserError('the bootstrap cannot go by identity: no row has identities; use video or auto')
   if unit == 'video' or not known.any():
@@ -95,8 +97,7 @@ def _join(videos: pd.DataFrame) -> np.ndarray:
     for i, (dataset, identities) in enumerate(
       zip(videos['dataset'], videos['identities'], strict=True)
     )
-    for identity in identities.split(';')
-    if identity
+    for identity in names.joined_identities(identities)
   ]
   rows = np.array([i for i, _ in pairs])
   columns, _ = pd.factorize(np.array([name for _, name in pairs], object))

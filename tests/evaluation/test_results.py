@@ -105,6 +105,7 @@ def test_the_note_of_a_folder_says_when_it_was_begun(tmp_path):
     (['robustness', 'a', 'CS'], {}, 'robustness.a.CS: '),
     (['robustness', 'a', 'CS', 0, 'level'], 'x', 'robustness.a.CS.0.level: '),
     (['masks', 0, 'mask'], [[1], [1, 2]], 'masks: Value error, masks are not all of one shape'),
+    (['masks', 0, 'step'], 2**63, 'masks.0.step: Input should be less than or equal to 1000000'),
     (['masks', 0, 'rows'], [], 'masks: Value error, a mask has as many rows as names'),
     (['masks'], [GOOD['masks'][0]] * 2, 'masks: Value error, steps of masks must rise'),
     (['subspaces'], {'spectra': {'kernels': {}}}, 'subspaces.spectra.kernels: '),

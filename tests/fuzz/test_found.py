@@ -3,8 +3,10 @@
 import json
 import logging
 import re
+import types
 
 import av
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,12 +14,14 @@ import pytest
 from configs import demo
 from masm_jax import backbones, cli, files
 from masm_jax import config as config_lib
-from masm_jax.data import crop_settings, shards
+from masm_jax.data import crop_settings, linking, shards
 from masm_jax.data.importers.deepfakebench import import_deepfakebench
 from masm_jax.data.importers.folder import import_folder
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
+from masm_jax.evaluation import inside
 from masm_jax.inference import detector_schema, stored, trained
+from masm_jax.methods import chosen_layers
 from masm_jax.metrics import scores
 from masm_jax.parallel import locks
 from masm_jax.perturbations import copies
@@ -109,6 +113,33 @@ def test_the_scores_of_another_set_or_step_are_not_those_of_the_validation_set(
     caplog.clear()
   scores.write_scores(tmp_path / 'val.parquet', table, of={'set': 'val', 'step': '7'})
   assert trained._validation(tmp_path / 'val.parquet', 7) is not None
+
+
+@pytest.mark.parametrize('step', [2**63, 10**400, -1, 1.5])
+def test_a_mask_of_no_step_is_one_line(step, tmp_path):
+  line = {'step': 5, 'rows': ['b'], 'mask': [[0, 1]], 'agreement': 'nan', 'scores': [[0.5, 1e-3]]}
+  path = tmp_path / 'masks.jsonl'
+  path.write_text(json.dumps(line) + '\n')
+  assert inside.read_masks(path)[0]['scores'] == [[0.5, 1e-3]]
+  path.write_text(json.dumps(line | {'step': step}) + '\n')
+  with pytest.raises(UserError, match=r'masks\.jsonl.*: it is damaged') as caught:
+    inside.read_masks(path)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('change', [{'scores': [10**400]}, {'agreement': 10**400}])
+def test_a_record_of_chosen_layers_with_numbers_of_400_digits_is_damaged(change, tmp_path):
+  record = {'identity': {}, 'names': ['a'], 'scores': [1], 'chosen': [True], 'agreement': 1}
+  path, groups = tmp_path / chosen_layers.FILE, types.SimpleNamespace(names=('a',))
+  path.write_text(json.dumps(record))
+  assert chosen_layers.read(path, groups, {}).layers == ('a',)
+  path.write_text(json.dumps(record | change))
+  assert chosen_layers.read(path, groups, {}) is None
+
+
+def test_a_person_without_a_name_is_named_by_the_video():
+  table = pd.DataFrame({'dataset': 'd', 'identities': [';', ''], 'video_id': 'd/DF/802_885'})
+  assert linking.identities(table) == [['d:802', 'd:885']] * 2
 
 
 def test_an_empty_file_of_a_process_that_was_killed_before_its_lock_is_removed(tmp_path):

@@ -29,6 +29,16 @@ def test_identities_join_videos_through_others():
   assert index.tolist() == [0, 0, 1, 1] and num == 2
 
 
+@pytest.mark.parametrize('nobody', [';', ' ; ', ';;'])
+def test_separators_alone_name_nobody(nobody):
+  found = clusters.make_clusters(table([nobody] * 30))
+  assert found.unit == 'video' and not found.note
+  assert 'only 20 of the 30 videos' in clusters.make_clusters(table([nobody, 'a', 'b'] * 10)).note
+  with pytest.raises(UserError, match='no row has identities'):
+    clusters.make_clusters(table([nobody] * 30), 'identity')
+  assert clusters.make_clusters(table(['a; b', 'b;']), 'identity').num == 1
+
+
 def test_the_same_name_in_two_data_sets_is_two_people():
   rows = table(['a', 'a'], ['one', 'two'])
   assert clusters.make_clusters(rows, 'identity').num == 2

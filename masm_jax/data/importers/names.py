@@ -53,6 +53,15 @@ def target_video(video: str) -> str:
   return match['target'] if match else ''
 
 
+def joined_identities(text: str) -> list[str]:
+  """The ids of a manifest's column `identities`: those that are joined by ';', blanks left out.
+
+  >>> joined_identities('a; b;'), joined_identities(';')
+  (['a', 'b'], [])
+  """
+  return [name for name in map(str.strip, text.split(';')) if name]
+
+
 def suggested_identities(video: str) -> list[str]:
   """Identities that a name of unknown origin suggests.
 
