@@ -182,6 +182,10 @@ def _detectors(draw: st.DrawFn, sound: Files) -> Case:
   """One file is spoilt; of arrays the note mostly gives the new hash, as a stranger would."""
   name = draw(st.sampled_from((detector_file.NOTE, *sorted(sound))))
   note = json.loads(sound[detector_file.NOTE])
+  if name == detector_file.NOTE and draw(st.integers(0, 3)) == 0:  # Sizes that go together.
+    field = draw(st.sampled_from(('image_size', 'depth', 'num_registers', 'num_heads', 'width')))
+    note['backbone']['architecture'][field] = 8 * draw(st.integers(1, 400))
+    return {name: json.dumps(note).encode()}
   if name == detector_file.NOTE:
     return {name: draw(spoilt_json(note))}
   content = draw(spoilt_arrays(sound[name]))

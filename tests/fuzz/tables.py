@@ -34,6 +34,21 @@ _ROW = (
 )
 
 
+def _bombs() -> list[bytes]:
+  """Manifests of some kB, of which a column or some of them take gigabytes once they are read."""
+  rows = {name: pa.array([part.replace('#', str(i)) for i in range(1900)])
+          for name, part in zip(_HEADER, _ROW, strict=True)}  # fmt: skip
+  zeros = pa.array([0] * 1900, pa.int32())
+  texts = pa.DictionaryArray.from_arrays(zeros, pa.array(['a' * 2**20]))
+  lists = pa.ListArray.from_arrays(pa.array(range(1901), pa.int32()), texts)
+  found = []
+  for further in ({f'x{i}': texts for i in range(3)}, {'x': lists}):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(rows | further), file)
+    found.append(file.getvalue())
+  return found
+
+
 def _sound(folder: pathlib.Path) -> list[bytes]:
   """Manifests in Parquet as they are written."""
   parts = [[part.replace('#', str(i)) for part in _ROW] for i in range(4)]
@@ -104,6 +119,7 @@ def _manifests(seeds: list[bytes]) -> st.SearchStrategy[Case]:
     st.builds(lambda content: {'m.csv': content}, spoilt_csv(_HEADER, _ROW)),
     st.builds(lambda content: {'m.parquet': content}, spoilt_bytes(seeds)),
     st.builds(lambda content: {'m.parquet': content}, _typed_table(note)),
+    st.builds(lambda content: {'m.parquet': content}, st.sampled_from(_bombs())),
   )
 
 
