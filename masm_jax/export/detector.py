@@ -132,7 +132,7 @@ def _benchmark(path: pathlib.Path, run: trained.TrainedRun) -> detector_schema.M
   try:
     numbers = {key: float(difference[key]) for key in ('value', 'low', 'high')}
     return detector_schema.MapsBenchmark(set=name, num_pairs=found['num_pairs'], **numbers)
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, TypeError, ValueError, OverflowError) as error:
     raise UserError(
       f'{path}: its numbers cannot be used: {text_tables.one_line(str(error))}'
     ) from error

@@ -48,6 +48,9 @@ def spoilt_arrays(draw: st.DrawFn, content: bytes) -> bytes:
       st.sampled_from((
         entries[other], {**entries[name], 'dtype': draw(st.sampled_from(_TYPES))},
         {**entries[name], 'shape': draw(st.sampled_from(_SHAPES))},
+        # As many bytes, in numbers of one byte.
+        {**entries[name], 'dtype': draw(st.sampled_from(('F8_E4M3', 'F8_E5M2', 'U8'))),
+         'shape': [4, *entries[name].get('shape', [])]},
       ))
     )  # fmt: skip
     changed = json.dumps(entries).encode()

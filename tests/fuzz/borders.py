@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz import arrays, evaluations, media, runs, tables
+from tests.fuzz import arrays, evaluations, media, notes, runs, tables
 from tests.fuzz.border import Border
 
 BORDERS: Mapping[str, Border] = {
@@ -11,7 +11,7 @@ BORDERS: Mapping[str, Border] = {
     media.IMAGES, media.VIDEOS,
     tables.MANIFESTS, tables.IMPORTERS, tables.LAYOUTS, tables.SETS,
     arrays.WEIGHTS, arrays.CACHES, arrays.DETECTORS, arrays.ADAPTERS,
-    runs.COMMAND_LINES, runs.CONFIGS, runs.CHECKPOINTS,
+    runs.COMMAND_LINES, runs.CONFIGS, runs.CHECKPOINTS, notes.NOTES,
     evaluations.EVALUATIONS, evaluations.ANSWERS,
   )
 }  # fmt: skip

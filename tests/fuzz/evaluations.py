@@ -122,10 +122,20 @@ EVALUATIONS = Border('evaluations', _evaluated, _evaluations, _shown, 25)
 
 def _answered(folder: pathlib.Path) -> list[dict[str, Any]]:
   del folder
-  return [
+  sound = [
     answers_made.made(verdict, ('no_face',) if verdict == 'no_answer' else ()).to_dict()
     for verdict in ('fake', 'real', 'undecided', 'no_answer')
   ]
+  face = {
+    'track': 0, 'frame': 3, 'base_logit': -1.0, 'logit': 2.0, 'shapley': [3.0], 'maps': [[[1.0]]],
+    'standard_errors': [0.0], 'token_share': 0.5, 'completeness_error': 0.0, 'picture': '',
+  }  # fmt: skip
+  sound[0]['explanation'] = {
+    'parts': ['all changes'], 'measured': 'x', 'maps_shown': True, 'faces': [face],
+  }  # fmt: skip
+  counts = {'videos': 7, 'identities': None}
+  sound[0]['model']['training_videos'] = {'real': counts, 'fake': counts}
+  return sound
 
 
 @st.composite

@@ -73,7 +73,7 @@ def spoilt_json(draw: st.DrawFn, document: Json, most: int = 3) -> bytes:
   written: list[str] = []
   for _ in range(draw(st.integers(1, most))):
     places = _places(document)
-    place = places[draw(st.integers(0, len(places) - 1))] if places else ()
+    place = places[draw(st.integers(0, len(places) - 1))]
     kind = draw(st.sampled_from(('replace',) * 3 + ('remove', 'rename', 'move', 'double')))
     if kind == 'replace' or not place:
       written.append(draw(st.sampled_from(LITERALS)))
@@ -130,7 +130,7 @@ def _quoted(field: str) -> str:
 
 
 def _places(value: Json, below: Path = ()) -> list[Path]:
-  """Every place in a document, shallow ones first; of a long list the first few."""
+  """Every place in a document, itself and shallow ones first; of a long list the first few."""
   found, pending = [], [(below, value)]
   while pending:
     place, inner = pending.pop(0)
@@ -138,7 +138,7 @@ def _places(value: Json, below: Path = ()) -> list[Path]:
     items = inner.items() if isinstance(inner, dict) else ()
     items = enumerate(inner[:4]) if isinstance(inner, list) else items
     pending += [((*place, key), part) for key, part in items]
-  return found[1:]
+  return found
 
 
 def _at(document: Json, place: Path) -> Json:

@@ -114,8 +114,6 @@ def _configs(document: dict[str, Any]) -> st.SearchStrategy[Case]:
 
 def _read_config(document: dict[str, Any], folder: pathlib.Path) -> str:
   content = files.read_json(folder / 'config.json')
-  if not isinstance(content, dict):
-    return 'no object'
   config = stored.read_config(content, folder)
   config_lib.differences(content, config)
   config_lib.inputs(config)

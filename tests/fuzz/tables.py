@@ -1,5 +1,7 @@
 """Borders of data: manifests, lists to import, raw data sets' own lists, TFDS sets."""
 
+import contextlib
+import decimal
 import io
 import json
 import pathlib
@@ -12,12 +14,14 @@ from array_record.python import array_record_module
 from hypothesis import strategies as st
 from PIL import Image
 
+from masm_jax.analysis import probe
 from masm_jax.data import crop_settings, leaks, shards, transforms
 from masm_jax.data.check import stats
 from masm_jax.data.importers.deepfakebench import Options, import_deepfakebench
 from masm_jax.data.importers.dfdc import import_dfdc
 from masm_jax.data.importers.gend_lists import import_gend_lists
 from masm_jax.data.manifest import Manifest, build_manifest, load_manifest, write_manifest
+from masm_jax.errors import UserError
 from masm_jax.preprocess import layouts
 from tests.fuzz.border import Border, Case
 from tests.fuzz.mutations import TEXTS, spoilt_bytes, spoilt_csv, spoilt_json, spoilt_lines
@@ -27,10 +31,12 @@ from tests.fuzz.mutations import TEXTS, spoilt_bytes, spoilt_csv, spoilt_json, s
 _HEADER = (
   *('path', 'label', 'dataset', 'split', 'video_id', 'method', 'frame', 'width'),
   *('identities', 'crop_template', 'crop_margin', 'crop_size_px', 'landmarks', 'note'),
+  *('source_video_id', 'identity', 'yaw', 'pitch'),
 )
 _ROW = (
   *('#.png', '1', 'd', 'train', 'd/v#', 'DF', '#', '8'),
   *('a;b', 'gend', '1.3', '256', '', '007'),
+  *('d/v#', '#', '-0.5', '#'),
 )
 
 
@@ -66,6 +72,7 @@ CELLS = {  # Types of columns, and strategies of their cells.
   'bytes': (pa.binary(), st.sampled_from([b'', b'\xff\xfe', b'0.png'])),
   'whole': (pa.int64(), st.sampled_from([-1, 0, 1, 2**63 - 1])),
   'small': (pa.uint8(), st.integers(0, 2)),
+  'large': (pa.uint64(), st.sampled_from([0, 1, 2**63, 2**64 - 1])),
   'fraction': (pa.float64(), st.sampled_from([0.0, 1.0, 0.5, float('nan'), float('inf'), 1e300])),
   'bool': (pa.bool_(), st.booleans()),
   'list': (pa.list_(pa.int32()), st.lists(st.integers(0, 3), max_size=2)),
@@ -79,7 +86,10 @@ CELLS = {  # Types of columns, and strategies of their cells.
   'date': (pa.date32(), st.sampled_from([0, 2**31 - 1, -(2**31)])),
   'time': (pa.timestamp('ns', 'Europe/Berlin'), st.sampled_from([0, 2**62])),
   'seconds': (pa.timestamp('s'), st.sampled_from([0, 2**50, -(2**50)])),
-  'decimal': (pa.decimal128(38, 2), st.just(None)),
+  'decimal': (
+    pa.decimal128(38, 2),
+    st.sampled_from([decimal.Decimal('0.50'), decimal.Decimal('1e30'), None]),
+  ),
   'duration': (pa.duration('s'), st.sampled_from([0, 2**50])),
   'nothing': (pa.null(), st.just(None)),
   'names': (pa.dictionary(pa.int8(), pa.string()), st.sampled_from(['a', 'real'])),
@@ -133,6 +143,11 @@ def _used(manifest: Manifest, folder: pathlib.Path) -> str:
   stats(manifest)
   leaks.find_leaks(manifest, manifest)
   crop_settings.read_crop_settings(manifest)
+  with contextlib.suppress(UserError):
+    probe.tasks(manifest.table)
+  # What a TFDS set has features for.
+  kinds = {kind.kind if kind.kind in 'Ob' else str(kind) for kind in manifest.table.dtypes}
+  assert kinds <= {'O', 'b', 'int64', 'float64'}, kinds
   assert len(manifest.method_ids) == len(manifest.paths) == len(manifest)
   for name in ('again.csv', 'again.parquet'):
     write_manifest(manifest, folder / name)
