@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 _MAGIC = b'PAR1'
 _MAX_DEPTH = 16
 _VARINT_BITS = 70
+_MAX_STEPS = 2**23  # Bytes of all headers but for texts: columns may share pages, and all count.
 
 # Fields by their numbers in `parquet.thrift`.
 _ROW_GROUPS, _ROWS, _COLUMNS, _CHUNK = 4, 3, 1, 3
@@ -45,31 +46,31 @@ def chunks(content: bytes) -> Iterator[Chunk]:
   length = int.from_bytes(content[-8:-4], 'little')
   if content[-4:] != _MAGIC or length > len(content) - 12:
     raise ValueError('it ends as no such file does')
-  footer = _Reader(content, len(content) - 8 - length).struct()
+  reader = _Reader(content)
+  footer = reader.at(len(content) - 8 - length)
   for group in _listed(footer, _ROW_GROUPS):
     for number, column in enumerate(_listed(group, _COLUMNS)):
-      values, num_bytes = _claims(content, _struct(column, _CHUNK))
+      values, num_bytes = _claims(reader, _struct(column, _CHUNK), len(content))
       yield Chunk(number, _number(group, _ROWS), values, num_bytes)
 
 
-def _claims(content: bytes, note: Mapping[int, Any]) -> tuple[int, int]:
+def _claims(reader: '_Reader', note: Mapping[int, Any], size: int) -> tuple[int, int]:
   """Values and bytes of a column's pages."""
   claimed = _number(note, _NUM_VALUES)
   start = _number(note, _DATA_OFFSET)
-  if 0 < note.get(_DICTIONARY_OFFSET, 0) < start:
-    start = _number(note, _DICTIONARY_OFFSET)
-  end = min(start + _number(note, _COMPRESSED), len(content))
+  if _DICTIONARY_OFFSET in note:
+    start = min(start, _number(note, _DICTIONARY_OFFSET) or start)
+  end = min(start + _number(note, _COMPRESSED), size)
   seen = values = num_bytes = 0
   while seen < claimed and start < end:
-    reader = _Reader(content, start)
-    page = reader.struct()
-    size, start = _number(page, _PAGE_BYTES), reader.place + _number(page, _PAGE_COMPRESSED)
+    page = reader.at(start)
+    start = reader.place + _number(page, _PAGE_COMPRESSED)
     for kind in (_DATA, _DATA_V2, _DICTIONARY):
       if kind in page:
         count = _number(_struct(page, kind), _PAGE_VALUES)
         values += count
         seen += 0 if kind == _DICTIONARY else count
-        num_bytes += size
+        num_bytes += _number(page, _PAGE_BYTES)
   return max(claimed, values), num_bytes
 
 
@@ -95,13 +96,21 @@ def _listed(fields: Mapping[int, Any], name: int) -> list[Mapping[int, Any]]:
 
 
 class _Reader:
-  """Values in Thrift's compact protocol, from a place in a file on."""
+  """Values in Thrift's compact protocol.
 
-  def __init__(self, content: bytes, place: int):
-    self._content, self.place = content, place
+  Attributes:
+    place: behind what was read last.
+  """
 
-  def struct(self, depth: int = 0) -> dict[int, Any]:
-    """Fields by their numbers; texts, maps and fractions are passed by (None)."""
+  def __init__(self, content: bytes):
+    self._content, self.place, self._steps = content, 0, 0
+
+  def at(self, place: int) -> dict[int, Any]:
+    """Fields of the structure at a place, by their numbers; texts and fractions are None."""
+    self.place = place
+    return self._fields(0)
+
+  def _fields(self, depth: int) -> dict[int, Any]:
     if depth > _MAX_DEPTH:
       raise ValueError('it is nested too deeply')
     fields: dict[int, Any] = {}
@@ -130,7 +139,7 @@ class _Reader:
         raise ValueError('it is nested too deeply')
       return [self._value(head & 15, depth + 1) for _ in range(size)]
     elif kind == 12:
-      return self.struct(depth + 1)
+      return self._fields(depth + 1)
     else:
       raise ValueError('a field of its headers is of no known type')
     return None
@@ -150,8 +159,11 @@ class _Reader:
 
   def _byte(self) -> int:
     self.place += 1
+    self._steps += 1
     if not 0 < self.place <= len(self._content):
       raise ValueError('it is truncated')
+    if self._steps > _MAX_STEPS:
+      raise ValueError('its headers are too long')
     return self._content[self.place - 1]
 
   def _pass_by(self, size: int) -> None:

@@ -120,6 +120,13 @@ def test_claims_are_those_of_the_pages(version):
     assert 0 < noted.total_uncompressed_size - chunk.num_bytes < 3000  # Headers of pages.
 
 
+def test_headers_that_take_too_long_are_refused(monkeypatch):
+  content = write(pa.table({f'c{i}': [1] for i in range(20)}))
+  monkeypatch.setattr(parquet_pages, '_MAX_STEPS', 500)
+  with pytest.raises(UserError, match='its headers are too long'):
+    parquet.read(content, 'm')
+
+
 def test_texts_of_which_only_what_is_new_is_written_are_refused():
   table = pa.table({'path': ['x' * 10_000 + str(i) for i in range(500)]})
   how = {'use_dictionary': False, 'column_encoding': {'path': 'DELTA_BYTE_ARRAY'}}
