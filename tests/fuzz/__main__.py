@@ -27,7 +27,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck
 
-from tests.fuzz.border import MAX_MEMORY_BYTES, MAX_SECONDS, Border, Case, run_case
+from tests.fuzz.border import MAX_MEMORY_BYTES, MAX_SECONDS, Border, Case, run_case, with_pipes
 
 _TURN_SECONDS = float(os.environ.get('TURN', '100'))  # Of a border, until it is another's turn.
 _START_SECONDS = 240.0  # For imports, and to prepare what is to be spoilt.
@@ -219,7 +219,7 @@ def _work(name: str, seed: int, folder: pathlib.Path) -> None:
     max_examples=10**6, database=None, deadline=None, suppress_health_check=list(HealthCheck),
     phases=[hypothesis.Phase.generate], report_multiple_bugs=False,
   )  # fmt: skip
-  @hypothesis.given(border.cases(state))
+  @hypothesis.given(with_pipes(border.cases(state)))
   def attack(case: Case) -> None:
     if time.monotonic() > end or _memory('VmRSS') > _MAX_KEPT_BYTES:
       raise Over

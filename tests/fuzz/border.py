@@ -1,15 +1,17 @@
 """What a border is: where bytes from elsewhere become values of this program."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
 
-from masm_jax.errors import UserError, terminal_line
+from masm_jax.errors import UnfitFileError, UserError, storage_text, terminal_line
 
 Case = Mapping[str, bytes]  # Files by their paths below a folder.
+PIPE = b'\0a pipe in the place of a file\0'  # The content of what becomes a named pipe.
 
 # What one case may add to the memory of the process, see `SECURITY.md`.
 MAX_MEMORY_BYTES = 2**31
@@ -48,10 +50,22 @@ def run_case(border: Border, state: Any, case: Case, folder: pathlib.Path) -> st
   for name, content in case.items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    if content == PIPE:
+      os.mkfifo(path)
+    else:
+      path.write_bytes(content)
   try:
     return border.check(state, folder)
-  except UserError as error:
-    line = terminal_line(str(error))
+  except (UserError, UnfitFileError) as error:
+    line = storage_text(error) or terminal_line(str(error))
     assert line and line.isprintable() and len(line) <= 4000, line
     return 'refused'
+
+
+@st.composite
+def with_pipes(draw: st.DrawFn, cases: st.SearchStrategy[Case]) -> Case:
+  """Cases, in one of 20 of which a file is a pipe."""
+  case = draw(cases)
+  if case and not draw(st.integers(0, 19)):
+    return {**case, draw(st.sampled_from(sorted(case))): PIPE}
+  return case

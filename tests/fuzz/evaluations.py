@@ -87,10 +87,13 @@ def _evaluations(state: dict[str, Any]) -> st.SearchStrategy[Case]:
 
 def _shown(state: dict[str, Any], folder: pathlib.Path) -> str:
   changed = [path for path in folder.rglob('*') if path.is_file()]
+  pipes = [path for path in folder.rglob('*') if path.is_fifo()]
   copy = folder / 'copy'
   shutil.copytree(state['folder'], copy)
   for path in changed:
     shutil.copyfile(path, copy / path.relative_to(folder))
+  for path in pipes:
+    path.replace(copy / path.relative_to(folder))
   loaded = runs.read_runs([f'a={copy}', f'b={state["other"]}'])
   table = loaded[0].frames['ffpp']
   assert table['score'].dtype == np.float64
@@ -158,7 +161,7 @@ def _answers(draw: st.DrawFn, sound: list[dict[str, Any]]) -> Case:
 
 
 def _joined(sound: list[dict[str, Any]], folder: pathlib.Path) -> str:
-  form = 'csv' if len((folder / 'part' / 'predictions.jsonl').read_bytes()) % 2 else 'json'
+  form = 'csv' if (folder / 'part' / 'predictions.jsonl').stat().st_size % 2 else 'json'
   found = prediction_results.merge([folder / 'part'], folder / 'out', form)
   record = json.loads((folder / 'part' / 'predict.json').read_bytes())
   lines = (folder / 'part' / 'predictions.jsonl').read_bytes()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from configs import demo
-from masm_jax import cli, files, tree
+from masm_jax import cli, files, plain_files, tree
 from masm_jax import config as config_lib
 from masm_jax.checkpoints import positions, reading, saving
 from masm_jax.data.manifest import load_manifest
@@ -71,7 +72,7 @@ def _command_lines(draw: st.DrawFn, fields: dict[str, list[str]]) -> Case:
 
 def _start(fields: dict[str, list[str]], folder: pathlib.Path) -> str:
   """What the commands do with a config before they read anything: status 2, or a whole config."""
-  text = (folder / 'words').read_bytes().decode('utf-8', 'surrogatepass')
+  text = plain_files.read_bytes(folder / 'words').decode('utf-8', 'surrogatepass')
   name, *words = text.split('\0')
   sets = 'data.tests' if name == 'config' else 'sets'
   config = cli.read_config(name, words, sets=sets)
@@ -177,10 +178,14 @@ def _checkpoints(draw: st.DrawFn, state: dict[str, Any]) -> Case:
 
 def _restore(state: dict[str, Any], folder: pathlib.Path) -> str:
   names = [path for path in folder.rglob('*') if path.is_file()]
+  pipes = [path for path in folder.rglob('*') if path.is_fifo()]
   shutil.copytree(state['run'], folder / 'run')
   step = folder / 'run' / 'checkpoints' / '00000002'
   for path in names:
     shutil.copyfile(path, step / path.relative_to(folder))
+  for path in pipes:
+    (step / path.relative_to(folder)).unlink(missing_ok=True)
+    os.mkfifo(step / path.relative_to(folder))
   saved = reading.SavedRun(folder / 'run')
   target = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(

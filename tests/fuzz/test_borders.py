@@ -1,13 +1,14 @@
 """A few spoilt inputs at every border, always the same ones; `python -m tests.fuzz` tries more."""
 
 import pathlib
+import signal
 import tempfile
 
 import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
-from tests.fuzz.border import run_case
+from tests.fuzz.border import PIPE, run_case
 from tests.fuzz.borders import BORDERS
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # Libraries warn of much that is spoilt.
@@ -32,5 +33,19 @@ def test_border(name, tmp_path):
       outcomes.add(run_case(border, state, case, pathlib.Path(folder)))
 
   attack()
+
+  @hypothesis.settings(
+    max_examples=3, derandomize=True, database=None, deadline=None,
+    suppress_health_check=list(HealthCheck), phases=[hypothesis.Phase.generate],
+  )  # fmt: skip
+  @hypothesis.given(border.cases(state))
+  def put_pipes(case):
+    for name in sorted(case)[:8]:
+      with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        run_case(border, state, {**case, name: PIPE}, pathlib.Path(folder))
+
+  signal.alarm(60)  # A pipe in the place of a file is not waited for.
+  put_pipes()
+  signal.alarm(0)
   # Neither is all refused, which would test nothing, nor all taken.
   assert 'refused' in outcomes and len(outcomes) > 1, outcomes
