@@ -5,6 +5,7 @@ from PIL import Image
 
 from masm_jax import errors, perturb_videos
 from masm_jax.data.__main__ import main as data_commands
+from masm_jax.evaluation import run
 from masm_jax.parallel import locks
 from masm_jax.perturbations import copies
 from masm_jax.preprocess import outcomes, raw_video
@@ -49,3 +50,20 @@ def test_no_terminal_obeys_what_is_said_of_copies(kind, tmp_path, monkeypatch, c
   assert perturb_videos.main([str(word) for word in words]) == (kind == 'failed')
   told = capsys.readouterr().err
   assert 'owned' in told and told.count('\n') == 1 and told[:-1].isprintable()
+
+
+def test_no_terminal_obeys_a_warning_of_an_evaluation(tmp_path, capsys):
+  band = {level: {'low': 0.4, 'high': 0.6} for level in ('frame', 'video')}
+  document = {
+    'warnings': [{'text': _NAME}],
+    'run': {'method': 'masm', 'backbone': 'demo_vit', 'checkpoint': 'best', 'step': 1},
+    'protocol': {
+      'bootstrap': {'confidence': 0.95}, 'band': {'fpr': 0.1, 'fnr': 0.1, **band},
+      'temperature': None,
+    },
+    'sets': {},
+  }  # fmt: skip
+  run._print(document, tmp_path)
+  told = capsys.readouterr().out.splitlines()
+  assert told[0].startswith('WARNING: a') and all(line.isprintable() for line in told)
+  assert not any(line.startswith('error') for line in told)
