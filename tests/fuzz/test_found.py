@@ -284,7 +284,7 @@ def test_a_note_of_earlier_work_that_is_no_object_is_one_line(text, tmp_path):
 
 def test_a_link_to_what_cannot_be_read_is_one_line(tmp_path):
   (tmp_path / 'real').mkdir()
-  (tmp_path / 'real' / 'a.png').symlink_to('/proc/self/pagemap')
+  (tmp_path / 'real' / 'a.png').symlink_to('/proc/self/mem')
   with pytest.raises(UserError, match=r'cannot read .*a\.png: '):
     import_folder(tmp_path, split='test')
 
