@@ -86,10 +86,13 @@ class ViTConfig:
     if patches > _MAX_PATCHES or self.num_heads * patches**2 > _MAX_ATTENTION:
       raise UserError(
         f'an image of {self.image_size} px is {patches:,} patches, for {self.num_heads} heads: take'
-        ' a smaller one'
+        f' a smaller one, of at most {_MAX_PATCHES:,} (fewer for more than 32 heads)'
       )
     if self.depth > _MAX_DEPTH or self.prefix > _MAX_PREFIX:
-      raise UserError(f'{self.depth} blocks, {self.prefix} tokens beside the patches: too many')
+      raise UserError(
+        f'{self.depth} blocks and {self.prefix} tokens beside the patches: at most {_MAX_DEPTH} and'
+        f' {_MAX_PREFIX} are built'
+      )
 
   @property
   def grid(self) -> int:
