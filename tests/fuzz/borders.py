@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz import arrays, evaluations, media, notes, runs, tables
+from tests.fuzz import arrays, evaluations, folders, media, notes, runs, tables
 from tests.fuzz.border import Border
 
 BORDERS: Mapping[str, Border] = {
@@ -13,5 +13,6 @@ BORDERS: Mapping[str, Border] = {
     arrays.WEIGHTS, arrays.CACHES, arrays.DETECTORS, arrays.ADAPTERS,
     runs.COMMAND_LINES, runs.CONFIGS, runs.CHECKPOINTS, notes.NOTES,
     evaluations.EVALUATIONS, evaluations.ANSWERS,
+    folders.SERVED, folders.WORKING,
   )
 }  # fmt: skip
