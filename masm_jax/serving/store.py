@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from masm_jax import errors, files
+from masm_jax import errors, files, plain_files
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 
@@ -261,6 +261,9 @@ def check(folder: pathlib.Path) -> bool:
   for name in (_UPLOADS, *(f'{_DATABASE}{end}' for end in _ENDS)):
     if (folder / name).is_symlink():
       raise UserError(f'{folder / name} is a link: uploads would go elsewhere; remove it')
+    with _open_errors(folder / name):
+      if name in names:
+        plain_files.refuse_odd(folder / name)
   with _open_errors(path):
     if _DATABASE in names and (version := _version(folder)):
       if version != _VERSION:

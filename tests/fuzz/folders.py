@@ -5,7 +5,7 @@ import pathlib
 
 from hypothesis import strategies as st
 
-from masm_jax import shipped
+from masm_jax import plain_files, shipped
 from masm_jax.serving.store import Store
 from tests.fuzz.border import Border, Case
 from tests.fuzz.mutations import spoilt_bytes
@@ -81,7 +81,7 @@ def _working_folders(draw: st.DrawFn, _: None) -> Case:
 
 def _find(_: None, folder: pathlib.Path) -> str:
   """Which file a word means: only a path that is there means one of the working folder."""
-  word, before = (folder / 'word').read_text(), os.getcwd()
+  word, before = plain_files.read_text(folder / 'word'), os.getcwd()
   os.chdir(folder / 'here')
   try:
     path, name = shipped.find_config(word).partition(':')[0], word.partition(':')[0]
