@@ -236,6 +236,52 @@ def test_what_is_printed_is_said(path):
       assert is_said or is_flush or files in (['text'], ['self._stream']), ast.unparse(call)
 
 
+def opens_to_read(node):
+  """Whether a call opens a file by a path, to read it."""
+  called = node.func
+  if isinstance(called, ast.Attribute) and called.attr in ('read_bytes', 'read_text'):
+    return ast.unparse(called.value) not in ('plain_files', 'storage')
+  if isinstance(called, ast.Attribute):
+    if called.attr != 'open' or ast.unparse(called.value) in (
+      'os',
+      'av',
+      'Image',
+      'tensorstore.KvStore',
+    ):
+      return False
+    mode = node.args[:1]
+  elif isinstance(called, ast.Name) and called.id == 'open':
+    mode = node.args[1:2]
+  else:
+    return False
+  return not (mode and isinstance(mode[0], ast.Constant) and set(mode[0].value) & set('wax'))
+
+
+def test_every_file_that_may_be_a_strangers_is_read_by_plain_files():
+  # A pipe is waited for, and a file of holes fills the memory: see `plain_files`.
+  others = {
+    f'{path.relative_to(PACKAGE)}: {ast.unparse(node)}'
+    for path in PACKAGE.rglob('*.py')
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call) and opens_to_read(node)
+  }
+  assert others == {
+    # Its own, and the kernel's.
+    "plain_files.py: open(descriptor, 'rb')",
+    "report/page.py: (_FOLDER / 'page.css').read_text(encoding='utf-8')",
+    "prediction/report.py: (_FOLDER / 'report.css').read_text('utf-8')",
+    "prediction/answers.py: pathlib.Path(__file__).with_name('answer_schema.json')"
+    ".read_text('utf-8')",
+    'prediction/sandbox.py: status.read_text()',
+    "export/onnx_worker.py: (folder / 'detector.json').read_text()",
+    "parallel/locks.py: pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()",
+    "parallel/locks.py: pathlib.Path(f'/proc/{pid}/stat').read_text()",
+    "preprocess/pool.py: open('/proc/self/statm')",
+    # A pipe is welcome: `--token-file=<(pass show server)`.
+    "serving/guard.py: path.read_text(encoding='ascii')",
+  }
+
+
 def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():
   code = (
     'import sys, masm_jax, masm_jax.cli, masm_jax.main, masm_jax.__main__\n'

@@ -1,6 +1,5 @@
 """What is no plain file is refused wherever one is read, and never waited for."""
 
-import ast
 import io
 import os
 import pathlib
@@ -22,7 +21,6 @@ from masm_jax.preprocess import video
 from masm_jax.preprocess.layouts import base
 from tests.waiting import ends_within
 
-PACKAGE = pathlib.Path(plain_files.__file__).parent
 HOLES = 200 * 2**30
 
 
@@ -143,48 +141,3 @@ def test_a_pipe_among_the_files_to_predict_is_passed_to_the_engine_which_names_i
   assert [pathlib.Path(path).name for path in found] == ['a.png', 'b.mp4']
   nothing = command._sha256(str(tmp_path / 'none'))
   assert [command._sha256(path) for path in found] == [nothing, nothing]
-
-
-def opens_to_read(node):
-  """Whether a call opens a file by a path, to read it."""
-  called = node.func
-  if isinstance(called, ast.Attribute) and called.attr in ('read_bytes', 'read_text'):
-    return ast.unparse(called.value) not in ('plain_files', 'storage')
-  if isinstance(called, ast.Attribute):
-    if called.attr != 'open' or ast.unparse(called.value) in (
-      'os',
-      'av',
-      'Image',
-      'tensorstore.KvStore',
-    ):
-      return False
-    mode = node.args[:1]
-  elif isinstance(called, ast.Name) and called.id == 'open':
-    mode = node.args[1:2]
-  else:
-    return False
-  return not (mode and isinstance(mode[0], ast.Constant) and set(mode[0].value) & set('wax'))
-
-
-def test_every_file_that_may_be_a_strangers_is_read_here():
-  others = {
-    f'{path.relative_to(PACKAGE)}: {ast.unparse(node)}'
-    for path in PACKAGE.rglob('*.py')
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call) and opens_to_read(node)
-  }
-  assert others == {
-    # Its own, and the kernel's.
-    "plain_files.py: open(descriptor, 'rb')",
-    "report/page.py: (_FOLDER / 'page.css').read_text(encoding='utf-8')",
-    "prediction/report.py: (_FOLDER / 'report.css').read_text('utf-8')",
-    "prediction/answers.py: pathlib.Path(__file__).with_name('answer_schema.json')"
-    ".read_text('utf-8')",
-    'prediction/sandbox.py: status.read_text()',
-    "export/onnx_worker.py: (folder / 'detector.json').read_text()",
-    "parallel/locks.py: pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()",
-    "parallel/locks.py: pathlib.Path(f'/proc/{pid}/stat').read_text()",
-    "preprocess/pool.py: open('/proc/self/statm')",
-    # A pipe is welcome: `--token-file=<(pass show server)`.
-    "serving/guard.py: path.read_text(encoding='ascii')",
-  }
