@@ -11,7 +11,8 @@ from masm_jax.errors import UserError
 
 _MARK = '.{}.unfinished'  # The folder in which the files of a note are written; once it was a file.
 
-# Kinds of folders by a file that no other kind holds.
+_RESULTS = 'results.json'  # Of several kinds.
+# Kinds of folders by a file that no other kind holds, and that is there before any results.
 TRAINING, EVALUATION, DEMO, SWEEP = 'a training run', 'an evaluation', 'the demo', 'a sweep'
 _KINDS = {
   'run.json': TRAINING,
@@ -37,6 +38,10 @@ def refuse_other(folder: str | os.PathLike, kind: str) -> None:
   for name, other in _KINDS.items():
     if other != kind and os.path.lexists(os.path.join(folder, name)):
       raise UserError(f'{folder} is the folder of {other} ({name}): give another one for {kind}')
+  marks = [name for name, other in _KINDS.items() if other == kind]
+  there = [name for name in (_RESULTS, *marks) if os.path.lexists(os.path.join(folder, name))]
+  if marks and there == [_RESULTS]:
+    raise UserError(f'{folder} holds a {_RESULTS} that is not of {kind}: give another folder')
 
 
 def refuse_inputs(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:

@@ -85,6 +85,17 @@ def test_a_folder_of_another_kind_is_refused_by_its_lock(tmp_path, kind):
     assert names_of(folder) == [name]
 
 
+@pytest.mark.parametrize('kind', [places.TRAINING, places.EVALUATION, places.DEMO])
+def test_results_of_another_program_are_kept(tmp_path, kind):
+  (tmp_path / 'results.json').touch()
+  with pytest.raises(UserError, match=r'results\.json that is not of'):
+    places.refuse_other(tmp_path, kind)
+  places.refuse_other(tmp_path, places.SWEEP)  # It writes none.
+  (mark,) = [name for name, other in places._KINDS.items() if other == kind]
+  (tmp_path / mark).touch()
+  places.refuse_other(tmp_path, kind)
+
+
 def test_an_output_is_no_input(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'in').mkdir()

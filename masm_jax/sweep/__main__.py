@@ -30,7 +30,7 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from masm_jax import cli, places
+from masm_jax import cli, files, places
 from masm_jax.errors import UserError, say
 from masm_jax.parallel import locks
 
@@ -81,7 +81,8 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
     raise UserError(f'--reference={options.reference}: it is none of {", ".join(sweep.rows)}')
   if options.write:
     path = sweep.workdir / job_files.FILES[options.write]
-    path.write_text(job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd()))
+    text = job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd())
+    files.write_text(path, text)
     say(f'{len(sweep.runs)} runs: {path}')
     return 0
   if options.only is not None and not 0 <= options.only < len(sweep.runs):
