@@ -134,7 +134,7 @@ class Attack:
     how = 'read' if was_read else 'not read'
     if path.parts[0] == 'checkpoints':
       step = pathlib.Path(*path.parts[:2])
-      copy = self._root / 'decoded'
+      copy = self._root / 'decoded' / step.name
       shutil.copytree(self.whole / step, copy)
       flip(copy / path.relative_to(step), bit)
       try:
