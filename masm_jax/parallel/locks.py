@@ -10,6 +10,7 @@ for two minutes, by this machine's clock, for clocks of machines differ; an old 
 import contextlib
 import fcntl
 import functools
+import glob
 import json
 import os
 import pathlib
@@ -153,7 +154,7 @@ class _Sightings:
 
 def _tidy(path: pathlib.Path, token: str) -> None:
   """Removes what others left that were killed while they asked for the lock."""
-  for other in path.parent.glob(f'{path.name}.*'):
+  for other in path.parent.glob(f'{glob.escape(path.name)}.*'):
     found = _read(other)
     machine, pid, started, *_ = f'{other.name.removeprefix(path.name)[1:]}---'.split('-')
     if machine == _mark().partition('-')[0] and pid.isdecimal():

@@ -177,6 +177,13 @@ def test_other_peoples_files_are_left_alone(tmp_path):
   assert (tmp_path / 'mine.txt').read_text() == 'keep me'
 
 
+def test_a_folder_called_by_a_pattern_takes_no_others_unfinished_set(tmp_path):
+  other = tmp_path / '.other.partial-1'
+  other.mkdir()
+  materialize(tmp_path / '*', num_processes=1, **_SMALL)
+  assert other.is_dir()
+
+
 @pytest.mark.parametrize(
   ('name', 'value'),
   [

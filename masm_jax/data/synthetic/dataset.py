@@ -7,6 +7,7 @@ occur nowhere else.
 
 import concurrent.futures
 import concurrent.futures.process
+import glob
 import hashlib
 import json
 import math
@@ -149,7 +150,9 @@ def _render(
   root: pathlib.Path, plans: list[VideoPlan], wanted: dict[str, int], num_processes: int, progress
 ) -> None:
   """Renders the set into a folder beside `root`, which then takes its name."""
-  for left in root.parent.glob(f'.{root.name}.partial-*'):  # By processes that were killed.
+  for left in root.parent.glob(
+    f'.{glob.escape(root.name)}.partial-*'
+  ):  # By processes that were killed.
     shutil.rmtree(left, ignore_errors=True)
   try:
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
