@@ -141,7 +141,7 @@ def test_damage_is_still_known_after_another_start(raw, tmp_path, capsys):
     (['--input=nowhere'], '--input nowhere: no such folder'),
     (['--output=raw/copy'], '--output raw/copy lies within --input'),
     (['--output=raw'], '--output raw lies within --input'),
-    (['--output=.'], '--output . is not empty'),
+    (['--output=.'], '. would be written over raw, which is read'),
     (['--input=raw/fake/masks/../../real/c/empty'], 'no such folder'),
   ],
 )
