@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +58,8 @@ def opened(text: str) -> Iterator[str]:
   """As `find_config`; within it, a file of the user's own may import what lies around it.
 
   That is its folder and, where this is within the working folder, the working folder: behind all
-  else, so that nothing there takes the place of a library.
+  else, so that nothing there takes the place of a library. `configs` alone is first the one that
+  the file lies in or beside: its `common.py` stands for the shipped one.
 
   Raises:
     UserError: neither a file nor a shipped config.
@@ -69,20 +71,40 @@ def opened(text: str) -> Iterator[str]:
     return
   folder, here = os.path.dirname(os.path.abspath(name)), os.getcwd()
   is_below = os.path.commonpath((folder, here)) == here
-  wanted: list[tuple[Any, str]] = [(sys.path, folder), (sys.path, here)][: 1 + is_below]
-  if os.path.basename(folder) == _PACKAGE:
-    wanted.append((_search_path(), folder))
-  added = []
-  for places, place in wanted:
-    if place not in places:
-      places.append(place)
-      added.append((places, place))
+  added = [place for place in (folder, here)[: 1 + is_below] if place not in sys.path]
+  sys.path.extend(dict.fromkeys(added))
   try:
-    yield path
+    with _own_package(folder):
+      yield path
   finally:
-    for places, place in added:
+    for place in dict.fromkeys(added):
       with contextlib.suppress(AttributeError, ValueError):  # The file may have changed the path.
-        places.remove(place)
+        sys.path.remove(place)
+
+
+@contextlib.contextmanager
+def _own_package(folder: str) -> Iterator[None]:
+  """Within it, `configs` is first the user's own, and behind that the shipped one.
+
+  The own one is the folder of the user's file, if it is called so, or the one beside the file. What
+  was imported before is set aside, and comes back: a shipped config never sees a user's modules.
+  """
+  own = folder if os.path.basename(folder) == _PACKAGE else os.path.join(folder, _PACKAGE)
+  if not os.path.isdir(own) or os.path.samefile(own, _folder()):
+    yield
+    return
+  before = _taken_out()
+  sys.modules[_PACKAGE] = _package(own, str(_folder()))
+  try:
+    yield
+  finally:
+    _taken_out()
+    sys.modules.update(before)
+
+
+def _taken_out() -> dict[str, types.ModuleType]:
+  names = [name for name in sys.modules if name.partition('.')[0] == _PACKAGE]
+  return {name: sys.modules.pop(name) for name in names}
 
 
 def canonical(text: str) -> str:
@@ -126,11 +148,15 @@ def _stem(name: str) -> str:
 def _make_importable(folder: pathlib.Path) -> None:
   """Makes `configs` this folder, whatever else of that name lies on the path."""
   if _PACKAGE not in sys.modules:
-    spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
-    spec.submodule_search_locations = [str(folder)]
-    sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
-  elif str(folder) not in _search_path():
-    _search_path().append(str(folder))
+    sys.modules[_PACKAGE] = _package(str(folder))
+  elif str(folder) not in (places := _search_path()):
+    places.append(str(folder))
+
+
+def _package(*folders: str) -> types.ModuleType:
+  spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
+  spec.submodule_search_locations = [*folders]
+  return importlib.util.module_from_spec(spec)
 
 
 def _search_path() -> Any:

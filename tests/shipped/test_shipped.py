@@ -77,6 +77,26 @@ def test_a_config_of_ones_own_imports_what_lies_around_it(tmp_path, monkeypatch)
   sys.modules.pop('beside_it'), sys.modules.pop('around_it')
 
 
+@pytest.mark.parametrize('name', ['configs/mine.py', './mine.py'])
+def test_a_config_of_ones_own_takes_its_own_configs_first(name, tmp_path, monkeypatch):
+  """The folder that it lies in or beside; a shipped config then still takes what is shipped."""
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'around.py').write_text('METHOD = "lora"')
+  (tmp_path / 'configs' / 'common.py').write_text('METHODS = "my own"')
+  (tmp_path / name).write_text(
+    'import ml_collections\nfrom configs import around, common, demo_pretrain\n'
+    'def get_config():\n'
+    '  return ml_collections.ConfigDict({"methods": common.METHODS, "method": around.METHOD})\n'
+  )
+  monkeypatch.chdir(tmp_path)
+  shipped_one = cli.read_config('config', ['--config=demo:method=lora'])
+  before = {name: module for name, module in sys.modules.items() if name.startswith('configs')}
+  own = cli.read_config('config', [f'--config={name}'])
+  assert (own.methods, own.method) == ('my own', 'lora')
+  assert cli.read_config('config', ['--config=demo:method=lora']) == shipped_one
+  assert before == {key: module for key, module in sys.modules.items() if key.startswith('configs')}
+
+
 STRANGER = 'import pathlib; pathlib.Path({path!r}).touch()'
 
 
