@@ -1,13 +1,15 @@
 """One process at a time in a folder: a lock file that names its owner, on NFS too.
 
 The lock is a file that is made whole and then linked to its name, which either succeeds or finds
-another one there: no file system that people train on lets two processes do it. The owner touches
-it every few seconds. A lock whose owner is gone is taken over: on the same machine that is known at
+another one there: no file system that people train on lets two processes do it. (FAT and many FUSE
+mounts have no links; there the file is made under its name, and then written.) The owner touches it
+every few seconds. A lock whose owner is gone is taken over: on the same machine that is known at
 once (no such process, or another one under its number), on another one when it has not been touched
 for two minutes, by this machine's clock, for clocks of machines differ; an old one at once.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import glob
@@ -32,6 +34,8 @@ BEAT_S = 15.0
 STALE_S = 120.0  # So long without a touch: its machine is gone.
 OLD_S = 900.0  # By its time: more than clocks of machines differ.
 _POLL_S = 0.5
+_WRITTEN_S = 1.0  # A lock without an owner for so long is not being written: it is damaged.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextlib.contextmanager
@@ -66,10 +70,22 @@ def held(
     return
   is_new = not path.parent.is_dir()
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    token = _take(path, waits)
-  except OSError as error:
-    raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      token = _take(path, waits)
+    except OSError as error:
+      raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+    with _touched(path, token):
+      yield
+  finally:
+    if is_new:
+      with contextlib.suppress(OSError):  # It holds something.
+        path.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _touched(path: pathlib.Path, token: str) -> Iterator[None]:
+  """Within it, the owner touches its lock; then it is removed."""
   released = threading.Event()
   beat = threading.Thread(target=_beat, args=(path, token, released), daemon=True)
   beat.start()
@@ -79,9 +95,6 @@ def held(
     released.set()
     if (found := _read(path)) and found[0].get('token') == token:
       path.unlink(missing_ok=True)
-    if is_new:
-      with contextlib.suppress(OSError):  # It holds something.
-        path.parent.rmdir()
 
 
 def held_beside(
@@ -111,9 +124,7 @@ def _take(path: pathlib.Path, waits: bool) -> str:
     while True:
       os.utime(fresh)
       now = fresh.stat().st_mtime
-      with contextlib.suppress(FileExistsError):
-        os.link(fresh, path)
-      if fresh.stat().st_nlink == 2:  # NFS may lose the answer, not the link.
+      if _has_named(fresh, path, text, token):
         _tidy(path, token)
         return token
       if not (found := _read(path)):
@@ -121,6 +132,9 @@ def _take(path: pathlib.Path, waits: bool) -> str:
       owner, touched = found
       gone = _is_gone(owner)
       was_touched, still_s = seen.look(str(owner.get('token')), touched)
+      if not _has_owner(owner) and still_s < _WRITTEN_S and now - touched <= OLD_S:
+        time.sleep(_POLL_S)
+        continue  # Without links it has its name before its owner stands in it.
       if gone or (gone is None and (still_s > STALE_S or now - touched > OLD_S)):
         _remove(path, owner)
         continue
@@ -134,6 +148,30 @@ def _take(path: pathlib.Path, waits: bool) -> str:
       time.sleep(_POLL_S)
   finally:
     fresh.unlink(missing_ok=True)
+
+
+def _has_named(fresh: pathlib.Path, path: pathlib.Path, text: str, token: str) -> bool:
+  """Gives the lock its name, unless another process has; whether it did."""
+  try:
+    with contextlib.suppress(FileExistsError):
+      os.link(fresh, path)
+    return fresh.stat().st_nlink == 2  # NFS may lose the answer, not the link.
+  except OSError as error:
+    if error.errno not in _NO_LINKS:
+      raise
+  # NFSv2 makes a file in two steps, look and make: there, two processes may both make it. The
+  # second look leaves one of them, unless the other is slower than that look.
+  try:
+    made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+  except FileExistsError:
+    return False
+  try:
+    with os.fdopen(made, 'w') as file:
+      file.write(text)
+  except OSError:
+    path.unlink(missing_ok=True)
+    raise
+  return bool((found := _read(path)) and found[0].get('token') == token)
 
 
 class _Sightings:
@@ -245,9 +283,13 @@ def _is_own(owner: dict[str, Any]) -> bool:
   return all(owner.get(key) == own[key] for key in ('machine', 'pid', 'started'))
 
 
+def _has_owner(owner: dict[str, Any]) -> bool:
+  return isinstance(owner.get('pid'), int)
+
+
 def _is_gone(owner: dict[str, Any]) -> bool | None:
   """Whether the owner has ended; None where it is on another machine and nobody can know."""
-  if not isinstance(owner.get('pid'), int):
+  if not _has_owner(owner):
     return True  # The empty file of an earlier version, or a damaged one.
   if owner.get('machine') != _machine():
     return None

@@ -1,5 +1,6 @@
 """Locks: one owner, who is named; taken over when it is gone; on any machine."""
 
+import errno
 import json
 import os
 import pathlib
@@ -91,6 +92,7 @@ def test_another_process_under_the_same_number_is_no_owner(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'{"pid": ', b'[]', b'\xff'])
 def test_a_damaged_lock_or_one_of_an_earlier_version_keeps_nobody_out(tmp_path, content):
   (tmp_path / '.lock').write_bytes(content)
+  os.utime(tmp_path / '.lock', (0, 0))
   with locks.held(tmp_path):
     pass
   assert not list(tmp_path.iterdir())
@@ -171,6 +173,13 @@ def test_what_a_kill_leaves_of_a_lock_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['.lock']
 
 
+NO_LINKS = """
+import errno, os
+def link(*_):
+  raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+os.link = link
+"""
+
 COUNT = """
 import pathlib, sys
 from masm_jax.parallel import locks
@@ -183,11 +192,12 @@ for _ in range(25):
 """
 
 
-def test_many_at_once_never_have_it_together(tmp_path):
+@pytest.mark.parametrize('before', ['', NO_LINKS])
+def test_many_at_once_never_have_it_together(tmp_path, before):
   (tmp_path / 'counter').write_text('0')
   # Each finds the lock of a dead process first, which all of them want to remove.
   write(tmp_path / '.lock', **locks._own() | {'started': '1'})
-  processes = [start(COUNT, tmp_path) for _ in range(4)]
+  processes = [start(before + COUNT, tmp_path) for _ in range(4)]
   for process in processes:
     process.communicate(timeout=60)
     assert process.returncode == 0
@@ -198,3 +208,33 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='cannot write'), locks.held(tmp_path / 'file' / 'x'):
     pass
+
+
+def _refused(*_):
+  raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+
+def test_a_file_system_without_links_has_locks_too(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, 'link', _refused)
+  with locks.held(tmp_path / 'out'):
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.lock']
+    assert locks._read(tmp_path / 'out' / '.lock')[0]['pid'] == os.getpid()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_being_written_is_not_taken(tmp_path, monkeypatch):
+  monkeypatch.setattr(locks, '_POLL_S', 0.02)
+  (tmp_path / '.lock').touch()
+  writer = threading.Timer(0.2, lambda: write(tmp_path / '.lock', **locks._own() | {'pid': 1,
+                                                 'started': locks._started(1)}))  # fmt: skip
+  writer.start()
+  with pytest.raises(UserError, match='is in use by process 1 '), locks.held(tmp_path):
+    pass
+  writer.join()
+
+
+def test_a_lock_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(locks, '_take', _refused)
+  with pytest.raises(UserError, match='not permitted'), locks.held(tmp_path / 'out'):
+    pass
+  assert not list(tmp_path.iterdir())
