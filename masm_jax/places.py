@@ -18,6 +18,7 @@ _KINDS = {
   'run.json': TRAINING,
   'evaluation.json': EVALUATION,
   'demo.png': DEMO,
+  'sweep.json': SWEEP,
   'detector.json': 'a detector file',
   'export.json': 'an export',
   'predict.json': 'predictions',
@@ -40,7 +41,7 @@ def refuse_other(folder: str | os.PathLike, kind: str) -> None:
       raise UserError(f'{folder} is the folder of {other} ({name}): give another one for {kind}')
   marks = [name for name, other in _KINDS.items() if other == kind]
   there = [name for name in (_RESULTS, *marks) if os.path.lexists(os.path.join(folder, name))]
-  if marks and there == [_RESULTS]:
+  if marks and there == [_RESULTS] and kind != SWEEP:  # It writes none.
     raise UserError(f'{folder} holds a {_RESULTS} that is not of {kind}: give another folder')
 
 

@@ -90,7 +90,7 @@ def test_results_of_another_program_are_kept(tmp_path, kind):
   (tmp_path / 'results.json').touch()
   with pytest.raises(UserError, match=r'results\.json that is not of'):
     places.refuse_other(tmp_path, kind)
-  places.refuse_other(tmp_path, places.SWEEP)  # It writes none.
+  places.refuse_other(tmp_path, places.SWEEP)
   (mark,) = [name for name, other in places._KINDS.items() if other == kind]
   (tmp_path / mark).touch()
   places.refuse_other(tmp_path, kind)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 def _explain(out: pathlib.Path) -> int:
   from masm_jax.explain import run as explain_run
 
-  paths = [] if _BENCHMARK.value else explain_run.list_pictures(_SOURCE.value)
+  paths = [] if _BENCHMARK.value else explain_run.list_pictures(_SOURCE.value, out=out)
   model = explain_run.load(pathlib.Path(_MODEL.value), step=_STEP.value, weights=_WEIGHTS.value)
   if _BENCHMARK.value:
     sets = explain_run.load_sets(model, _SUITE.value)

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from masm_jax import files, telemetry
+from masm_jax import files, places, telemetry
 from masm_jax.data import sets as sets_lib
 from masm_jax.data import transforms
 from masm_jax.data.manifest import Manifest
@@ -88,17 +88,26 @@ def part_names(num_parts: int) -> list[str]:
   return [f'subspace {k + 1}' for k in range(num_parts)]
 
 
-def list_pictures(sources: Sequence[str]) -> list[pathlib.Path]:
+def list_pictures(sources: Sequence[str], *, out: pathlib.Path | None = None) -> list[pathlib.Path]:
   """Pictures by path; those directly in a folder by name.
 
+  Args:
+    sources: pictures and folders.
+    out: where the maps go: none of it is a source, by a link either.
+
   Raises:
-    UserError: nothing there, or a folder without pictures.
+    UserError: nothing there, a folder without pictures, or `out` is or holds a source.
   """
+  if out:
+    places.refuse_inputs(out, sources)  # The next start would explain its own maps.
   found: list[pathlib.Path] = []
   for source in sources:
     path = pathlib.Path(source)
     if path.is_dir():
       inside = sorted(entry for entry in path.iterdir() if is_picture(entry.name))
+      if out:
+        own = out.resolve()
+        inside = [entry for entry in inside if not entry.resolve().is_relative_to(own)]
       if not inside:
         raise UserError(f'{path} holds no pictures')
       found += inside

@@ -75,13 +75,14 @@ def _sweep(argv: Sequence[str], program: str) -> int:
 
 
 def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int:
-  from masm_jax.sweep import cost, fair_table, job_files, local, table
+  from masm_jax.sweep import cost, fair_table, job_files, local, plan, table
 
   if options.reference and options.reference not in sweep.rows:
     raise UserError(f'--reference={options.reference}: it is none of {", ".join(sweep.rows)}')
   if options.write:
     path = sweep.workdir / job_files.FILES[options.write]
     text = job_files.job_file(sweep, options.write, own_command(argv), pathlib.Path.cwd())
+    plan.mark(sweep.workdir)
     files.write_text(path, text)
     say(f'{len(sweep.runs)} runs: {path}')
     return 0
@@ -91,6 +92,7 @@ def _do(sweep: 'Sweep', options: argparse.Namespace, argv: Sequence[str]) -> int
   jobs = options.jobs or (default_jobs() if options.only is None else 1)
   if options.table:
     table.check_any_finished(sweep)  # Before minutes of counting what its steps cost.
+  plan.mark(sweep.workdir)
   try:
     failures = [] if options.table else local.run_all(runs, jobs=jobs, say=say)
     if options.only is None and len(failures) < len(runs):

@@ -139,6 +139,7 @@ def compare(
     raise UserError(f'--reference={reference}: it is none of {", ".join(r.name for r in rows)}')
   about = f'Every row is searched by {rows[0].length()} runs on validation data, with one seed.'
   make = maker(base or module.BASE, fields, recipe=recipe, more_flags=more_flags, about=about)
+  plan.mark(workdir)
   try:
     if recipe == 'equal':
       found = search.run(rows, make, workdir=workdir, seed=seeds[0], jobs=jobs, say=say)

@@ -18,6 +18,7 @@ from masm_jax.errors import UserError
 
 # Fields that the base config takes as its argument: it may fit others to them.
 _ARGUMENTS = ('method', 'recipe')
+MARK = 'sweep.json'  # By which `places` knows a sweep's folder.
 _ROW_NAME = re.compile(r'[A-Za-z0-9+][\w.+=,-]*')
 
 
@@ -228,6 +229,12 @@ def make_sweep(
       runs.append(Run(row, seed, directory, (*args, *more_flags), config))
   shown = shipped.canonical(base)
   return Sweep(name, about, shown, shared, rows, tuple(seeds), workdir, tuple(runs))
+
+
+def mark(workdir: pathlib.Path) -> None:
+  """Marks the folder of a sweep: nothing else is then written there."""
+  if not (workdir / MARK).exists():  # The tasks of an array do it side by side.
+    files.write_json(workdir / MARK, {'format': 'masm_jax sweep 1'})
 
 
 def _flags(base: str, fields: Mapping[str, Any]) -> tuple[str, ...]:

@@ -104,6 +104,17 @@ def test_pictures_are_listed_by_name(tmp_path):
       explain_run.list_pictures([str(tmp_path / source)])
 
 
+def test_maps_are_no_sources(tmp_path):
+  (tmp_path / 'maps').mkdir()
+  for name in ('a.png', 'maps/001_a.png'):
+    (tmp_path / name).write_bytes(b'')
+  (tmp_path / '001_a.png').symlink_to('maps/001_a.png')
+  found = explain_run.list_pictures([str(tmp_path)], out=tmp_path / 'maps')
+  assert found == [tmp_path / 'a.png']
+  with pytest.raises(UserError, match=r'would be written over .*, which is read'):
+    explain_run.list_pictures([str(tmp_path)], out=tmp_path)
+
+
 @pytest.mark.parametrize(
   ('low', 'high', 'says'),
   [(0.1, 0.3, 'better than'), (-0.1, 0.1, 'could not be told'), (-0.3, -0.1, 'worse than')],

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from masm_jax import config as config_lib
-from masm_jax import telemetry
+from masm_jax import places, telemetry
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary, scores
 from masm_jax.sweep import __main__ as command
-from masm_jax.sweep import fair_table, plan, table
+from masm_jax.sweep import fair_table, local, plan, table
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -179,6 +179,18 @@ def test_a_difference_is_over_the_seeds_that_both_rows_have(scored):
   assert 'known, minus interleaved' in rows[0] and 'chosen' not in rows[0]
   assert rows[3].startswith('| contiguous (1 of 2 seeds)') and 'Recipe' not in text
   assert (scored.workdir / 'paired.md').read_text() == text
+
+
+def test_the_folder_of_a_sweep_is_refused_to_a_run(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    local, 'run_all', lambda runs, **_: [local.Failure(run, 'failed', 1) for run in runs]
+  )
+  for more in (['--write=commands'], []):
+    folder = tmp_path / f'sweep{len(more)}'
+    command.main(['split', f'--workdir={folder}', *more])
+    with pytest.raises(UserError, match=r'is the folder of a sweep \(sweep\.json\)'):
+      places.refuse_other(folder, places.TRAINING)
+    places.refuse_other(folder, places.SWEEP)
 
 
 def test_a_reference_that_is_no_row_is_refused_before_anything_runs(tmp_path, capsys):
