@@ -22,6 +22,11 @@ from masm_jax.metrics import text_tables
 from masm_jax.parallel import sharding
 
 NOTE = 'export.json'
+# What the formats write: an export in the place of another format's leaves none of its files.
+_FILES = (
+  *('model.safetensors', 'head.safetensors', 'config.json', 'model.stablehlo'),
+  *('weights.safetensors', 'model.onnx'),
+)
 
 
 def load(request: Request) -> TrainedRun:
@@ -61,7 +66,7 @@ def folder(
   """
   out = request.out
   try:
-    with places.folder_of(NOTE, out, what='the export') as fresh:
+    with places.folder_of(NOTE, out, what='the export', parts=_FILES) as fresh:
       extra: dict[str, Any] = {}
       yield fresh, extra
       note = describe(request, run, export_format) | extra

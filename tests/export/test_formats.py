@@ -32,7 +32,11 @@ from masm_jax.methods import chosen_layers, make_method
 def _export(source, export_format, out, *words):
   command = ['--run', str(source), '--format', export_format, '--out', str(out), *words]
   assert main(command) == 0
-  return json.loads((out / 'export.json').read_text()) if out.is_dir() else None
+  if not out.is_dir():
+    return None
+  if export_format != 'detector':
+    assert {path.name for path in out.iterdir()} - {common.NOTE} <= {*common._FILES}
+  return json.loads((out / 'export.json').read_text())
 
 
 @pytest.fixture
@@ -234,6 +238,17 @@ def test_what_is_read_is_not_written_over(export_format, tmp_path, monkeypatch, 
   assert convert(['base', '--from', 'effort', '--out', '.']) == 2
   assert 'error: . would be written over base, which is read' in capsys.readouterr().err
   assert (tmp_path / 'base').read_text() == 'base'
+
+
+def test_an_export_leaves_no_file_of_another_format(tmp_path, monkeypatch):
+  note = {'name': 'a', 'method': 'm', 'backbone': 'b', 'difference': {'logits': 0, 'between': ''}}
+  monkeypatch.setattr(common, 'describe', lambda *_: note)
+  request = Request(run=tmp_path, out=tmp_path / 'out')
+  for names in (('model.stablehlo', 'weights.safetensors'), ('model.onnx',)):
+    with common.folder(request, None, 'any') as (fresh, _):
+      for name in names:
+        (fresh / name).touch()
+    assert {path.name for path in request.out.iterdir()} == {*names, common.NOTE}
 
 
 def test_an_adapter_replaces_an_adapter_alone(trained_run, tmp_path, monkeypatch):
