@@ -10,7 +10,7 @@ import runpy
 import sys
 
 import masm_jax
-from masm_jax.errors import say, unread_output
+from masm_jax.errors import say, usable_output
 
 # Each is a module of its name, in the order in which a user meets them.
 COMMANDS = {
@@ -36,7 +36,7 @@ COMMANDS = {
 
 def main() -> int:
   """Runs a command in this process; returns the exit status where there is none to run."""
-  with unread_output():
+  with usable_output():
     return _main()
 
 

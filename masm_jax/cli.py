@@ -268,7 +268,8 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     Ctrl-C, each told in one line.
   """
   try:
-    with errors.unread_output(), errors.plain_logs():
+    with errors.usable_output(), errors.plain_logs():
+      errors.refuse_ascii_names()
       return command()
   except UserError as error:
     say(_line(error), file=sys.stderr)
@@ -292,7 +293,8 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   if help_text := sys.modules['__main__'].__doc__:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
-    with errors.unread_output(), errors.plain_logs():
+    with errors.usable_output(), errors.plain_logs():
+      errors.refuse_ascii_names()
       app.run(main_fn, flags_parser=_parse_or_help)
   except UserError as error:
     _fail(peers.USER_STATUS, _line(error))

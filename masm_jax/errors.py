@@ -4,8 +4,10 @@ Names of files, sets and videos come from strangers: `say` and `plain_logs` are 
 that no terminal obeys what stands in them.
 """
 
+import codecs
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -156,13 +158,47 @@ def unknown_field(config: Any, name: str, words: Sequence[str]) -> str:
   return ''
 
 
+def refuse_ascii_names() -> None:
+  """Raises a UserError where this process can open no file whose name has more than ASCII."""
+  if codecs.lookup(sys.getfilesystemencoding()).name == 'ascii':
+    raise UserError(
+      'names of files are ASCII alone here, which data sets do not keep to: set LC_ALL=C.UTF-8, or'
+      ' unset PYTHONUTF8'
+    )
+
+
+def _open_streams() -> None:
+  """Standard streams where the shell closed them (`2>&-`), and any letter in any encoding.
+
+  A file that is opened next would get the free number, and what is printed would go into it.
+  """
+  for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+    try:
+      os.fstat(number)
+      is_closed = False
+    except OSError:
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # The lowest that is free: `number`.
+      is_closed = True
+    if getattr(sys, name) is None:
+      # Where something else has the number already, it is not written into.
+      null = number if is_closed else os.open(os.devnull, os.O_RDWR)
+      mode = 'w' if number else 'r'
+      setattr(sys, name, os.fdopen(null, mode, encoding='utf-8', closefd=False))
+    stream = getattr(sys, name)
+    if number and isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
+
+
 @contextlib.contextmanager
-def unread_output() -> Iterator[None]:
-  """Within it, a closed standard output ends the process quietly: `masm-jax data stats | head`.
+def usable_output() -> Iterator[None]:
+  """Within it, standard streams are open, and print any letter; the start of every command.
+
+  A standard output that nobody reads ends the process quietly: `masm-jax data stats | head`.
 
   Raises:
     SystemExit: with 141, as a shell has it for SIGPIPE.
   """
+  _open_streams()
   try:
     try:
       yield

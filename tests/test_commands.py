@@ -1,5 +1,6 @@
 """The front command: a list of all commands at once, and the same ways into each."""
 
+import os
 import pathlib
 import runpy
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 import masm_jax
 from masm_jax.__main__ import COMMANDS
-from masm_jax.errors import unread_output
+from masm_jax.errors import usable_output
 from masm_jax.prediction import predictor
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -67,8 +68,62 @@ def test_output_that_nobody_reads_ends_a_command_quietly(words):
   assert (process.wait(timeout=100), said) in ((141, ''), (0, ''))
 
 
+CLOSED = """
+import os, subprocess, sys
+from masm_jax.errors import say, usable_output
+with usable_output():
+  with open(sys.argv[1], 'w') as file:
+    say('to nobody', file=sys.stderr)
+    say('to nobody')
+    sys.stdin.read()
+    subprocess.run([sys.executable, '-c', 'import sys; sys.stderr.write("a"); sys.stdin.read()'],
+                   check=True)
+    file.write(f'{file.fileno()} {sys.stderr.isatty()}')
+"""
+
+
+def test_a_stream_that_the_shell_closed_is_no_file_of_ours(tmp_path):
+  words = [sys.executable, '-c', CLOSED, str(tmp_path / 'out')]
+  shell = ['sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh', *words]
+  assert subprocess.run(shell, cwd=REPOSITORY, timeout=60).returncode == 0
+  assert (tmp_path / 'out').read_text() == '3 False'
+
+
+def test_an_error_does_not_go_to_the_output_where_there_is_no_other():
+  words = [sys.executable, '-m', 'masm_jax.data', 'check', 'none.csv']
+  shell = ['sh', '-c', 'exec "$@" 2>&-', 'sh', *words]
+  result = subprocess.run(shell, cwd=REPOSITORY, timeout=60, stdout=subprocess.PIPE)
+  assert (result.returncode, result.stdout) == (2, b'')
+
+
+@pytest.mark.parametrize(
+  ('utf8', 'said'),
+  [
+    ({'PYTHONUTF8': '0'}, 'error: names of files are ASCII alone here'),
+    ({}, 'error: no manifest at none人.csv'),
+  ],
+)
+def test_names_that_cannot_be_opened_are_told_at_the_start(utf8, said):
+  others = {name: value for name, value in os.environ.items() if name[:3] not in ('LAN', 'PYT')}
+  result = subprocess.run(
+    [sys.executable, '-m', 'masm_jax.data', 'check', 'none人.csv'], cwd=REPOSITORY, timeout=60,
+    env=others | {'LC_ALL': 'C'} | utf8, stderr=subprocess.PIPE,
+  )  # fmt: skip
+  assert result.returncode == 2
+  assert result.stderr.decode().startswith(said) and result.stderr.count(b'\n') == 1
+
+
+def test_a_table_with_letters_that_an_encoding_lacks_is_printed():
+  code = "import masm_jax.cli as c; c.exit_status(lambda: c.say('人 ä'))"
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=REPOSITORY, timeout=60, stdout=subprocess.PIPE,
+    env=os.environ | {'PYTHONIOENCODING': 'latin-1'},
+  )  # fmt: skip
+  assert (result.returncode, result.stdout) == (0, b'\\u4eba \xe4\n')
+
+
 def test_another_broken_pipe_is_no_quiet_end():
-  with pytest.raises(BrokenPipeError), unread_output():
+  with pytest.raises(BrokenPipeError), usable_output():
     raise BrokenPipeError('of a socket')
 
 
