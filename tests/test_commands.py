@@ -159,6 +159,7 @@ def test_a_command_sees_itself_as_the_program(monkeypatch):
 
   monkeypatch.setattr(runpy, 'run_module', run_module)
   monkeypatch.setattr(sys, 'argv', ['/env/bin/masm-jax', 'report', 'runs/a', '--out=b.html'])
+  monkeypatch.setenv('PYTHONSAFEPATH', '')  # The command sets it; what is set here is undone.
   front = run('-c', 'import masm_jax.cli as c; c.typed_as("masm-jax "); print(c.program("report"))')
   assert front.stdout == 'masm-jax report\n'
   from masm_jax import __main__, cli
