@@ -18,7 +18,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from masm_jax import errors, shipped
+from masm_jax import errors, places, shipped
 from masm_jax.errors import NO_FIELD, UserError, flag_text, say, terminal_line, unknown_field
 from masm_jax.parallel import peers, talk
 
@@ -176,8 +176,8 @@ def define_cache_flag() -> None:
   """Defines the flag of a command that compiles."""
   flags.DEFINE_string(
     'compilation_cache',
-    '~/.cache/masm_jax/xla',
-    "Where compiled programs are kept between runs; '' for nowhere.",
+    None,
+    "Where compiled programs are kept between runs (~/.cache/masm_jax/xla); '' for nowhere.",
   )
 
 
@@ -215,10 +215,10 @@ def start_jax(*, deterministic: bool) -> None:
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
   import jax
 
-  if cache := _value('compilation_cache'):
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(cache))
-    # By default only what took a second to compile is kept, but a start compiles hundreds of
-    # small programs.
+  if 'compilation_cache' in flags.FLAGS and (cache := _value('compilation_cache')) != '':
+    cache = places.cache_folder() / 'xla' if cache is None else places.expanded(cache)
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+    # By default only what took a second is kept, but a start compiles hundreds of small programs.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   talk.drop_of_others()
   if _has_peers():

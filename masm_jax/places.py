@@ -1,9 +1,14 @@
-"""Where a command may write: not over what it reads, and not into a folder of another kind."""
+"""Where a command may write: not over what it reads, and not into a folder of another kind.
+
+And where it keeps what can be made again.
+"""
 
 import contextlib
 import os
 import pathlib
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from masm_jax import files
@@ -107,6 +112,40 @@ def folder_of(
     if is_new:
       with contextlib.suppress(OSError):  # It holds something.
         folder.rmdir()
+
+
+def cache_folder() -> pathlib.Path:
+  """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`, in ~/.cache else.
+
+  A user without a home (a container that runs under some number) has a folder among the temporary
+  ones.
+
+  Raises:
+    UserError: that folder is somebody else's, who could put programs into it.
+  """
+  if base := os.environ.get('XDG_CACHE_HOME'):
+    return pathlib.Path(base) / 'masm_jax'
+  home = os.path.expanduser('~')
+  if home.strip('/') and os.path.isabs(home):
+    return pathlib.Path(home) / '.cache' / 'masm_jax'
+  folder = pathlib.Path(tempfile.gettempdir()) / f'masm_jax-{os.getuid()}'
+  with contextlib.suppress(FileExistsError):
+    folder.mkdir(0o700)
+  found = folder.lstat()
+  is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+  if not is_own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    raise UserError(
+      f'{folder} is a link, or others may write in it: set XDG_CACHE_HOME to a folder of your own'
+    )
+  return folder
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+  """A path with `~` as the home it stands for; raises a UserError where there is none."""
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise UserError(f'{path}: no such home; give the whole path') from error
 
 
 def _remove(fresh: pathlib.Path) -> None:

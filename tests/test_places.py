@@ -111,3 +111,50 @@ def test_an_output_is_no_input(tmp_path, monkeypatch):
       places.refuse_inputs(out, ['', 'gs://bucket/a', tmp_path / read])
   for out, read in [('other', 'in/a'), ('in/new', 'in'), ('other', 'in'), ('new', 'none')]:
     places.refuse_inputs(out, [read])
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch):
+  """A user without a home; the folder for temporary files is `tmp_path`."""
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.delenv('HOME')
+
+  def unknown(_):
+    raise KeyError('uid not found')
+
+  monkeypatch.setattr('pwd.getpwuid', unknown)
+  monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+  return tmp_path / f'masm_jax-{os.getuid()}'
+
+
+def test_the_cache_lies_below_the_home_or_where_the_user_says(tmp_path, monkeypatch):
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert places.cache_folder() == tmp_path / '.cache' / 'masm_jax'
+  assert places.expanded('~/a') == tmp_path / 'a'
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'x'))
+  assert places.cache_folder() == tmp_path / 'x' / 'masm_jax'
+
+
+def test_a_user_without_a_home_has_a_cache_that_nobody_else_writes(no_home):
+  assert places.cache_folder() == places.cache_folder() == no_home
+  assert no_home.stat().st_mode & 0o777 == 0o700
+  with pytest.raises(UserError, match=r'^~/a: no such home; give the whole path'):
+    places.expanded('~/a')
+
+
+@pytest.mark.parametrize('content', ['link', 'file', 'open', 'stranger'])
+def test_a_cache_that_others_have_made_is_refused(no_home, monkeypatch, content):
+  if content == 'link':
+    (no_home.parent / 'mine').mkdir()
+    no_home.symlink_to('mine')
+  elif content == 'file':
+    no_home.touch()
+  else:
+    no_home.mkdir(0o700)
+  if content == 'open':
+    no_home.chmod(0o777)
+  if content == 'stranger':
+    os.chown(no_home, 54321, -1) if os.getuid() == 0 else pytest.skip('needs root')
+  with pytest.raises(UserError, match='set XDG_CACHE_HOME to a folder of your own'):
+    places.cache_folder()

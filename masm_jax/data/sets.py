@@ -6,7 +6,8 @@ import pathlib
 import ml_collections
 from absl import logging
 
-from masm_jax.data import crop_flags, leaks, storage
+from masm_jax import places
+from masm_jax.data import crop_flags, leaks
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data.columns import FAKE, REAL, UNLABELLED
 from masm_jax.data.manifest import Manifest
@@ -194,7 +195,7 @@ def _load(
     folder = f'synthetic_v{CODE_VERSION}_{size_px}px_seed{seed}'
     folder += '' if identities == 90 else f'_identities{identities}'
     folder += '' if synthetic.strength == 1 else f'_strength{float(synthetic.strength):g}'
-    root = pathlib.Path(synthetic.root or storage.cache_folder() / folder)
+    root = pathlib.Path(synthetic.root or places.cache_folder() / folder)
     if is_stored and is_large and not root.exists():
       raise UserError(
         f'{name}: the config of the run asks for a built-in set of {identities:,} people at'

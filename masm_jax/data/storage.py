@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from masm_jax import files, plain_files
+from masm_jax import files, places, plain_files
 from masm_jax.errors import UserError, first_line
 
 Path = str | os.PathLike
@@ -185,7 +185,7 @@ def local_folder(folder: Path) -> pathlib.Path:
     entries = [entry for entry in file_system.ls(inner, detail=True) if entry['type'] == 'file']
     facts = sorted((entry['name'], entry['size'], _version(entry)) for entry in entries)
     key = hashlib.sha256(repr((os.fspath(folder), facts)).encode()).hexdigest()[:16]
-    target = cache_folder() / 'remote' / key
+    target = places.cache_folder() / 'remote' / key
     if not target.is_dir():
       target.parent.mkdir(parents=True, exist_ok=True)
       partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{key}.', dir=target.parent))
@@ -218,12 +218,6 @@ def upload_folder(source: pathlib.Path, target: Path, *, last: str) -> None:
     except OSError as error:
       raise UserError(f'cannot read {path}: {error.strerror}') from error
     write_bytes(join(target, path.name), content)
-
-
-def cache_folder() -> pathlib.Path:
-  """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'masm_jax'
 
 
 def _names(folder: Path, *, folders: bool) -> set[str]:

@@ -11,7 +11,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masm_jax import places
 from masm_jax.data import transforms
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
@@ -249,7 +249,7 @@ def load(
   """
   mesh = sharding.make_mesh(devices=devices or jax.local_devices()[:1])
   sharding.check_batch_size(batch_size, mesh, 'batch_size')
-  folder = pathlib.Path(source).expanduser()
+  folder = places.expanded(source)
   run = detector_file.load_detector(folder, mesh, step=step, weights=weights)
   return Detector(
     image_size=run.detector.backbone.image_size,

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from masm_jax import plain_files
+from masm_jax import places, plain_files
 from masm_jax.data import storage
 from masm_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def yunet_model(path: str | os.PathLike | None = None, *, urls: Sequence[str] = 
     if not os.path.isfile(path):
       raise UserError(f'no model file at {path}')
     return os.fspath(path)
-  cached = storage.cache_folder() / 'models' / NAME
+  cached = places.cache_folder() / 'models' / NAME
   if cached.is_file() and plain_files.sha256(cached) == SHA256:
     return os.fspath(cached)
   problems = []
