@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from masm_jax import detector as detector_lib
@@ -94,6 +95,13 @@ def load_detector_file(path: str | os.PathLike, mesh: Mesh, *, weights: str = ''
   folder = pathlib.Path(path)
   try:
     note = detector_schema.parse(_read_note(folder / NOTE))
+    if note.digest is None:
+      logging.warning(
+        'detector file %s: an earlier version wrote %s without a digest, damage to it is not'
+        ' noticed: export the run again',
+        folder,
+        NOTE,
+      )
     architecture = detector_schema.build(note.backbone)
     config = detector_lib.DetectorConfig(
       architecture,
@@ -204,7 +212,7 @@ def write_detector_file(
           blob=blob, num_parts=changes.num_parts, benchmark=benchmark
         )
       note = detector_schema.create(weights=weights, validation=part, explanation=apart, **facts)
-      files.write_json(fresh / NOTE, note.model_dump(mode='json'))
+      files.write_sealed(fresh / NOTE, note.model_dump(mode='json'))
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror or error}') from error
   return note

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, JsonValue
 
-from masm_jax import backbones
+from masm_jax import backbones, files
 from masm_jax.backbones import Architecture
 from masm_jax.data.crop_settings import CropSettings
 from masm_jax.errors import UserError
@@ -210,6 +210,7 @@ class DetectorFile(_Strict):
     validation: None where the run had no scores of its validation set, nor the images.
     explanation: None where the file does not hold what was learned apart from the merged weights.
     config: of the run, for the record: nothing is built from it, and its paths are left out.
+    digest: of all other fields, see `files.seal`; None in files of earlier versions.
   """
 
   format: Literal[FORMAT]
@@ -226,6 +227,7 @@ class DetectorFile(_Strict):
   origin: Origin
   explanation: Explanation | None = None
   config: dict[str, JsonValue]
+  digest: Annotated[_Sha256 | None, Field(exclude=True)] = None
 
 
 def create(**facts: Any) -> DetectorFile:
@@ -247,12 +249,17 @@ def parse(text: bytes) -> DetectorFile:
   """Reads `detector.json`.
 
   Raises:
-    UserError: it is another kind of file, or a field is not what it should be.
+    UserError: it is another kind of file, a field is not what it should be, or is not what was
+      written.
   """
   try:
-    return DetectorFile.model_validate_json(text)
+    found = DetectorFile.model_validate_json(text)
+    files.unseal(files.parse_object(text))
   except pydantic.ValidationError as error:
     raise UserError(_first(error)) from error
+  except ValueError as error:
+    raise UserError(f'detector.json: {error}') from error
+  return found
 
 
 def parse_origin(value: Any) -> Origin:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import cross_eval
+from masm_jax import files
 from masm_jax.errors import UserError
 from masm_jax.evaluation import results
 from masm_jax.evaluation.run import evaluate
@@ -83,7 +84,7 @@ def test_a_file_without_validation_has_no_threshold(pair, portraits, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(pair[1].parent / 'detector', copy)
   note = json.loads((copy / 'detector.json').read_text())
-  (copy / 'detector.json').write_text(json.dumps(note | {'validation': None}))
+  files.write_sealed(copy / 'detector.json', note | {'validation': None})
   evaluate(copy, make_suite(portraits), tmp_path / 'out')
   found = results.read(tmp_path / 'out')
   assert np.isnan(found.protocol.threshold.frame)

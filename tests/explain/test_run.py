@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from configs import common, cross_eval
+from masm_jax import files
 from masm_jax.data import manifest as manifest_lib
 from masm_jax.data import transforms
 from masm_jax.errors import UserError
@@ -180,7 +181,7 @@ def test_changes_that_do_not_fit_are_refused(detector, tmp_path, change, match):
   note['explanation']['blob'] = {
     'sha256': hashlib.sha256(content).hexdigest(), 'bytes': len(content),
   }  # fmt: skip
-  (folder / 'detector.json').write_text(json.dumps(note))
+  files.write_sealed(folder / 'detector.json', note)
   with pytest.raises(UserError, match=match) as told:
     explain_run.load(folder)
   assert '\n' not in str(told.value)

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import masm_jax
-from masm_jax import tree
+from masm_jax import files, tree
 from masm_jax.data import transforms
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
@@ -173,8 +173,7 @@ def test_an_adapter_on_other_base_weights_is_refused(adapter, folder, tmp_path):
     ({'preset': 'clip_b16'}, 'backbone.architecture is not the one of clip_b16'),
     ({'preset': 'of_tomorrow'}, "unknown backbone 'of_tomorrow'"),
   ):
-    text = json.dumps(note | {'backbone': note['backbone'] | change})
-    (copy / 'detector.json').write_text(text)
+    files.write_sealed(copy / 'detector.json', note | {'backbone': note['backbone'] | change})
     with pytest.raises(UserError, match=match):
       masm_jax.load(copy)
 

@@ -185,6 +185,7 @@ def _detectors(draw: st.DrawFn, sound: Files) -> Case:
   """One file is spoilt; of arrays the note mostly gives the new hash, as a stranger would."""
   name = draw(st.sampled_from((detector_file.NOTE, *sorted(sound))))
   note = json.loads(sound[detector_file.NOTE])
+  del note['digest']  # As earlier versions wrote it: a stranger would write one that fits.
   if name == detector_file.NOTE and draw(st.integers(0, 3)) == 0:  # Sizes that go together.
     field = draw(st.sampled_from(('image_size', 'depth', 'num_registers', 'num_heads', 'width')))
     note['backbone']['architecture'][field] = 8 * draw(st.integers(1, 400))

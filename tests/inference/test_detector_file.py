@@ -111,7 +111,7 @@ def edit(folder, change):
   """Changes the note, which is a dictionary of JSON."""
   note = json.loads((folder / NOTE).read_text())
   change(note)
-  (folder / NOTE).write_text(json.dumps(note))
+  files.write_sealed(folder / NOTE, note)
 
 
 def put(folder, place, value):
@@ -151,6 +151,24 @@ def test_what_is_written_is_read_back(sound, params, config, found, mesh):
       getattr(run.validation.features, name), getattr(found.features, name)
     )
   assert run.facts['method'] == 'linear' and run.file.name == 'tiny' and run.crops == ()
+
+
+def test_a_bit_that_flips_in_the_note_is_found(copy, mesh):
+  note = (copy / NOTE).read_bytes()
+  spots = [note.index(b'"norm_eps": 1e-06') + 12, note.index(b'"digest"') + 3]
+  spots += [note.index(key) + len(key) + 2 for key in (b'"temperature": ', b'"eer": ')]
+  for spot in spots:
+    (copy / NOTE).write_bytes(note[:spot] + bytes([note[spot] ^ 1]) + note[spot + 1 :])
+    refused(copy, mesh, 'does not match its digest|Extra inputs|Input should be')
+
+
+def test_a_note_of_an_earlier_version_is_believed_with_a_warning(copy, mesh, caplog):
+  note = json.loads((copy / NOTE).read_text())
+  del note['digest']
+  (copy / NOTE).write_text(json.dumps(note))
+  assert detector_file.load_detector_file(copy, mesh).file.name == 'tiny'
+  (text,) = [record.getMessage() for record in caplog.records if 'digest' in record.getMessage()]
+  assert 'an earlier version wrote detector.json without a digest' in text and '\n' not in text
 
 
 def test_a_file_without_validation(params, config, mesh, tmp_path):
