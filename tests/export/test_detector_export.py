@@ -98,7 +98,9 @@ def test_without_the_images_the_file_says_that_it_has_no_features(
   folder, trained_run, portraits, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setattr(
-    export.sets_lib, 'SetLoader', lambda _: lambda *_: (_ for _ in ()).throw(UserError('gone'))
+    export.sets_lib,
+    'SetLoader',
+    lambda *_, **__: lambda *_: (_ for _ in ()).throw(UserError('gone')),
   )
   export.write(Request(run=trained_run, out=tmp_path / 'file'))
   assert 'features    none: gone' in capsys.readouterr().out
