@@ -11,7 +11,7 @@ import ml_collections
 
 from masm_jax import config as config_lib
 from masm_jax import errors, files
-from masm_jax.sweep import local
+from masm_jax.sweep import local, schema
 from masm_jax.sweep.plan import Sweep
 
 _FILE = 'cost.json'
@@ -27,6 +27,9 @@ def read_cost(sweep: Sweep, row: str) -> dict[str, Any] | None:
   path = _path(sweep, row)
   document = files.read_or_set_aside(path) or {}
   if document.get('config_sha256') != _fingerprint(sweep.runs_of(row)[0].config):
+    return None
+  if not schema.is_cost(document):
+    files.set_aside(path)  # It is damaged, and counted again.
     return None
   return document
 

@@ -15,6 +15,8 @@ import ml_collections
 from masm_jax import cli, files, shipped
 from masm_jax import config as config_lib
 from masm_jax.errors import UserError
+from masm_jax.sweep import schema
+from masm_jax.sweep.schema import Inputs, Results
 
 # Fields that the base config takes as its argument: it may fit others to them.
 _ARGUMENTS = ('method', 'recipe')
@@ -67,6 +69,17 @@ class Run:
     Raises:
       UserError: the directory holds a run of another config.
     """
+    return self._read()[0]
+
+  def results(self) -> Results | None:
+    """What a finished run scored; None before.
+
+    Raises:
+      UserError: see `progress`.
+    """
+    return self._read()[1]
+
+  def _read(self) -> tuple[Progress, Results | None]:
     found = Progress.NEW
     for name in ('run.json', 'results.json'):
       document = files.read_or_set_aside(self.workdir / name)
@@ -78,18 +91,19 @@ class Run:
           'or the fields that it was started with'
         )
       found = Progress.BEGUN
-      if name == 'results.json' and self._is_finished(document):
-        return Progress.FINISHED
-    return found
+      if name == 'results.json' and (results := self._finished(document)):
+        return Progress.FINISHED, results
+    return found, None
 
-  def _is_finished(self, results: Mapping[str, Any]) -> bool:
-    # As they stand in JSON. Results of an earlier version do not name their inputs.
-    wanted = json.loads(json.dumps(config_lib.inputs(self.config)))
-    try:
-      missing = set(wanted['data.tests']) - set(results['best']['sets'])
-      return not missing and _contains(results.get('inputs', wanted), wanted)
-    except (KeyError, TypeError, AttributeError):
-      return False  # It is damaged, and made again.
+  def _finished(self, document: Mapping[str, Any]) -> Results | None:
+    results = schema.parse_results(document)
+    if results is None:
+      return None  # It is damaged, and made again.
+    wanted = json.loads(json.dumps(config_lib.inputs(self.config)))  # As they stand in JSON.
+    names = {'val', *wanted['data.tests']}
+    is_whole = names <= set(results.best.sets) and names <= set(results.last.sets)
+    is_alike = results.inputs is None or _contains(results.inputs, wanted)
+    return results if is_whole and is_alike else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +153,10 @@ def _definition(args: Sequence[str]) -> list[str]:
   return [arg for arg in args if arg.startswith('--config')]
 
 
-def _contains(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def _contains(found: Inputs, wanted: Mapping[str, Any]) -> bool:
   """Whether all inputs that are wanted are among those found."""
-  tests = found['data.tests']
-  return found['backbone.weights'] == wanted['backbone.weights'] and all(
-    tests.get(name) == spec for name, spec in wanted['data.tests'].items()
+  return found.weights == wanted['backbone.weights'] and all(
+    found.tests.get(name) == spec for name, spec in wanted['data.tests'].items()
   )
 
 

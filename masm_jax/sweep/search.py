@@ -13,7 +13,7 @@ from typing import Any
 from masm_jax import telemetry
 from masm_jax.errors import UserError
 from masm_jax.sweep import local
-from masm_jax.sweep.plan import Progress, Run, Sweep
+from masm_jax.sweep.plan import Run, Sweep
 
 RATE = 'optim.learning_rate'
 FILE = 'search.json'
@@ -210,9 +210,9 @@ def to_document(found: Sequence[Searched], seed: int) -> dict[str, Any]:
 
 def validation(run: Run) -> float:
   """The validation metric that chose the checkpoint of a finished run; -inf where it is none."""
-  if run.progress() is not Progress.FINISHED:
+  results = run.results()
+  if results is None:
     return -math.inf
   level, _, metric = run.config.eval.select_by.partition('_')
-  found = telemetry.read_json(run.workdir / 'results.json')['best']['sets']['val']
-  value = float(found[level][metric])
+  value = results.best.sets['val'].value(level, metric)
   return value if math.isfinite(value) else -math.inf

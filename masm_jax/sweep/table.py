@@ -21,11 +21,13 @@ from masm_jax.errors import UserError
 from masm_jax.metrics import catalogue, scores, text_tables
 from masm_jax.sweep.cost import read_cost
 from masm_jax.sweep.plan import Progress, Run, Sweep
+from masm_jax.sweep.schema import Levels, Results
 from masm_jax.telemetry.writer import PERF_FILE
 
 CONFIDENCE = 0.95
 METRICS = scores.SHOWN
 CHECKPOINTS = ('best', 'last')
+_MAX_RATE = 1e12  # Images/s: what lies above, or is no number, is a damaged line.
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -70,19 +72,19 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
   notes: set[str] = set()
   hashes: dict[str, str] = {}
   for name, fields in sweep.rows.items():
-    finished = [run for run in sweep.runs_of(name) if run.progress() is Progress.FINISHED]
-    results = [telemetry.read_json(run.workdir / 'results.json') for run in finished]
-    notes |= {result['note'] for result in results if 'note' in result}
-    for run, result in zip(finished, results, strict=True):
+    finished = [(run, found) for run in sweep.runs_of(name) if (found := run.results())]
+    results = [result for _, result in finished]
+    notes |= {result.note for result in results if result.note}
+    for run, result in finished:
       _check_alike(hashes, run, result)
     rows.append(
       {
         'row': name,
         'fields': dict(fields),
-        'seeds_done': [run.seed for run in finished],
-        'trainable_parameters': results[0]['trainable_parameters'] if results else None,
+        'seeds_done': [run.seed for run, _ in finished],
+        'trainable_parameters': results[0].trainable_parameters if results else None,
         'cost': read_cost(sweep, name),
-        'sets': _metrics([result[checkpoint]['sets'] for result in results], _set_names(sweep)),
+        'sets': _metrics([result.scored(checkpoint).sets for result in results], _set_names(sweep)),
       }
     )
   document = {
@@ -99,13 +101,13 @@ def make_table(sweep: Sweep, *, checkpoint: str = 'best') -> dict[str, Any]:
   return json_files.to_json(document | {'rows': rows})
 
 
-def _check_alike(hashes: dict[str, str], run: Run, result: Mapping[str, Any]) -> None:
+def _check_alike(hashes: dict[str, str], run: Run, result: Results) -> None:
   """Refuses a run on other weights or data than those before it; notes its own in `hashes`.
 
   What a run was given by a path may change under that path, and weights and test sets may change
   between two commands of one sweep.
   """
-  for name, found in result.get('hashes', {}).items():
+  for name, found in result.hashes.items():
     if hashes.setdefault(name, found) != found:
       raise UserError(
         f'{run.workdir}: its {name} (hash {found[:12]}) differs from the runs before it '
@@ -119,12 +121,12 @@ def _set_names(sweep: Sweep) -> set[str]:
   return {'val', *(name for name, spec in tests.items() if spec.manifest)}
 
 
-def _metrics(results: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, Any]:
+def _metrics(results: Sequence[Mapping[str, Levels]], names: Collection[str]) -> dict[str, Any]:
   """`{set: {level: {metric: over_seeds}}}` of one row's runs."""
   return {
     name: {
       level: {
-        metric: over_seeds([float(result[name][level][metric]) for result in results])
+        metric: over_seeds([result[name].value(level, metric) for result in results])
         for metric in METRICS
       }
       for level in scores.LEVELS
@@ -148,7 +150,8 @@ def make_speed(sweep: Sweep) -> dict[str, Any]:
 def _speed(run: Run) -> float | None:
   path = run.workdir / PERF_FILE
   lines = telemetry.read_lines(path) if path.is_file() else []
-  rates = [line['train/images_per_second'] for line in lines if 'train/images_per_second' in line]
+  found = [line.get('train/images_per_second') for line in lines]
+  rates = [rate for rate in found if isinstance(rate, int | float) and 0 <= rate <= _MAX_RATE]
   return statistics.median(rates[len(rates) // 2 :]) if rates else None
 
 

@@ -17,7 +17,8 @@ from masm_jax.parallel import locks
 from masm_jax.perturbations import copies
 from masm_jax.prediction import facts, policy, results
 from masm_jax.preprocess import run as preprocess
-from masm_jax.sweep.plan import Run
+from masm_jax.sweep import cost, table
+from masm_jax.sweep.plan import Run, Sweep
 from tests.fuzz.border import Border, Case
 from tests.fuzz.mutations import spoilt_json
 
@@ -35,7 +36,9 @@ def _sound(folder: pathlib.Path) -> dict[str, Any]:
   del folder
   config = demo.get_config('method=masm')
   sha, inputs = config_lib.fingerprint(config), config_lib.inputs(config)
-  scores = {'frame': {'auroc': 0.5}, 'video': {'auroc': 0.5}}
+  metrics = {'auroc': 0.5, 'ap': 0.5, 'eer': 'nan'}
+  scores = dict.fromkeys(('frame', 'video'), metrics)
+  scored = {'step': 1, 'sets': dict.fromkeys(('val', *inputs['data.tests']), scores)}
   difference = {'value': 0.1, 'low': 0.0, 'high': 0.2}
   counts = {'videos': 1, 'identities': None}
   found = {
@@ -50,9 +53,14 @@ def _sound(folder: pathlib.Path) -> dict[str, Any]:
                    'fake': counts},
     },
     'results.json': {
-      'config_sha256': sha, 'inputs': inputs,
-      'best': {'step': 1, 'sets': dict.fromkeys(('val', *inputs['data.tests']), scores)},
+      'config_sha256': sha, 'inputs': inputs, 'trainable_parameters': 5, 'note': 'n',
+      'hashes': {'base_weights': 'ab', 'val': 'cd'}, 'best': scored, 'last': scored,
     },
+    'cost.json': {
+      'config_sha256': cost._fingerprint(config), 'train_step_gflop': 1.5, 'ratio': 2.0,
+      'peak_temp_mb': 3.0,
+    },
+    'perf.jsonl': {'step': 1, 'train/images_per_second': 9.5},
     'selection.json': {
       'identity': _IDENTITY, 'names': ['a', 'b'], 'scores': [0.1, 0.2], 'chosen': [True, False],
       'agreement': 0.5,
@@ -71,7 +79,7 @@ def _sound(folder: pathlib.Path) -> dict[str, Any]:
 
 def _notes(sound: dict[str, Any]) -> st.SearchStrategy[Case]:
   return st.one_of(
-    st.builds(lambda content, name=name: {name: content}, spoilt_json(document))
+    st.builds(lambda content, name=name: {name: content + b'\n'}, spoilt_json(document))
     for name, document in sound.items()
   )
 
@@ -106,8 +114,23 @@ def _read_note(sound: dict[str, Any], folder: pathlib.Path) -> str:
       composition.of_run(folder)
       stored._commit(folder)
       trained._crops(folder)
-    Run('a', 0, folder, (), demo.get_config('method=masm')).progress()
+    _tabled(path)
   return 'read'
+
+
+def _tabled(path: pathlib.Path) -> None:
+  """Makes the table of a sweep of one run, whose folder holds the note."""
+  folder = path.parent
+  run = Run('a', 0, folder, (), demo.get_config('method=masm'))
+  sweep = Sweep('s', '', 'demo', {}, {'a': {}}, (0,), folder, (run,))
+  if path.name == 'cost.json':
+    (folder / 'runs' / 'a').mkdir(parents=True)
+    path.rename(folder / 'runs' / 'a' / path.name)
+  made = table.make_table(sweep)
+  table.to_markdown(made, speed=table.make_speed(sweep))
+  found = [value for row in made['rows'] for levels in row['sets'].values()
+           for metric in levels['video'].values() for value in metric['values']]  # fmt: skip
+  assert all(value == 'nan' or 0 <= value <= 1 for value in found), found
 
 
 NOTES = Border('notes', _sound, _notes, _read_note, 150)

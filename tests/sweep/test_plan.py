@@ -110,8 +110,12 @@ def test_progress_of_a_run(tmp_path):
   assert run.progress() is plan.Progress.NEW
   telemetry.write_json(run.workdir / 'run.json', {'config_sha256': sha})
   assert run.progress() is plan.Progress.BEGUN
-  sets = {name: {} for name in ('val', 'known', 'checkerboard', 'poisson', 'regenerate')}
-  results = {'config_sha256': sha, 'best': {'sets': sets}}
+  metrics = {'auroc': 0.5, 'ap': 0.5, 'eer': 'nan'}
+  levels = {'frame': metrics, 'video': metrics}
+  names = ('val', 'known', 'checkerboard', 'poisson', 'regenerate')
+  sets = dict.fromkeys(names, levels)
+  scored = {'best': {'sets': sets}, 'last': {'sets': sets}}
+  results = {'config_sha256': sha, 'trainable_parameters': 5, **scored}
   telemetry.write_json(run.workdir / 'results.json', results)
   assert run.progress() is plan.Progress.FINISHED
   inputs = config_lib.inputs(run.config)

@@ -12,7 +12,7 @@ from masm_jax import places, telemetry
 from masm_jax.errors import UserError
 from masm_jax.metrics import binary, scores
 from masm_jax.sweep import __main__ as command
-from masm_jax.sweep import fair_table, local, plan, table
+from masm_jax.sweep import cost, fair_table, local, plan, table
 
 # ml_collections loads config files by a function that Python 3.12 no longer has.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -91,6 +91,47 @@ def test_the_table_has_the_sets_that_all_runs_have(sweep):
   change(sweep.runs[0], lambda document: document['best']['sets'].update(train=metrics(1.0)))
   made = table.make_table(sweep)
   assert set(made['rows'][0]['sets']) == {'val', 'known', 'checkerboard', 'regenerate'}
+
+
+@pytest.mark.parametrize(
+  ('place', 'value'),
+  [
+    ('trainable_parameters', 'x'), ('trainable_parameters', -1), ('trainable_parameters', None),
+    ('hashes', []), ('hashes.val', None), ('hashes.val', -1), ('note', []), ('inputs', 'x'),
+    ('best.sets.known', None), ('best.sets.known.video', 'x'), ('last.sets', {}),
+    *(('best.sets.known.video.auroc', bad) for bad in (None, 'x', -1, 1.5, math.inf, 10**400)),
+  ],
+)  # fmt: skip
+def test_results_of_other_types_and_rates_outside_0_to_1_are_made_again(sweep, place, value):
+  *folders, name = place.split('.')
+
+  def spoil(document):
+    for key in folders:
+      document = document.setdefault(key, {})
+    document[name] = value
+
+  change(sweep.runs[2], spoil)
+  assert sweep.runs[2].progress() is plan.Progress.BEGUN
+  assert [row['seeds_done'] for row in table.make_table(sweep)['rows']] == [[0], [0]]
+
+
+@pytest.mark.parametrize('value', [None, [], 'x', -1, math.inf, 10**400])
+def test_a_cost_that_is_no_amount_is_counted_again(sweep, value):
+  path = cost._path(sweep, 'interleaved')
+  sha = cost._fingerprint(sweep.runs[0].config)
+  document = {'config_sha256': sha, 'train_step_gflop': 1.5, 'ratio': 2.0, 'peak_temp_mb': 3}
+  telemetry.write_json(path, document)
+  assert table.make_table(sweep)['rows'][0]['cost']['train_step_gflop'] == 1.5
+  telemetry.write_json(path, document | {'train_step_gflop': value})
+  assert table.make_table(sweep)['rows'][0]['cost'] is None
+  assert path.with_name('cost.json.damaged').is_file()
+
+
+def test_a_speed_that_is_no_number_is_passed_over(sweep):
+  with (sweep.runs[0].workdir / 'perf.jsonl').open('a') as file:
+    for bad in ('"abc"', '[1]', 'null', '"inf"', '-1', '1' + '0' * 400):
+      file.write(f'{{"step": 9, "train/images_per_second": {bad}}}\n')
+  assert table.make_speed(sweep)['interleaved']['interleaved/seed0'] == 105.0
 
 
 def test_markdown(sweep, monkeypatch):
