@@ -10,7 +10,7 @@ import runpy
 import sys
 
 import masm_jax
-from masm_jax.errors import say, usable_output
+from masm_jax.errors import say, storage_text, usable_output
 
 # Each is a module of its name, in the order in which a user meets them.
 COMMANDS = {
@@ -36,8 +36,14 @@ COMMANDS = {
 
 def main() -> int:
   """Runs a command in this process; returns the exit status where there is none to run."""
-  with usable_output():
-    return _main()
+  try:
+    with usable_output():
+      return _main()
+  except OSError as error:
+    if not (text := storage_text(error)):
+      raise
+    say(f'error: {text}', file=sys.stderr)
+    return 2
 
 
 def _main() -> int:

@@ -197,6 +197,8 @@ def usable_output() -> Iterator[None]:
 
   Raises:
     SystemExit: with 141, as a shell has it for SIGPIPE.
+    OSError: of anything else, a full disk below standard output too; what is buffered for that is
+      dropped.
   """
   _open_streams()
   try:
@@ -208,8 +210,20 @@ def usable_output() -> Iterator[None]:
   except BrokenPipeError:
     if not _is_unread(sys.stdout):
       raise
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # For what is still buffered.
+    _drop_output()
     sys.exit(128 + signal.SIGPIPE)
+  except OSError:
+    try:
+      if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
+    except OSError:
+      _drop_output()
+    raise
+
+
+def _drop_output() -> None:
+  """Sends what is still buffered nowhere: the interpreter's end would fail with it once more."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_unread(stream: Any) -> bool:

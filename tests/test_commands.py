@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -120,6 +121,17 @@ def test_a_table_with_letters_that_an_encoding_lacks_is_printed():
     env=os.environ | {'PYTHONIOENCODING': 'latin-1'},
   )  # fmt: skip
   assert (result.returncode, result.stdout) == (0, b'\\u4eba \xe4\n')
+
+
+@pytest.mark.parametrize('words', [['--help'], ['sweep', '--list']])
+def test_output_to_a_full_disk_is_one_line(words):
+  with open('/dev/full', 'w') as full:
+    result = subprocess.run(
+      [sys.executable, '-m', 'masm_jax', *words], cwd=REPOSITORY, text=True, stdout=full,
+      stderr=subprocess.PIPE, timeout=100,
+    )  # fmt: skip
+  assert result.returncode == 2
+  assert re.fullmatch(r'error: No space left on device; mend that, .*\n', result.stderr)
 
 
 def test_another_broken_pipe_is_no_quiet_end():

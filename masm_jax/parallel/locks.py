@@ -68,6 +68,8 @@ def held(
   if not enabled or ((found := _read(path)) and _is_own(found[0])):
     yield
     return
+  if os.path.lexists(path.parent) and not os.path.isdir(path.parent):
+    raise UserError(f'{os.fspath(folder)} is there and is no folder: give another path')
   is_new = not path.parent.is_dir()
   try:
     try:

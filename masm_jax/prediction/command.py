@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 import masm_jax
 from masm_jax import files, plain_files
 from masm_jax.errors import UserError, say
+from masm_jax.parallel import locks
 from masm_jax.prediction import inputs, results, words
 from masm_jax.prediction.answers import SCHEMA, Answer
 from masm_jax.prediction.media import Limits, Source, View
@@ -95,22 +96,24 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
     'faces': options.faces,
     'yunet': options.yunet,
   }
-  with Engine(detector, explainer=explainer, num_workers=options.num_workers, **predicts) as engine:
-    with results.Folder(options.out, _identity(engine, options)) as folder:
-      todo = _todo(names, folder)
-      if options.engine == 'ray':
-        from masm_jax.prediction import ray_engine
+  with (
+    Engine(detector, explainer=explainer, num_workers=options.num_workers, **predicts) as engine,
+    results.Folder(options.out, _identity(engine, options)) as folder,
+  ):
+    todo = _todo(names, folder)
+    if options.engine == 'ray':
+      from masm_jax.prediction import ray_engine
 
-        cluster = ray_engine.Cluster(options.address, options.num_workers)
-        alone = ray_engine.predict(
-          todo, cluster, loads=loads, predicts=predicts, maps=options.explain
-        )
-        found: Found = ((answer, []) for answer in alone)
-      else:
-        found = _local(engine, todo, pictures=options.pictures)
-      _take(found, folder, num_inputs=len(names), pictures=options.pictures)
-      answers = folder.finish(options.form, ['{}/{}'.format(*shard)])
-    write_report(options.out, answers)
+      cluster = ray_engine.Cluster(options.address, options.num_workers)
+      alone = ray_engine.predict(
+        todo, cluster, loads=loads, predicts=predicts, maps=options.explain
+      )
+      found: Found = ((answer, []) for answer in alone)
+    else:
+      found = _local(engine, todo, pictures=options.pictures)
+    _take(found, folder, num_inputs=len(names), pictures=options.pictures)
+    answers = folder.finish(options.form, ['{}/{}'.format(*shard)])
+    write_report(options.out, answers)  # Here, where no other process writes its own.
   _say_where(options.out, answers)
   return 0
 
@@ -121,8 +124,9 @@ def merge(parts: Sequence[pathlib.Path], out: pathlib.Path, form: str) -> int:
   Raises:
     UserError: see `results.merge`.
   """
-  answers = results.merge(parts, out, form)
-  write_report(out, answers)
+  with locks.held(out):
+    answers = results.merge(parts, out, form)
+    write_report(out, answers)
   _say_where(out, answers)
   return 0
 

@@ -14,6 +14,7 @@ import pytest
 from masm_jax import predict
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
+from masm_jax.parallel import locks
 from masm_jax.prediction import answers, command, inputs, results, words
 from tests.prediction.answers_made import ANSWER, check, made
 from tests.prediction.clips import write_clip
@@ -76,6 +77,16 @@ def test_answers_come_as_lines_table_and_report(run, folder, tmp_path, capsys):
   clip = next(v for v in found if v['tracks'] and v['input']['kind'] == 'video')
   saved = sorted(p.name for p in (out / 'pictures' / clip['input']['sha256'][:16]).iterdir())
   assert saved[0] == 'frame_000000.jpg' and saved[-1] == 'timeline.png' and len(saved) == 7
+
+
+def test_the_report_is_written_before_the_folder_is_let_go(run, tmp_path, monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    command, 'write_report', lambda out, _: seen.append((out / locks.NAME).exists())
+  )
+  run(tmp_path / 'one')
+  command.merge([tmp_path / 'one'], tmp_path / 'all', 'jsonl')
+  assert seen == [True, True] and not (tmp_path / 'all' / locks.NAME).exists()
 
 
 def test_a_run_that_was_stopped_resumes(run, whole_engine, tmp_path, monkeypatch):
