@@ -184,7 +184,10 @@ class Checkpoints:
           'has other parts: it can be evaluated as it is; train anew in a new --workdir'
         )
       listing = '; '.join(f'step {step}: {problem}' for step, problem in damaged.items())
-      raise UserError(f'no checkpoint in {self._manager.directory} can be read ({listing})')
+      raise UserError(
+        f'no checkpoint in {self._manager.directory} can be read ({listing}); put a copy of one '
+        'back, or train anew: in a new --workdir, or in this one without that folder'
+      )
     meta, position, restored = found
     self._set_aside(damaged)
     iterator.set_state(position)

@@ -102,7 +102,11 @@ def test_without_a_readable_checkpoint_nothing_is_moved(run, tmp_path):
   save(run, tmp_path, [10, 20])
   for step in ('00000010', '00000020'):
     truncate(largest(tmp_path / 'checkpoints' / step / 'state'))
-  with pytest.raises(UserError, match=r'no checkpoint in .* can be read \(step 20: .*; step 10: '):
+  remedy = (
+    r'; put a copy of one back, or train anew: in a new --workdir, or in this one without that'
+  )
+  text = rf'no checkpoint in .* can be read \(step 20: .*; step 10: .*\){remedy} folder$'
+  with pytest.raises(UserError, match=text):
     restore(run, tmp_path)
   assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['00000010', '00000020']
   assert not (tmp_path / 'damaged_checkpoints').exists()
