@@ -147,6 +147,11 @@ def problems(flat: Mapping[str, Any]) -> list[str]:
   return found
 
 
+def whole_range(name: str) -> tuple[int, int]:
+  """The lowest and the highest value of a field that is a whole number."""
+  return _WHOLE[name]
+
+
 def set_problems(sets: Mapping[str, Any]) -> list[str]:
   """What is wrong with a group of data sets, each a mapping, by their names."""
   if len(sets) > _MAX_SETS:

@@ -19,7 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit status."""
   logging.basicConfig(format='%(levelname)s: %(message)s')
   args = _parser().parse_args(argv)
-  return cli.exit_status(lambda: args.command(args))
+
+  def run() -> int:
+    commands.check_numbers(args)
+    return args.command(args)
+
+  return cli.exit_status(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
   command = add('check', help='read all files, compare splits; exits with 1 on problems')
   command.set_defaults(command=commands.check)
   _add_manifest(command)
-  command.add_argument('--threads', type=int, default=os.cpu_count() or 1)
+  command.add_argument('--threads', type=int, default=min(os.cpu_count() or 1, 1024))
 
   command = add('stats', help='count images and videos')
   command.set_defaults(command=commands.print_stats)
@@ -107,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument(
     '--strength', type=float, default=1.0, help="of the forgeries' traces; default: %(default)s"
   )
-  command.add_argument('--processes', type=int, default=os.cpu_count() or 1)
+  command.add_argument('--processes', type=int, default=min(os.cpu_count() or 1, 1024))
   return parser
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from masm_jax import places
+from masm_jax import fields, places
 from masm_jax.data import derive, storage
 from masm_jax.data.check import find_problems, stats
 from masm_jax.data.columns import FAKE, REAL, SPLITS, UNLABELLED
@@ -24,6 +24,27 @@ from masm_jax.errors import UserError, say, terminal_line
 FORMATS = ('deepfakebench', 'df40', 'gend', 'dfdc', 'folder')
 
 _REPORT_SECONDS = 5
+_MAX_VIDEOS = 10**6  # Real ones, of a synthetic set.
+
+# What flags that are whole numbers may hold.
+_RANGES = {
+  'seed': fields.whole_range('data.synthetic.seed'),
+  'size': fields.whole_range('data.synthetic.size_px'),
+  'identities': fields.whole_range('data.synthetic.identities'),
+  'videos': (1, 1000),
+  'frames': (1, 10**6),
+  'threads': fields.whole_range('data.num_threads'),
+  'processes': (1, fields.whole_range('data.num_workers')[1]),
+}
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+  """Raises a UserError for a number that no command could use."""
+  for name, (low, high) in _RANGES.items():
+    value = getattr(args, name, None)
+    if value is not None and not low <= value <= high:
+      shown = str(value) if abs(value) < 10**30 else 'a number of many digits'
+      raise UserError(f'--{name} {shown}: give a whole number from {low} to {high}')
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -93,8 +114,6 @@ def _from_json(args: argparse.Namespace) -> Manifest:
 
 def check(args: argparse.Namespace) -> int:
   """Reads every file and compares the splits; 1 if anything is wrong."""
-  if args.threads < 1:
-    raise UserError(f'--threads {args.threads}: needs at least 1')
   if not storage.is_file(args.manifest) and not storage.is_folder(args.manifest):
     raise no_manifest(args.manifest)
   try:
@@ -144,8 +163,6 @@ def print_stats(args: argparse.Namespace) -> int:
 def split(args: argparse.Namespace) -> int:
   """Divides a manifest into splits that share no person, source video or file."""
   _check_output(args.output, [args.manifest])
-  if args.seed < 0:
-    raise UserError(f'--seed {args.seed}: not negative')
   shares = {name: share for name, share in zip(SPLITS, args.shares, strict=True) if share}
   manifest = load_manifest(args.manifest, args.root)
   divided = derive.split_by_identity(manifest, shares, args.seed)
@@ -194,6 +211,10 @@ def synthetic(args: argparse.Namespace) -> int:
     'videos_per_identity': args.videos,
     'frames_per_video': args.frames,
   }
+  if (args.identities or 1) * (args.videos or 1) > _MAX_VIDEOS:
+    raise UserError(
+      f'--identities {args.identities} --videos {args.videos}: at most {_MAX_VIDEOS} videos in all'
+    )
   path = materialize(
     args.output,
     seed=args.seed,
