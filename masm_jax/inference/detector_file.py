@@ -174,7 +174,8 @@ def write_detector_file(
   """Writes a detector file; an unfinished one is never taken for a whole one.
 
   Args:
-    folder: a new or an empty one, or an older detector file, which is replaced.
+    folder: a new or an empty one, or an older detector file of the same run, or of the same file
+      of another program, which is replaced.
     params: merged parameters.
     validation: what the validation set fixed, if anything.
     changes: what training added, for explanations.
@@ -183,9 +184,10 @@ def write_detector_file(
     **facts: the other fields of `DetectorFile`.
 
   Raises:
-    UserError: the folder holds other files or cannot be written, weights that are not finite, or
-      facts that do not fit the schema.
+    UserError: the folder holds other files or another detector or cannot be written, weights that
+      are not finite, or facts that do not fit the schema.
   """
+  _refuse_another(folder, facts['origin'])
   flat = {path: np.asarray(leaf, np.float32) for path, leaf in tree.flatten(params).items()}
   if broken := sorted(path for path, leaf in flat.items() if not np.isfinite(leaf).all()):
     raise UserError(
@@ -216,6 +218,19 @@ def write_detector_file(
   except OSError as error:
     raise UserError(f'cannot write to {folder}: {error.strerror or error}') from error
   return note
+
+
+def _refuse_another(folder: pathlib.Path, origin: detector_schema.Origin) -> None:
+  """Refuses to replace a detector file that something else was written to."""
+  try:
+    there = detector_schema.parse(_read_note(folder / NOTE))
+  except (OSError, UserError):
+    return  # There is none, or none that could be loaded.
+  names = ('seed', 'config_sha256', 'base_weights')
+  if any(getattr(there.origin, name) != getattr(origin, name) for name in names):
+    raise UserError(
+      f'{folder} holds another detector, {there.name}, of another origin: give a new folder'
+    )
 
 
 def _arrays(validation: Validation) -> dict[str, np.ndarray]:

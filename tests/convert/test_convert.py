@@ -143,6 +143,14 @@ def test_effort(form, clip, tmp_path, capsys):
   crops = [str(way) for way in detector.crops]
   assert crops == (['template deepfakebench, margin 1.3, 256 px'] if form == 'faces' else [])
   assert 'effort: effort on clip_l14, converted from effort' in capsys.readouterr().out
+  if form == 'faces':  # The same file again, and then another one.
+    _convert(tmp_path, 'effort', tmp_path / 'effort.pth', '--name=renamed')
+    before = (tmp_path / 'out' / 'detector.json').read_bytes()
+    torch.save({name: value * 2 for name, value in file.items()}, tmp_path / 'effort.pth')
+    words = ['--from', 'effort', '--out', str(tmp_path / 'out')]
+    assert main([str(tmp_path / 'effort.pth'), *words]) == 2
+    assert 'holds another detector, renamed, of another origin' in capsys.readouterr().err
+    assert (tmp_path / 'out' / 'detector.json').read_bytes() == before
 
 
 @pytest.mark.parametrize('head', ['LinearNorm', 'linear'])
