@@ -8,12 +8,13 @@ report.html          for people
 
 import contextlib
 import csv
+import hashlib
 import io
 import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -28,6 +29,7 @@ from masm_jax.prediction.answers import Answer
 
 LINES, TABLE, DOCUMENT = 'predictions.jsonl', 'predictions.csv', 'predictions.json'
 RECORD = 'predict.json'
+_SUMS = f'.{LINES}.sha256'  # A hash of each line, written before it.
 
 
 class _Object(pydantic.BaseModel):
@@ -118,8 +120,10 @@ class Folder:
       self._stack.enter_context(locks.held(path))
       self._shards = self._claim()
       files.remove_unfinished(path)
-      self.answers: dict[Key, Answer] = {key_of(one): one for one in read_lines(path / LINES)}
+      kept = read_lines(path / LINES, sums=_read_sums(path / _SUMS))
+      self.answers: dict[Key, Answer] = {key_of(one): one for one in kept}
       self._write_lines(self.answers.values())
+      self._sums = self._stack.enter_context((path / _SUMS).open('ab', buffering=0))
       self._file = self._stack.enter_context((path / LINES).open('ab', buffering=0))
     except OSError as error:
       self._stack.close()
@@ -132,7 +136,9 @@ class Folder:
     """Adds a line at once: a kill loses at most the one that is being written."""
     answer = answers.without_timing(answer)
     self.answers[key_of(answer)] = answer
-    self._file.write(_line(answer))
+    line = _line(answer)
+    self._sums.write(_sum(line) + b'\n')
+    self._file.write(line)
 
   def finish(self, form: str, shards: Iterable[str] = ('0/1',)) -> list[Answer]:
     """Sorts the lines, notes how many there are, and writes them in another form if asked to.
@@ -185,11 +191,15 @@ class Folder:
     files.write_json(self.path / RECORD, {**self._identity, **state})
 
   def _write_lines(self, ordered: Iterable[Answer]) -> None:
-    files.write_bytes(self.path / LINES, b''.join(map(_line, ordered)))
+    lines = [_line(answer) for answer in ordered]
+    files.write_bytes(self.path / _SUMS, b''.join(_sum(line) + b'\n' for line in lines))
+    files.write_bytes(self.path / LINES, b''.join(lines))
 
 
-def read_lines(path: pathlib.Path) -> list[Answer]:
+def read_lines(path: pathlib.Path, *, sums: Collection[bytes] | None = None) -> list[Answer]:
   """The answers of a file of lines; a last line that was cut off by a kill is left out.
+
+  Of `sums`, hashes of the lines that were written, others are left out; None believes every line.
 
   Raises:
     UserError: a line is no answer.
@@ -197,8 +207,11 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
   if not path.exists():
     return []
   content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
-  found = []
+  found, damaged = [], 0
   for number, line in enumerate(content.split(b'\n')[:-1], start=1):
+    if sums is not None and _sum(line + b'\n') not in sums:
+      damaged += 1
+      continue
     try:
       _CHECKED.validate_json(line, strict=True)
       answer = answers.from_dict(files.parse_object(line))
@@ -211,6 +224,8 @@ def read_lines(path: pathlib.Path) -> list[Answer]:
       found.append(answer)
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path}, line {number}: no answer of this version') from error
+  if damaged:
+    logging.warning('%s: %d damaged lines are left out, and answered again', path, damaged)
   return found
 
 
@@ -278,11 +293,8 @@ def _doubt(folder: pathlib.Path, state: _State) -> str:
   if _sha256(folder) == state.finished.sha256:
     return ''
   count, wanted = len(read_lines(folder / LINES)), state.finished.answers
-  return (
-    f'{folder} holds {count} of its {wanted} answers'
-    if count < wanted
-    else (f'{folder} {_DAMAGED}')
-  )
+  told = f'holds {count} of its {wanted} answers' if count < wanted else _DAMAGED
+  return f'{folder} {told}'
 
 
 def _missing(shards: Iterable[str]) -> list[str]:
@@ -305,6 +317,15 @@ def _check_hashes(answer: Answer) -> None:
   known = [answer.input.sha256, *filter(None, (model.sha256, model.base_sha256))]
   if not all(map(_HASH.fullmatch, known)) or answer.id != f'sha256:{answer.input.sha256}':
     raise ValueError('a hash of 64 digits')
+
+
+def _read_sums(path: pathlib.Path) -> set[bytes] | None:
+  """Hashes of the lines of a folder; None in one of an earlier version."""
+  return set(plain_files.read_bytes(path).split(b'\n')) if path.exists() else None
+
+
+def _sum(line: bytes) -> bytes:
+  return hashlib.sha256(line).hexdigest().encode()
 
 
 def _line(answer: Answer) -> bytes:

@@ -165,6 +165,7 @@ def test_a_folder_holds_one_kind_of_answers(tmp_path):
   with pytest.raises(UserError, match='holds other files'):
     results.Folder(tmp_path / 'b', {})
   (tmp_path / 'a' / results.LINES).write_bytes(b'{}\n')
+  (tmp_path / 'a' / '.predictions.jsonl.sha256').unlink()  # As in earlier versions.
   with pytest.raises(UserError, match='line 1: no answer of this version'):
     results.Folder(tmp_path / 'a', {'model': 1})
 
@@ -214,6 +215,30 @@ def test_a_merge_misses_no_answer_without_a_word(parts, tmp_path, caplog):
         folder.append(hashed(f'1{j}.png', str(2 + j)))
       folder.finish('jsonl')
     assert len(results.merge(parts, tmp_path / 'all', 'jsonl')) == 4
+
+
+def test_a_bit_that_flips_in_an_unfinished_line_is_asked_for_again(tmp_path, caplog):
+  asked = [hashed(f'{j}.png', str(j)) for j in range(3)]
+  path = tmp_path / 'part'
+  with results.Folder(path, {'model': 1}) as folder:
+    for answer in asked:
+      folder.append(answer)
+  lines = (path / results.LINES).read_bytes()
+  for damaged, kept in (
+    (lines.replace(b'0.91', b'0.81', 1), asked[1:]),
+    (lines.replace(b'\n', b'\x0b', 1), asked[2:]),
+    (lines + b'{"schema": ', asked),
+  ):
+    (path / results.LINES).write_bytes(damaged)
+    with results.Folder(path, {'model': 1}) as folder:
+      assert list(folder.answers) == list(map(results.key_of, kept))
+      for answer in asked:
+        if results.key_of(answer) not in folder.answers:
+          folder.append(answer)
+  assert caplog.text.count('damaged lines are left out, and answered again') == 2
+  (path / '.predictions.jsonl.sha256').unlink()  # As in earlier versions: believed.
+  with results.Folder(path, {'model': 1}) as folder:
+    assert len(folder.answers) == 3
 
 
 @pytest.mark.parametrize('sha256', ['/etc', '../' * 5, '', 'AB' * 32, 'ab' * 32 + '\n'])
