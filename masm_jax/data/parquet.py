@@ -5,6 +5,7 @@ million times. Here the notes are not read, texts are UTF-8, types are a closed 
 columns take in memory is known before they take it.
 """
 
+import os
 from collections.abc import Collection
 
 import pandas as pd
@@ -18,13 +19,16 @@ from masm_jax.errors import UserError, first_line
 # A table names a file or a frame in each row: those names alone take some bits of the file.
 _ROWS_PER_BYTE = 4
 MAX_COLUMNS = 1000
-# What a table may take once it is decoded and checked: so much, and so much more for each byte of
-# its file. A manifest whose names follow each other is some hundred times smaller in its file.
-MAX_BYTES = 2**30
-_BYTES_PER_BYTE = 1024
-_VALUE_BYTES = 48  # A value that is no text, and what pandas and a manifest's check add to any.
+# What a table may take once it is decoded and checked, where the machine has it: so much, and so
+# much more for each row (20 columns, 600 letters) and for each byte of its file.
+MAX_BYTES = 2**31
+_BYTES_PER_ROW = 4096
+_BYTES_PER_BYTE = 64
+# Measured of a manifest of a million rows, from its file to its hash: 2.1 GB where this says 2.2.
+_VALUE_BYTES = 40  # A value beside what its pages hold of it.
+_ITEM_BYTES = 12  # A number in a list.
 _LIST_BYTES = 256  # A list becomes an array of its own.
-_TEXT_COPIES = 6
+_TEXT_COPIES = 4
 _MAX_DEPTH = 2  # Of lists in lists: landmarks are a list of points.
 
 _kinds = pa.types
@@ -69,16 +73,31 @@ def read(
           f'{name}: column {_listed([field.name])} is of type {str(field.type)[:80]}; texts,'
           ' numbers and lists of them can be read'
         )
-    left = MAX_BYTES + _BYTES_PER_BYTE * len(content) - _decoded_bytes(content, schema)
-    if left < 0:
-      raise _too_large(name, len(content))
-    # Texts that repeat stay numbers of a list until it is known how long they are.
-    table = pa.parquet.read_table(pa.BufferReader(owned), read_dictionary=texts)
+    limit = min(MAX_BYTES + _BYTES_PER_ROW * rows + _BYTES_PER_BYTE * len(content), _memory_bytes())
+    need, longest, deltas = _decoded_bytes(content, schema)
+    _check(need, limit, name)
+    if any('.' in column for column in columns):  # Arrow would take it for a part of a column.
+      deltas = set()
+    found = {}
+    for column in deltas:
+      # As many rows at a time as are not too long even where each is as long as a page.
+      size = max(min((limit - need) // max(longest, 1), 2**16), 1)
+      batches = []
+      for batch in file.iter_batches(size, columns=[column], use_threads=False):
+        batches.append(batch.column(0))
+        need += _TEXT_COPIES * batch.nbytes
+        _check(need, limit, name, column)
+      found[column] = pa.chunked_array(batches, schema.field(column).type)
+    # Other texts that repeat stay numbers of a list until it is known how long they are.
+    others = [column for column in columns if column not in deltas] if deltas else None
+    table = pa.parquet.read_table(pa.BufferReader(owned), columns=others, read_dictionary=texts)
+    whole = [found[column] if column in deltas else table[column] for column in columns]
+    table = pa.table(whole, names=columns)
     table.validate(full=True)
     for column in columns:
-      left -= sum(_TEXT_COPIES * _text_bytes(chunk) for chunk in table[column].chunks)
-      if left < 0:
-        raise _too_large(name, len(content), column)
+      if column not in deltas:
+        need += sum(_TEXT_COPIES * _text_bytes(chunk) for chunk in table[column].chunks)
+        _check(need, limit, name, column)
     whole = [_written_out(table[field.name], field.type) for field in schema]
     table = pa.table(whole, names=columns)
     return table.to_pandas(ignore_metadata=True), dict(schema.metadata or {})
@@ -100,9 +119,14 @@ def _copied(content: bytes) -> pa.Buffer:
   return stream.getvalue()
 
 
-def _decoded_bytes(content: bytes, schema: pa.Schema) -> int:
-  """What the values of a file take, as its pages claim, but for texts that repeat."""
-  total = 0
+def _decoded_bytes(content: bytes, schema: pa.Schema) -> tuple[int, int, set[str]]:
+  """What the values of a file take, as its pages claim, but for texts that repeat.
+
+  And the most bytes of a page, and the columns of texts that are written as differences: Arrow
+  cannot keep them as numbers of a list.
+  """
+  total = longest = 0
+  deltas = set()
   for chunk in pages.chunks(content):
     if chunk.column >= len(schema):
       raise ValueError('a group of its rows has more columns than its header')
@@ -110,10 +134,13 @@ def _decoded_bytes(content: bytes, schema: pa.Schema) -> int:
     values = max(chunk.values, chunk.rows)
     # Where a list has a fixed length, even a list that is none takes its place.
     values = max(values, (chunk.rows if _is_fixed(kind) else values) * _fixed_length(kind))
-    total += _VALUE_BYTES * values + chunk.num_bytes
+    total += (_ITEM_BYTES if _is_list(kind) else _VALUE_BYTES) * values + chunk.num_bytes
+    longest = max(longest, chunk.longest)
     if _is_list(kind):
       total += _LIST_BYTES * (values if _is_list(kind.value_type) else chunk.rows)
-  return total
+    if chunk.is_delta and (_is_text(kind) or _is_bytes(kind)):
+      deltas.add(schema.field(chunk.column).name)
+  return total, longest, deltas
 
 
 def _fixed_length(kind: pa.DataType) -> int:
@@ -143,12 +170,20 @@ def _written_out(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
   return column.cast(pa.string()) if _kinds.is_temporal(kind) or _kinds.is_decimal(kind) else column
 
 
-def _too_large(name: str, size: int, column: str = '') -> UserError:
-  where = f'column {_listed([column])} claims' if column else 'it claims'
-  return UserError(
-    f'{name}: {where} more than a file of {size:,} bytes may hold: it is damaged, or write it'
-    ' again without columns that nobody needs'
-  )
+def _memory_bytes() -> int:
+  """The memory of this machine."""
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def _check(need: int, limit: int, name: str, column: str = '') -> None:
+  """Refuses a table that takes too much."""
+  if need > limit:
+    where = f'with column {_listed([column])} it' if column else 'it'
+    raise UserError(
+      f'{name}: {where} takes {need / 2**30:,.1f} GiB of memory, more than the'
+      f' {limit / 2**30:,.1f} GiB that this machine may hold of such a table: write it again in'
+      ' parts, or without columns that nobody needs'
+    )
 
 
 def _is_plain(kind: pa.DataType, depth: int = 0) -> bool:

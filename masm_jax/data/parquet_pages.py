@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 _MAGIC = b'PAR1'
 _MAX_DEPTH = 16
 _VARINT_BITS = 70
-_MAX_STEPS = 2**23  # Bytes of all headers but for texts: columns may share pages, and all count.
+# Bytes of all headers but for texts, the larger of both: columns may share pages, and all count.
+_MAX_STEPS = 2**23
+_STEPS_PER_BYTE = 1
 
 # Fields by their numbers in `parquet.thrift`.
 _ROW_GROUPS, _ROWS, _COLUMNS, _CHUNK = 4, 3, 1, 3
-_NUM_VALUES, _COMPRESSED, _DATA_OFFSET, _DICTIONARY_OFFSET = 5, 7, 9, 11
+_ENCODINGS, _NUM_VALUES, _COMPRESSED, _DATA_OFFSET, _DICTIONARY_OFFSET = 2, 5, 7, 9, 11
 _PAGE_BYTES, _PAGE_COMPRESSED, _PAGE_VALUES = 2, 3, 1
 _DATA, _DICTIONARY, _DATA_V2 = 5, 7, 8
+_DELTA_TEXTS = (6, 7)  # Encodings: DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY.
 
 
 class Chunk(NamedTuple):
@@ -29,12 +32,16 @@ class Chunk(NamedTuple):
     rows: of its group.
     values: leaves that it or its pages claim, and those of its dictionaries.
     num_bytes: what its pages claim to be without compression.
+    longest: bytes of its largest page; no value is longer.
+    is_delta: whether it says to hold texts by differences of lengths or of texts.
   """
 
   column: int
   rows: int
   values: int
   num_bytes: int
+  longest: int
+  is_delta: bool
 
 
 def chunks(content: bytes) -> Iterator[Chunk]:
@@ -50,18 +57,20 @@ def chunks(content: bytes) -> Iterator[Chunk]:
   footer = reader.at(len(content) - 8 - length)
   for group in _listed(footer, _ROW_GROUPS):
     for number, column in enumerate(_listed(group, _COLUMNS)):
-      values, num_bytes = _claims(reader, _struct(column, _CHUNK), len(content))
-      yield Chunk(number, _number(group, _ROWS), values, num_bytes)
+      note = _struct(column, _CHUNK)
+      kinds = note.get(_ENCODINGS)
+      is_delta = isinstance(kinds, list) and any(kind in kinds for kind in _DELTA_TEXTS)
+      yield Chunk(number, _number(group, _ROWS), *_claims(reader, note, len(content)), is_delta)
 
 
-def _claims(reader: '_Reader', note: Mapping[int, Any], size: int) -> tuple[int, int]:
-  """Values and bytes of a column's pages."""
+def _claims(reader: '_Reader', note: Mapping[int, Any], size: int) -> tuple[int, int, int]:
+  """Values and bytes of a column's pages, and the bytes of the largest."""
   claimed = _number(note, _NUM_VALUES)
   start = _number(note, _DATA_OFFSET)
   if _DICTIONARY_OFFSET in note:
     start = min(start, _number(note, _DICTIONARY_OFFSET) or start)
   end = min(start + _number(note, _COMPRESSED), size)
-  seen = values = num_bytes = 0
+  seen = values = num_bytes = longest = 0
   while seen < claimed and start < end:
     page = reader.at(start)
     start = reader.place + _number(page, _PAGE_COMPRESSED)
@@ -71,7 +80,8 @@ def _claims(reader: '_Reader', note: Mapping[int, Any], size: int) -> tuple[int,
         values += count
         seen += 0 if kind == _DICTIONARY else count
         num_bytes += _number(page, _PAGE_BYTES)
-  return max(claimed, values), num_bytes
+        longest = max(longest, _number(page, _PAGE_BYTES))
+  return max(claimed, values), num_bytes, longest
 
 
 def _number(fields: Mapping[int, Any], name: int) -> int:
@@ -162,7 +172,7 @@ class _Reader:
     self._steps += 1
     if not 0 < self.place <= len(self._content):
       raise ValueError('it is truncated')
-    if self._steps > _MAX_STEPS:
+    if self._steps > max(_MAX_STEPS, _STEPS_PER_BYTE * len(self._content)):
       raise ValueError('its headers are too long')
     return self._content[self.place - 1]
 

@@ -86,22 +86,23 @@ def test_few_bytes_do_not_become_gigabytes(monkeypatch):
   paths = pa.array([str(i) for i in range(2000)])
   monkeypatch.setattr(parquet, 'MAX_BYTES', 2**22)
   monkeypatch.setattr(parquet, '_BYTES_PER_BYTE', 1)
+  monkeypatch.setattr(parquet, '_BYTES_PER_ROW', 0)
   assert len(parquet.read(write(pa.table({'path': paths})), 'm')[0]) == 2000
   long, part = 'x' * 2000, 'x' * 300
   for kind, columns in {  # The last are too long all together alone.
     pa.string(): {'note': [long] * 2000},
     pa.large_string(): {'note': [long] * 2000},
     pa.list_(pa.string()): {'note': [[long, long], []] * 1000},
-    pa.list_(pa.int8()): {'note': [[0] * 200_000] + [[]] * 1999},
-    pa.list_(pa.int8(), 100): {'note': [None] * 2000},
+    pa.list_(pa.int8()): {'note': [[0] * 500_000] + [[]] * 1999},
+    pa.list_(pa.int8(), 300): {'note': [None] * 2000},
     pa.int64(): {f'note{i}': [0] * 2000 for i in range(60)},
     pa.dictionary(pa.int32(), pa.string()): {f'note{i}': [part] * 2000 for i in range(2)},
   }.items():
     arrays = {name: pa.array(values, kind) for name, values in columns.items()}
-    with pytest.raises(UserError, match='claims more than a file of'):
+    with pytest.raises(UserError, match=r'takes .* GiB of memory, more than the'):
       parquet.read(write(pa.table({'path': paths, **arrays})), 'm')
   thumbnails = pa.table({'path': paths, 'thumbnail': [b'x' * 2000] * 2000})
-  with pytest.raises(UserError, match='column thumbnail claims more than a file of'):
+  with pytest.raises(UserError, match='with column thumbnail it takes'):
     parquet.read(write(thumbnails), 'm', as_bytes=('thumbnail',))
 
 
@@ -123,15 +124,47 @@ def test_claims_are_those_of_the_pages(version):
 def test_headers_that_take_too_long_are_refused(monkeypatch):
   content = write(pa.table({f'c{i}': [1] for i in range(20)}))
   monkeypatch.setattr(parquet_pages, '_MAX_STEPS', 500)
+  monkeypatch.setattr(parquet_pages, '_STEPS_PER_BYTE', 0)
   with pytest.raises(UserError, match='its headers are too long'):
     parquet.read(content, 'm')
 
 
-def test_texts_of_which_only_what_is_new_is_written_are_refused():
+@pytest.mark.parametrize('kind', ['DELTA_BYTE_ARRAY', 'DELTA_LENGTH_BYTE_ARRAY', 'PLAIN'])
+def test_every_encoding_of_texts_is_read(kind):
+  table = pa.table({'note': ['a', None] * 1500, 'path': [f'a/{i:06d}.png' for i in range(3000)]})
+  content = write(table, use_dictionary=['note'], column_encoding={'path': kind})
+  found, _ = parquet.read(content, 'm')
+  assert list(found) == ['note', 'path'] and found['path'].tolist() == table['path'].to_pylist()
+  assert found['note'].isna().tolist() == [False, True] * 1500
+
+
+def test_texts_of_which_only_what_is_new_is_written_are_bounded(monkeypatch):
   table = pa.table({'path': ['x' * 10_000 + str(i) for i in range(500)]})
-  how = {'use_dictionary': False, 'column_encoding': {'path': 'DELTA_BYTE_ARRAY'}}
-  with pytest.raises(UserError, match='Not yet implemented'):
-    parquet.read(write(table, **how), 'm')
+  content = write(table, use_dictionary=False, column_encoding={'path': 'DELTA_BYTE_ARRAY'})
+  assert len(content) < 30_000 and len(parquet.read(content, 'm')[0]) == 500
+  monkeypatch.setattr(parquet, 'MAX_BYTES', 2**22)
+  with pytest.raises(UserError, match=r'm: with column path it takes .* more than the'):
+    parquet.read(content, 'm')
+
+
+def test_names_that_compress_well_are_read():
+  folder = [f'{"long/" * 20}{i // 100:06d}' for i in range(50_000)]
+  table = pa.table(
+    {'path': [f'{name}/{i % 100:04d}.png' for i, name in enumerate(folder)]}
+    | {f'{i}': folder for i in range(5)}
+  )
+  content = write(table, compression='zstd')
+  assert len(content) < 200_000
+  assert len(parquet.read(content, 'm')[0]) == 50_000
+  for rows in (1_000_000, 5_000_000):  # What is measured of them, in file and in memory.
+    need = rows * (12 * parquet._VALUE_BYTES + 340 * (parquet._TEXT_COPIES + 1))
+    assert need < parquet.MAX_BYTES + parquet._BYTES_PER_ROW * rows
+
+
+def test_no_table_is_larger_than_the_machine(monkeypatch):
+  monkeypatch.setattr(parquet, '_memory_bytes', lambda: 2**20)
+  with pytest.raises(UserError, match=r'm: with .* GiB of memory, .* that this machine may hold'):
+    parquet.read(write(pa.table({'path': ['x' * 1000] * 400})), 'm')
 
 
 def test_any_flipped_byte_is_one_line_or_a_table():
