@@ -154,7 +154,7 @@ def _compare_set(
   for detector in detectors:
     for folder, found in zip(detector.folders, detector.results, strict=True):
       path = results.scores_path(folder, name)
-      table = scores.labelled(scores.read_scores(path, of={'set': name}))
+      table = scores.labelled(scores.read_scores(path, of=found.table_of(name)))
       if rows is None:
         rows, first, manifest = table, folder, _manifest_hash(found, name)
         clusters = make_clusters(table, settings.unit)

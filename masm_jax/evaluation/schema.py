@@ -223,11 +223,12 @@ class FramesPerVideo:
 
 @_frozen
 class SetFacts:
-  """What was scored of a set."""
+  """What was scored of a set; `scores` tells its score table from others, '' in old folders."""
 
   manifest: str = ''
   split: str = ''
   manifest_sha256: str = ''
+  scores: str = ''
   frames: _Count = 0
   videos: _Count = 0
   undecodable: _Count = 0
@@ -269,6 +270,11 @@ class Evaluation:
   suite: dict[str, Any] = field(default_factory=dict)
   note: str = ''
   started: str = ''
+
+  def table_of(self, name: str) -> dict[str, str]:
+    """What the score table of a set has to be of, as `scores.read_scores` takes it."""
+    facts = self.protocol.sets.get(name)
+    return {'set': name} | ({'scores': facts.scores} if facts and facts.scores else {})
 
   @pydantic.field_validator('sets')
   @classmethod

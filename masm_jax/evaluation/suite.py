@@ -114,6 +114,7 @@ class SuiteRun:
       warnings += part['warnings']
       measured[name] = part['metrics']
       facts[name] = _facts(manifest, scores.read_scores(path)) | part['facts']
+      facts[name]['scores'] = self._note(path)['scores']
       if missing := facts[name]['undecodable']:
         text = (
           f'{name}: {missing} of {len(manifest)} images could not be decoded; they are left out'

@@ -118,7 +118,9 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
   runs = []
   for i, (name, (_, folder), document) in enumerate(zip(names, named, documents, strict=True)):
     tables = {
-      set_name: scores.read_scores(results.scores_path(folder, set_name), of={'set': set_name})
+      set_name: scores.read_scores(
+        results.scores_path(folder, set_name), of=document.table_of(set_name)
+      )
       for set_name in document.sets
     }
     frames = {set_name: scores.labelled(table) for set_name, table in tables.items()}

@@ -15,6 +15,7 @@ from masm_jax.errors import UserError
 from masm_jax.evaluation import comparison as compare
 from masm_jax.evaluation import published, results, tables
 from masm_jax.metrics import clusters, scores, uncertainty
+from masm_jax.report import runs
 
 BOOTSTRAP = {'draws': 60, 'confidence': 0.95, 'unit': 'video', 'seed': 3}
 
@@ -284,6 +285,25 @@ def test_equal_names_of_different_images_are_not_compared(tmp_path):
     (warning,) = compared(first, second, one='m', two='n')
     assert (warning['set'], warning['kind']) == ('x', 'manifest_changed')
     assert warning['methods'] == ['two'] and f'than {tmp_path / "one"};' in warning['text']
+
+
+def test_a_score_table_of_another_detector_is_refused(tmp_path):
+  folders = []
+  for name in ('one', 'two'):
+    folder = tmp_path / name
+    evaluation(folder, {results.VAL: score_table(1.0), 'x': score_table(1.0)}, method=name)
+    document = telemetry.read_json(folder / 'results.json')
+    document['protocol']['sets'] = {'x': {'scores': name}}
+    telemetry.write_json(folder / 'results.json', document)
+    path = results.scores_path(folder, 'x')
+    scores.write_scores(path, score_table(1.0), of={'set': 'x', 'scores': name})
+    folders.append(str(folder))
+  compare.compare(compare.load_detectors(folders))
+  shutil.copy(path, tmp_path / 'one' / 'scores' / 'x.parquet')
+  with pytest.raises(UserError, match=r"one/scores/x\.parquet is of another scores \('two'"):
+    compare.compare(compare.load_detectors(folders))
+  with pytest.raises(UserError, match='is of another scores'):
+    runs.read_runs(folders)
 
 
 def test_errors_of_the_command_are_one_line(tmp_path, three, capsys):
