@@ -81,7 +81,7 @@ def read(
     found = {}
     for column in deltas:
       # As many rows at a time as are not too long even where each is as long as a page.
-      size = max(min((limit - need) // max(longest, 1), 2**16), 1)
+      size = max(min((limit - need) // max(_TEXT_COPIES * longest, 1), 2**16), 1)
       batches = []
       for batch in file.iter_batches(size, columns=[column], use_threads=False):
         batches.append(batch.column(0))
