@@ -1,6 +1,6 @@
 """Trains and evaluates a detector.
 
-python -m masm_jax.main --config=ffpp --workdir=runs/ffpp
+python -m masm_jax.main --config=configs/ffpp.py --workdir=runs/ffpp
 python -m masm_jax.main --config=ffpp:method=linear --config.seed=1 --workdir=runs/linear
 """
 
