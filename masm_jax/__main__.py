@@ -10,7 +10,8 @@ import runpy
 import sys
 
 import masm_jax
-from masm_jax.errors import say, storage_text, usable_output
+from masm_jax.errors import storage_text
+from masm_jax.terminal import say, usable_output
 
 # Each is a module of its name, in the order in which a user meets them.
 COMMANDS = {

@@ -18,9 +18,10 @@ import ml_collections
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from masm_jax import errors, places, shipped
-from masm_jax.errors import NO_FIELD, UserError, flag_text, say, terminal_line, unknown_field
+from masm_jax import errors, places, shipped, terminal
+from masm_jax.errors import NO_FIELD, UserError, flag_text, unknown_field
 from masm_jax.parallel import peers, talk
+from masm_jax.terminal import say, terminal_line
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
 flags.disclaim_key_flags()
@@ -268,19 +269,16 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     Ctrl-C, each told in one line.
   """
   try:
-    with errors.usable_output(), errors.plain_logs():
+    with terminal.usable_output():
       errors.refuse_ascii_names()
       return command()
-  except UserError as error:
-    say(_line(error), file=sys.stderr)
-    return peers.USER_STATUS
   except KeyboardInterrupt:
     say(interrupted, file=sys.stderr)
     return 130
-  except OSError as error:
-    if not (text := errors.storage_text(error)):
+  except (UserError, OSError) as error:
+    if not (line := _line(error)):
       raise
-    say(f'error: {text}', file=sys.stderr)
+    say(line, file=sys.stderr)
     return peers.USER_STATUS
 
 
@@ -293,16 +291,14 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   if help_text := sys.modules['__main__'].__doc__:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
-    with errors.usable_output(), errors.plain_logs():
+    with terminal.usable_output():
       errors.refuse_ascii_names()
       app.run(main_fn, flags_parser=_parse_or_help)
-  except UserError as error:
-    _fail(peers.USER_STATUS, _line(error))
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
     _fail(130, 'interrupted; what was saved before stays')
   except Exception as error:
-    if what := errors.storage_text(error):
-      _fail(peers.USER_STATUS, f'error: {what}')
+    if line := _line(error):
+      _fail(peers.USER_STATUS, line)
     if not _has_peers():
       raise
     if peers.is_lost(error):
@@ -311,9 +307,10 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
     _fail(1, traceback.format_exc())
 
 
-def _line(error: UserError) -> str:
-  """One line, whatever the names in it hold."""
-  return f'error: {terminal_line(in_typed_words(str(error)))}'
+def _line(error: Exception) -> str:
+  """One line for what the user is to mend, whatever the names in it hold; '' for a bug."""
+  text = str(error) if isinstance(error, UserError) else errors.storage_text(error)
+  return text and f'error: {terminal_line(in_typed_words(text))}'
 
 
 @contextlib.contextmanager

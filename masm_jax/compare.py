@@ -12,8 +12,9 @@ import pathlib
 import sys
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 
 def main(argv: list[str] | None = None) -> int:

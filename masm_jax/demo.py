@@ -17,8 +17,8 @@ import sys
 import numpy as np
 
 from masm_jax import cli, places, plain_files
-from masm_jax.errors import say
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 METHODS = ('masm', 'linear', 'full')
 LICENCE_NOTE = 'trained on drawn portraits: it says nothing about real pictures'

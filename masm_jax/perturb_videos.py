@@ -18,7 +18,8 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say, terminal_line
+from masm_jax.errors import UserError
+from masm_jax.terminal import say, terminal_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

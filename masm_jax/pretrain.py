@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
+from masm_jax.terminal import say
 
 _CONFIG = cli.define_config(
   'config', 'The config: demo_pretrain, or a file. --config.FIELD=VALUE sets a field.'

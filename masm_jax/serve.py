@@ -17,8 +17,9 @@ import sys
 from typing import Any
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 _UNITS = {'s': 1.0, 'm': 60.0, 'h': 3600.0, 'd': 86400.0}
 _LOCAL_NAMES = ('localhost', '127.0.0.1', '::1')

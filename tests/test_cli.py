@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from masm_jax import cli, errors
+from masm_jax import cli, terminal
 from masm_jax.__main__ import COMMANDS
 from masm_jax.errors import UserError
 from masm_jax.parallel import talk
@@ -177,12 +177,12 @@ def test_no_terminal_obeys_what_is_said_or_logged(capsys, monkeypatch):
   handler = logging.StreamHandler(sys.stderr)
 
   def command():
-    errors.say(f'set  n\n{name}\t7')
+    terminal.say(f'set  n\n{name}\t7')
     log.warning('cannot read %s: %d', name, 3)
     return 0
 
   log.addHandler(handler)
-  monkeypatch.setattr(errors, '_PACKAGE', os.path.dirname(__file__))
+  monkeypatch.setattr(terminal, '_PACKAGE', os.path.dirname(__file__))
   try:
     assert cli.exit_status(command) == 0
   finally:

@@ -11,8 +11,8 @@ import pytest
 
 import masm_jax
 from masm_jax.__main__ import COMMANDS
-from masm_jax.errors import usable_output
 from masm_jax.prediction import predictor
+from masm_jax.terminal import usable_output
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -71,7 +71,7 @@ def test_output_that_nobody_reads_ends_a_command_quietly(words):
 
 CLOSED = """
 import os, subprocess, sys
-from masm_jax.errors import say, usable_output
+from masm_jax.terminal import say, usable_output
 with usable_output():
   with open(sys.argv[1], 'w') as file:
     say('to nobody', file=sys.stderr)

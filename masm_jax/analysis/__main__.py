@@ -16,8 +16,9 @@ from typing import Any
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'Directory of a run. Several: with commas between, or the flag several times.'

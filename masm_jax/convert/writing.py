@@ -6,9 +6,10 @@ import masm_jax
 from masm_jax import backbones, files, tree
 from masm_jax.convert import adapter
 from masm_jax.convert.formats import FORMATS
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.inference import composition, detector_file, detector_schema
 from masm_jax.metrics import text_tables
+from masm_jax.terminal import say
 
 
 def convert(

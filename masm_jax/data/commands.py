@@ -19,7 +19,8 @@ from masm_jax.data.importers.folder import import_folder, is_undivided
 from masm_jax.data.importers.gend_lists import import_gend_lists, split_of_list
 from masm_jax.data.linking import linked_groups
 from masm_jax.data.manifest import Manifest, load_manifest, no_manifest, write_manifest
-from masm_jax.errors import UserError, say, terminal_line
+from masm_jax.errors import UserError
+from masm_jax.terminal import say, terminal_line
 
 FORMATS = ('deepfakebench', 'df40', 'gend', 'dfdc', 'folder')
 

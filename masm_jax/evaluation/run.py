@@ -16,13 +16,14 @@ from masm_jax.data import crop_settings, storage
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.crop_settings import read_crop_settings
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError, say, terminal_line
+from masm_jax.errors import UserError
 from masm_jax.evaluation import curves, inside, results
 from masm_jax.evaluation import suite as suite_lib
 from masm_jax.inference import detector_file, steps, trained, validation
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.metrics import catalogue, metric_tables
 from masm_jax.parallel import locks, peers, sharding
+from masm_jax.terminal import say, terminal_line
 
 
 def evaluate(

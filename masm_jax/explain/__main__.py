@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 _MODEL = flags.DEFINE_string('model', None, 'The --workdir of a training run, or a detector file.')
 _STEP = flags.DEFINE_string('step', 'best', 'best (by validation), last, or the number of a step.')

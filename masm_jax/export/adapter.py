@@ -11,12 +11,13 @@ import numpy as np
 
 from masm_jax import files, tree
 from masm_jax.convert import adapter
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.export import common
 from masm_jax.export.detector import without_places
 from masm_jax.export.request import Request
 from masm_jax.inference import detector_file, detector_schema, trained
 from masm_jax.parallel import sharding
+from masm_jax.terminal import say
 
 
 def write(request: Request) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import masm_jax
 from masm_jax import files, places, tree
 from masm_jax.convert import adapter
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.export.request import Request
 from masm_jax.inference import detector_file
 from masm_jax.inference.trained import TrainedRun
 from masm_jax.metrics import text_tables
 from masm_jax.parallel import sharding
+from masm_jax.terminal import say
 
 NOTE = 'export.json'
 # What the formats write: an export in the place of another format's leaves none of its files.

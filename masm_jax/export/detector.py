@@ -13,7 +13,7 @@ from masm_jax import files, telemetry, tree
 from masm_jax.data import crop_settings
 from masm_jax.data import sets as sets_lib
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.export.request import Request
 from masm_jax.inference import changes as changes_lib
 from masm_jax.inference import (
@@ -29,6 +29,7 @@ from masm_jax.inference.changes import Changes
 from masm_jax.inference.scorer import Evaluator
 from masm_jax.metrics import text_tables
 from masm_jax.parallel import sharding
+from masm_jax.terminal import say
 
 _MAX_FRAMES = 20_000  # Of the validation set that statistics of features are made of.
 _BATCH_SIZE = 32

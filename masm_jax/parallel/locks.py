@@ -27,7 +27,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from masm_jax import files, places, plain_files
-from masm_jax.errors import UnfitFileError, UserError, say, terminal_line
+from masm_jax.errors import UnfitFileError, UserError
+from masm_jax.terminal import say, terminal_line
 
 NAME = '.lock'
 BEAT_S = 15.0

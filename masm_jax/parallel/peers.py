@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any, NoReturn, Self
 
-from masm_jax.errors import say
+from masm_jax.terminal import say
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and it may work the next time.
 # Where heartbeats find it out, jax itself ends the process: by SIGABRT, 134 to a shell.

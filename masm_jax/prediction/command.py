@@ -11,11 +11,12 @@ from typing import Any, Literal, TextIO
 
 import masm_jax
 from masm_jax import files, plain_files
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from masm_jax.prediction import inputs, results, words
 from masm_jax.prediction.answers import SCHEMA, Answer
 from masm_jax.prediction.media import Limits, Source, View
+from masm_jax.terminal import say
 
 Found = Iterator[tuple[Answer, list[View]]]  # With the frames to be shown.
 

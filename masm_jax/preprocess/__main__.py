@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
+from masm_jax.terminal import say
 
 _LAYOUTS = """layouts (splits come from the data set's own lists where it has some):
   ffpp             original_sequences/, manipulated_sequences/; train.json, val.json, test.json

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from masm_jax.data.manifest import Manifest
-from masm_jax.errors import terminal_line
 from masm_jax.preprocess.raw_video import RawVideo, readable
 from masm_jax.preprocess.records import ALL_FAKE, OUTCOMES, Record
+from masm_jax.terminal import terminal_line
 
 OUTCOME_LINES = 'outcomes.jsonl'
 _SHOWN = 5  # Cases of each kind.

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from masm_jax import cli, files
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
+from masm_jax.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,8 +31,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from masm_jax import cli, files, places
-from masm_jax.errors import UserError, say
+from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.terminal import say
 
 if TYPE_CHECKING:
   from masm_jax.sweep.plan import Sweep

@@ -10,9 +10,10 @@ from typing import Any
 import ml_collections
 
 from masm_jax import config as config_lib
-from masm_jax import errors, files
+from masm_jax import files
 from masm_jax.sweep import local, schema
 from masm_jax.sweep.plan import Sweep
+from masm_jax.terminal import say
 
 _FILE = 'cost.json'
 _LOG = 'cost.txt'
@@ -77,7 +78,7 @@ def _count(
       report = costs.inspect(config)
     except Exception:  # Of any type: the other rows are counted all the same.
       failed.append(row)
-      errors.say(f'{row}: {traceback.format_exc()}')
+      say(f'{row}: {traceback.format_exc()}')
       continue
     found = {name: report[name] for name in ('train_step_gflop', 'ratio', 'peak_temp_mb')}
     document = {'config_sha256': _fingerprint(config)} | found

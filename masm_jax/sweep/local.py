@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from masm_jax import plain_files
-from masm_jax.errors import say
 from masm_jax.parallel import locks, peers
 from masm_jax.sweep import server
 from masm_jax.sweep.plan import Progress, Run
+from masm_jax.terminal import say
 
 LOG = 'log.txt'
 _GRACE_S = 1.0  # For what a killed sweep leaves.

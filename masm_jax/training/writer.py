@@ -17,13 +17,13 @@ from masm_jax import config as config_lib
 from masm_jax import files, telemetry, tree
 from masm_jax.data import sets
 from masm_jax.data.crop_settings import CropSettings
-from masm_jax.errors import say
 from masm_jax.masking import grad_stats
 from masm_jax.masking.groups import Groups
 from masm_jax.masking.layer_mask import LayerMask, MaskConfig, find_doubt
 from masm_jax.methods.chosen_layers import Selection
 from masm_jax.metrics import metric_tables, scores
 from masm_jax.telemetry.lines import JsonLines
+from masm_jax.terminal import say
 
 FORMAT = 'masm_jax training 1'  # Of `results.json`; runs of version 0.1 do not say it.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from masm_jax.errors import UnfitFileError, UserError, storage_text, terminal_line
+from masm_jax.errors import UnfitFileError, UserError, storage_text
+from masm_jax.terminal import terminal_line
 
 Case = Mapping[str, bytes]  # Files by their paths below a folder.
 PIPE = b'\0a pipe in the place of a file\0'  # The content of what becomes a named pipe.

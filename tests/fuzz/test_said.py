@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from masm_jax import errors, perturb_videos
+from masm_jax import perturb_videos, terminal
 from masm_jax.data.__main__ import main as data_commands
 from masm_jax.evaluation import run
 from masm_jax.parallel import locks
@@ -33,7 +33,7 @@ def test_no_terminal_obeys_what_is_said_of_videos():
   video = raw_video.RawVideo(f'{_NAME}.mp4', 'video', _NAME, 'test', 0, 'real', _NAME)
   made = {'outcome': 'unreadable', 'reasons': [_NAME], **counts}
   table = outcomes.outcome_table([video], [made])
-  told = errors.plain(
+  told = terminal.plain(
     outcomes.summary(outcomes.Report(table, None, 0, f'skipped 1 files: {_NAME}'))
   )
   assert told.count('owned') >= 4 and all(line.isprintable() for line in told.splitlines())
