@@ -20,7 +20,7 @@ from masm_jax.parallel import sharding
 from masm_jax.subspaces import factor_cache
 from tests.fuzz.border import Border, Case
 from tests.fuzz.mutations import spoilt_bytes, spoilt_json
-from tests.inference import test_detector_file as made
+from tests.inference import detector_files_made as made
 
 Files = dict[str, bytes]
 
