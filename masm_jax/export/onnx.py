@@ -46,10 +46,8 @@ def write(request: Request) -> None:
       found = subprocess.run(command, capture_output=True, text=True, check=False)
       if found.returncode:
         raise UserError(f'jax2onnx failed: {(found.stderr.strip().splitlines() or ["?"])[-1]}')
-      with files.replacing(out / MODEL) as fresh:
-        fresh.write_bytes(
-          plain_files.read_bytes(place / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES)
-        )
+      model = plain_files.read_bytes(place / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES)
+      files.write_bytes(out / MODEL, model)
     probe = common.probe_images(run.detector.backbone.image_size)
     import onnxruntime
 

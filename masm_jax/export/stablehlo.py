@@ -42,8 +42,7 @@ def write(request: Request) -> None:
   images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
   exported = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(shapes, images)
   with common.folder(request, run, 'stablehlo') as (out, note):
-    with files.replacing(out / MODEL) as fresh:
-      fresh.write_bytes(exported.serialize())
+    files.write_bytes(out / MODEL, exported.serialize())
     common.save(out / WEIGHTS, weights)
     probe = common.probe_images(size)
     read_back = jax.export.deserialize(

@@ -58,20 +58,15 @@ def train(
   """
   config_lib.validate(config)
   telemetry.parse_steps(profile)
-  is_lead, is_new = jax.process_index() == 0, not workdir.exists()
-  _check_writable(workdir)
-  try:
-    with (
-      locks.held(workdir, kind=places.TRAINING, enabled=is_lead),
-      peers.Watchdog(hang_timeout_s) as watchdog,
-    ):
-      if is_lead:
-        files.remove_unfinished(workdir, deep=True)
-      return _train(config, workdir, watchdog, profile)
-  finally:
-    if is_lead and is_new:
-      with contextlib.suppress(OSError):  # It holds something.
-        workdir.rmdir()
+  is_lead = jax.process_index() == 0
+  with (
+    locks.held(workdir, kind=places.TRAINING, enabled=is_lead),
+    peers.Watchdog(hang_timeout_s) as watchdog,
+  ):
+    if is_lead:
+      files.remove_unfinished(workdir, deep=True)
+    _check_writable(workdir)
+    return _train(config, workdir, watchdog, profile)
 
 
 def _train(

@@ -150,12 +150,11 @@ def _render(
   root: pathlib.Path, plans: list[VideoPlan], wanted: dict[str, int], num_processes: int, progress
 ) -> None:
   """Renders the set into a folder beside `root`, which then takes its name."""
-  for left in root.parent.glob(
-    f'.{glob.escape(root.name)}.partial-*'
-  ):  # By processes that were killed.
+  prefix = f'.{root.name}.partial-'
+  for left in root.parent.glob(f'{glob.escape(prefix)}*'):  # By processes that were killed.
     shutil.rmtree(left, ignore_errors=True)
   try:
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f'.{root.name}.partial-', dir=root.parent))
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
   except OSError as error:
     raise UserError(f'cannot write to {root.parent}: {error.strerror}') from error
   try:
