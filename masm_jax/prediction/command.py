@@ -101,7 +101,7 @@ def run(options: Options, *, start_jax: Callable[[], None], stdin: TextIO | None
     Engine(detector, explainer=explainer, num_workers=options.num_workers, **predicts) as engine,
     results.Folder(options.out, _identity(engine, options)) as folder,
   ):
-    todo = _todo(names, folder)
+    todo = _todo(names, folder, pictures=options.pictures)
     if options.engine == 'ray':
       from masm_jax.prediction import ray_engine
 
@@ -156,13 +156,20 @@ def _identity(engine: Any, options: Options) -> dict[str, Any]:
   return files.to_json(identity)
 
 
-def _todo(names: Sequence[str], folder: results.Folder) -> Iterator[Source]:
-  """Inputs without a line, their hashes known."""
+def _todo(names: Sequence[str], folder: results.Folder, *, pictures: bool) -> Iterator[Source]:
+  """Inputs without a line, or without the pictures that are asked for; their hashes are known."""
   for name in names:
     source = Source(name, name=name)
     sha256 = _sha256(name)
-    if (source.shown_name, sha256) not in folder.answers:
+    answer = folder.answers.get((source.shown_name, sha256))
+    if answer is None or (pictures and not _are_drawn(folder, answer)):
       yield dataclasses.replace(source, sha256=sha256)
+
+
+def _are_drawn(folder: results.Folder, answer: Answer) -> bool:
+  from masm_jax.prediction import pictures  # It imports matplotlib.
+
+  return pictures.are_saved(folder.path, answer)
 
 
 def _sha256(path: str) -> str:
@@ -200,7 +207,7 @@ def _take(
   say(_columns('result', 'probability of a fake', 'people', 'file'), file=out)
   start = len(folder.answers)
   with Progress(max(num_inputs, start), start=start, label='predict', unit='files') as progress:
-    for number, (answer, views) in enumerate(found, start=start + 1):
+    for answer, views in found:
       if pictures or answer.explanation:
         from masm_jax.prediction import pictures as drawing
       if pictures:
@@ -212,7 +219,7 @@ def _take(
       line = _columns(said.short, said.number, str(len(answer.tracks)), answer.input.name)
       line += f'  ({", ".join(answer.reasons)})' if answer.reasons else ''
       say(line, file=sys.stdout if out.isatty() else out)
-      progress.update(number)
+      progress.update(len(folder.answers))
 
 
 def _columns(*cells: str) -> str:

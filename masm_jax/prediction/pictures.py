@@ -18,6 +18,7 @@ from masm_jax.prediction.answers import Answer, Verdict
 from masm_jax.prediction.media import View
 
 FOLDER = 'pictures'
+_TIMELINE = 'timeline.png'
 
 # RGB; the words stand beside the colours, for those who do not tell them apart.
 _COLOURS: Mapping[Verdict, tuple[int, int, int]] = {
@@ -67,7 +68,7 @@ def save(folder: pathlib.Path, answer: Answer, views: Sequence[View]) -> None:
     policy = answer.policy
     timeline.timeline_figure(
       lines,
-      place / 'timeline.png',
+      place / _TIMELINE,
       threshold=policy.threshold,
       band=policy.abstain,
       note=words.describe(answer).fine_print,
@@ -109,6 +110,15 @@ def saved_explanations(folder: pathlib.Path, answer: Answer) -> list[pathlib.Pat
 def saved(folder: pathlib.Path, answer: Answer) -> list[pathlib.Path]:
   """The frames that `save` wrote, in order."""
   return sorted((folder / FOLDER / answer.input.sha256[:16]).glob('frame_*.jpg'))
+
+
+def are_saved(folder: pathlib.Path, answer: Answer) -> bool:
+  """Whether `save` wrote all that there is to be shown: the timeline comes last."""
+  if not answer.tracks and 'no_face' not in answer.reasons:
+    return True  # It could not be read.
+  if timeline_lines(answer):
+    return (folder / FOLDER / answer.input.sha256[:16] / _TIMELINE).exists()
+  return bool(saved(folder, answer))
 
 
 def timeline_lines(answer: Answer) -> list[Line]:

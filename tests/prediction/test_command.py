@@ -79,6 +79,28 @@ def test_answers_come_as_lines_table_and_report(run, folder, tmp_path, capsys):
   assert saved[0] == 'frame_000000.jpg' and saved[-1] == 'timeline.png' and len(saved) == 7
 
 
+def test_pictures_are_added_to_answers_that_lack_them(run, whole_engine, tmp_path, monkeypatch):
+  out = tmp_path / 'out'
+  run(out)
+  lines = lines_of(out)
+  asked = []
+  submit = whole_engine.submit
+  record = lambda source, **more: asked.append(source.shown_name) or submit(source, **more)
+  monkeypatch.setattr(whole_engine, 'submit', record)
+  run(out, pictures=True)
+  readable = [v for v in map(json.loads, lines.splitlines()) if v['tracks']]
+  assert sorted(asked) == sorted(v['input']['name'] for v in readable) and lines_of(out) == lines
+  places = [out / 'pictures' / v['input']['sha256'][:16] for v in readable]
+  assert all(list(place.glob('frame_*.jpg')) for place in places)
+  asked.clear()
+  run(out, pictures=True)
+  assert not asked
+  (timeline,) = out.glob('pictures/*/timeline.png')
+  timeline.unlink()  # A kill came before it.
+  run(out, pictures=True)
+  assert len(asked) == 1 and timeline.exists()
+
+
 def test_the_report_is_written_before_the_folder_is_let_go(run, tmp_path, monkeypatch):
   seen = []
   monkeypatch.setattr(
