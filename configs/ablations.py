@@ -18,9 +18,7 @@ no effect either. K matters through the layer mask, which switches (block, subsp
 through how many components K*q are trained at all.
 """
 
-import functools
-
-from configs import common, masm_v01
+from configs import masm_v01
 
 BASE = 'demo'
 
@@ -69,12 +67,11 @@ def _form(fields, *groups):
   return _SKELETON | {name: value for name, value in fields.items() if name.startswith(groups)}
 
 
-# The same fields in their present form.
-_DEFAULTS = common.get_config()
-_NOW = {
-  name: functools.reduce(getattr, name.split('.'), _DEFAULTS)
-  for name in (*masm_v01.FIELDS, 'mask.keep')
-}
+def _alone(field):
+  """The skeleton with the part that this field switches as the base config has it."""
+  return {name: value for name, value in _SKELETON.items() if name != field}
+
+
 # Which fields make up each named part of the method.
 _ORTHOGONAL = (
   'regularizer.orthogonality', 'regularizer.w_', 'regularizer.mode', 'regularizer.squared'
@@ -92,16 +89,39 @@ SWEEPS = {
     ),
     'rows': {
       'skeleton': _form(masm_v01.FIELDS, 'subspace'),
-      'all_v01': masm_v01.FIELDS | {'mask.keep': 0.5},
+      'all_v01': masm_v01.FIELDS,
       'all': {},
       'skeleton_balanced': _SKELETON | {'subspace.parametrization': 'balanced'},
       'all_balanced': {'subspace.parametrization': 'balanced'},
-      'mask_v01': _form(masm_v01.FIELDS, 'subspace', 'mask') | {'mask.keep': 0.5},
-      'mask': _form(_NOW, 'mask'),
+      'mask_v01': _form(masm_v01.FIELDS, 'subspace', 'mask'),
+      'mask': _alone('mask.kind'),
       'orthogonality_v01': _form(masm_v01.FIELDS, 'subspace', *_ORTHOGONAL),
-      'orthogonality': _form(_NOW, *_ORTHOGONAL),
+      'orthogonality': _alone('regularizer.orthogonality'),
       'spectrum_v01': _form(masm_v01.FIELDS, 'subspace', *_SPECTRAL),
-      'spectrum': _form(_NOW, *_SPECTRAL),
+      'spectrum': _alone('regularizer.spectral'),
+      'decay_v01': _form(masm_v01.FIELDS, 'subspace', 'optim'),
+    },
+  },
+  'scale': {
+    'about': (
+      'What holds the artifact part to its first energy: bases of length 1 (w_self) and the '
+      'spectral loss, each as it is, in a softer form, or let go; with plain and balanced factors.'
+    ),
+    'rows': {
+      f'{name}{suffix}': fields | form
+      for suffix, form in (('', {}), ('_balanced', {'subspace.parametrization': 'balanced'}))
+      for name, fields in {
+        'skeleton': _SKELETON,
+        'all': {},
+        'no_mask': {'mask.kind': 'none'},
+        'any_length': {'regularizer.w_self': 0.0},
+        'values': {'regularizer.spectral_kind': 'singular_values'},
+        'any_length,values': {
+          'regularizer.w_self': 0.0,
+          'regularizer.spectral_kind': 'singular_values',
+        },
+        'any_length,kernel': {'regularizer.w_self': 0.0, 'regularizer.energy_of': 'kernel'},
+      }.items()
     },
   },
   'components': {
@@ -223,7 +243,12 @@ SWEEPS = {
       'How much of a kernel the artifact subspaces are kept off: all that is not artifact (two '
       'parts), or the first components that hold a share of the energy (three parts).'
     ),
-    'rows': _values('subspace.semantic_energy', 1.0, 0.9, 0.7, 0.5, 0.3, name='energy='),
+    'rows': {
+      row: fields | {'regularizer.w_sem': 2.0}
+      for row, fields in _values(
+        'subspace.semantic_energy', 1.0, 0.9, 0.7, 0.5, 0.3, name='energy='
+      ).items()
+    },
   },
   'orthogonality': {
     'about': (

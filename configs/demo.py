@@ -10,7 +10,7 @@ drawn by the program: the metrics show that it works, and prove nothing about re
 from configs import common
 
 _KNOWN = ('swap', 'upsample', 'reenact', 'texture')
-_HELD_OUT = ('checkerboard', 'poisson', 'regenerate')
+HELD_OUT = ('checkerboard', 'poisson', 'regenerate')
 
 
 def set_data(config):
@@ -22,7 +22,7 @@ def set_data(config):
   config.data.val = common.dataset('synthetic', split='val')
   with config.unlocked():
     config.data.tests.known = common.dataset('synthetic', split='test', methods=_KNOWN)
-    for method in _HELD_OUT:
+    for method in HELD_OUT:
       config.data.tests[method] = common.dataset('synthetic', split='test', methods=(method,))
   config.data.sampler = 'balanced'
   config.data.augment = 'flip'  # At 64 px the gend preset hides most of what is to be found.

@@ -12,11 +12,13 @@ from configs import masm_v01
 
 BASE = 'protocols:protocol=across'
 
-_FACTORS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)  # Of low-rank factors.
-_SMALL = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)  # Of few parameters: norms, biases, heads.
-_ALL = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4)  # Of whole networks.
-_MORE = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4)  # Of whole networks, a layer at a time.
+# Half a decade apart: the best one should lie within.
+_FACTORS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Of low-rank factors.
+_SMALL = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # Of few parameters: norms, biases, heads.
+_ALL = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # Of whole networks.
+_MORE = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # Of whole networks, a layer at a time.
 _SMOOTHING = {'head.label_smoothing': (0.0, 0.1)}
+_L2 = {'optim.weight_decay': (5e-4, 0.0)}
 _SKELETON = {
   'method': 'masm',
   'mask.kind': 'none',
@@ -31,7 +33,7 @@ ROWS = {
     'rates': _FACTORS,
     'own': {'mask.keep': (0.5, 0.75)},
   },
-  'skeleton': {'fields': _SKELETON, 'rates': _FACTORS, 'own': {'subspace.rank': (8, 16)}},
+  'skeleton': {'fields': _SKELETON, 'rates': _FACTORS, 'own': _SMOOTHING},
   'fmsd': {'fields': {'method': 'fmsd'}, 'rates': _FACTORS, 'own': {'mask.keep': (0.5, 0.75)}},
   'fmsd_random': {
     'fields': {'method': 'fmsd', 'mask.kind': 'random'},
@@ -43,13 +45,13 @@ ROWS = {
     'rates': _FACTORS,
     'own': {'mask.keep': (0.5, 0.75)},
   },
-  'effort': {'fields': {'method': 'effort'}, 'rates': _FACTORS, 'own': _SMOOTHING},
+  'effort': {'fields': {'method': 'effort'}, 'rates': _FACTORS, 'own': _L2},
   'effort_published': {
     'fields': {'method': 'effort_published'},
     'rates': _FACTORS,
-    'own': {'regularizer.orthogonality': (1.0, 0.1)},
+    'own': _L2,
   },
-  'gend': {'fields': {'method': 'gend'}, 'rates': _SMALL, 'own': {'loss.uniformity': (0.5, 0.1)}},
+  'gend': {'fields': {'method': 'gend'}, 'rates': _SMALL, 'own': _SMOOTHING},
   'ln': {'fields': {'method': 'ln'}, 'rates': _SMALL, 'own': _SMOOTHING},
   'bitfit': {'fields': {'method': 'bitfit'}, 'rates': _SMALL, 'own': _SMOOTHING},
   'lora': {
@@ -58,6 +60,6 @@ ROWS = {
     'own': {'lora.targets': ('attention', 'all')},
   },
   'linear': {'fields': {'method': 'linear'}, 'rates': _SMALL, 'own': _SMOOTHING},
-  'full': {'fields': {'method': 'full'}, 'rates': _ALL, 'own': {'optim.weight_decay': (5e-4, 0.0)}},
+  'full': {'fields': {'method': 'full'}, 'rates': _ALL, 'own': {'optim.weight_decay': (0.0, 5e-4)}},
   'bvg_ls': {'fields': {'method': 'bvg_ls'}, 'rates': _MORE, 'own': {'mask.decay': (0.9, 0.99)}},
 }

@@ -15,6 +15,7 @@ FIELDS = {
   'mask.score': 'bvr',
   'mask.select': 'per_subspace',
   'mask.keep_by': 'share',
+  'mask.keep': 0.5,
   'mask.hysteresis': 0.0,
   'mask.warmup_steps': 20,
   'mask.close_steps': 0,
@@ -38,5 +39,5 @@ FIELDS = {
 
 def get_config(arg=None):
   config = ffpp.get_config(f'method=masm,{arg or ""}')
-  config.update_from_flattened_dict(FIELDS | {'mask.keep': 0.5})
+  config.update_from_flattened_dict(FIELDS)
   return config

@@ -144,9 +144,10 @@ def compare(
     if recipe == 'equal':
       found = search.run(rows, make, workdir=workdir, seed=seeds[0], jobs=jobs, say=say)
       chosen = {searched.row.name: dict(searched.best.values) for searched in found}
+      ends = [searched.row.name for searched in found if searched.is_at_end]
       sweep = final_sweep(found, make, workdir=workdir, seeds=seeds)
     else:
-      chosen = {}
+      chosen, ends = {}, []
       published = {row.name: dict(row.fields) for row in rows}
       sweep = make(published, workdir=workdir, seeds=seeds, with_tests=True)
     failures = local.run_all(sweep.runs, jobs=jobs, say=say)
@@ -155,7 +156,7 @@ def compare(
     say(f'stopped by signal {stopped.signal_number}; the same command resumes from here')
     return 128 + stopped.signal_number
   report = fair_table.write(
-    sweep, chosen, reference=reference, recipe=recipe, metric=metric, level=level
+    sweep, chosen, ends=ends, reference=reference, recipe=recipe, metric=metric, level=level
   )
   say(f'\n{report}\n{workdir / "report.md"}; fair.json and {search.FILE} beside it')
   for failure in failures:

@@ -7,7 +7,7 @@ named sweep. They hold what the runs compute; wall times stand in `report.md` al
 import io
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,12 @@ _ROW = ['path', 'video_id', 'label']  # What makes two rows of score tables the 
 
 
 def make(
-  sweep: Sweep, chosen: Mapping[str, Mapping[str, Any]], *, reference: str, recipe: str
+  sweep: Sweep,
+  chosen: Mapping[str, Mapping[str, Any]],
+  *,
+  reference: str,
+  recipe: str,
+  ends: Collection[str] = (),
 ) -> dict[str, Any]:
   """What the finished runs computed, with paired intervals.
 
@@ -34,11 +39,13 @@ def make(
     chosen: row -> what its search chose; empty without a search.
     reference: row that the others are held against.
     recipe: `equal` or `published`; '' for a named sweep.
+    ends: rows whose learning rate is an end of its grid.
 
   Returns:
     JSON types: those of `table.make_table`, with `recipe`, `reference`, `bootstrap` and `clusters`
-    (set -> unit, number); each row has `chosen` and `paired`, `{set: {level: {metric: entry}}}` of
-    `metrics.paired.entries`. A difference is over the seeds that both rows have finished.
+    (set -> unit, number); each row has `chosen`, `rate_at_end` and `paired`, `{set: {level:
+    {metric: entry}}}` of `metrics.paired.entries`. A difference is over the seeds that both rows
+    have finished.
 
   Raises:
     UserError: the reference has no finished run, or runs have scored different rows.
@@ -51,7 +58,8 @@ def make(
   names = [name for name in rows[reference]['sets'] if name != 'val']
   clusters: dict[str, Any] = {}
   for row in rows.values():
-    row |= {'chosen': dict(chosen.get(row['row'], {})), 'paired': {}}
+    row |= {'chosen': dict(chosen.get(row['row'], {})), 'rate_at_end': row['row'] in ends}
+    row['paired'] = {}
   for name in names:
     by_level, clusters[name] = _compare(sweep, list(rows), name, reference, settings)
     for level, entries in by_level.items():
@@ -169,6 +177,7 @@ def to_markdown(
         _interval(entry['difference'], '+') if 'difference' in entry else '',
       ]
     chosen = ', '.join(f'{k.rpartition(".")[2]} {v}' for k, v in row['chosen'].items())
+    chosen += ' (an end of its grid)' if row['rate_at_end'] else ''
     line += [text_tables.markdown(chosen)] if searched else []
     line += [
       f'{row["trainable_parameters"]:,}',
@@ -208,6 +217,7 @@ def write(
   sweep: Sweep,
   chosen: Mapping[str, Mapping[str, Any]],
   *,
+  ends: Collection[str],
   reference: str,
   recipe: str,
   metric: str,
@@ -218,7 +228,7 @@ def write(
   Raises:
     UserError: see `make`.
   """
-  document = make(sweep, chosen, reference=reference, recipe=recipe)
+  document = make(sweep, chosen, reference=reference, recipe=recipe, ends=ends)
   speed = table.make_speed(sweep)
   report = to_markdown(document, metric=metric, level=level, speed=speed)
   folder: pathlib.Path = sweep.workdir

@@ -82,6 +82,11 @@ class Searched:
     """The highest on validation, the earliest of equals."""
     return max(self.trials, key=lambda trial: trial.score)
 
+  @property
+  def is_at_end(self) -> bool:
+    """Whether the best learning rate is an end of its grid: beyond it there may be a better one."""
+    return self.best.values[RATE] in (self.row.rates[0], self.row.rates[-1])
+
 
 def load_rows(
   module: types.ModuleType, names: Sequence[str], given: Mapping[str, Any]

@@ -161,17 +161,17 @@ def _judge(selection: Selection, config: layer_mask.MaskConfig) -> None:
   logging.info('two halves of the probe choose %.2f of the layers alike', selection.agreement)
   floor = grad_stats.noise_floor(config.score, decay=None, count=config.probe_batches)
   at_floor = np.median(selection.scores) < 1.5 * floor  # Never where there is no floor (nan, 0).
-  if config.kind in ('oneshot', 'inverse') and (
-    at_floor or selection.agreement < layer_mask.SIGNAL
-  ):
+  kept = float(np.mean(selection.chosen))
+  is_chance = layer_mask.beyond_chance(selection.agreement, kept) < layer_mask.SIGNAL
+  if config.kind in ('oneshot', 'inverse') and (at_floor or is_chance):
     logging.warning(
       'mask.score = %s hardly tells the layers apart here: two halves of the %d batches choose '
-      '%.2f of them alike (a signal: %.1f or more), the median score is %.3g and noise scores '
-      '%.3g; raise mask.probe_batches, or compare with mask.kind = random',
+      '%.2f of them alike (by chance %.2f), the median score is %.3g and noise scores %.3g; raise '
+      'mask.probe_batches, or compare with mask.kind = random',
       config.score,
       config.probe_batches,
       selection.agreement,
-      layer_mask.SIGNAL,
+      layer_mask.by_chance(kept),
       np.median(selection.scores),
       floor,
     )

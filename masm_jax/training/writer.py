@@ -281,9 +281,11 @@ class RunReport:
     """Says so where the masks were drawn from noise, or never."""
     if not self._groups:
       return
-    masks = telemetry.read_lines(self._workdir / 'masks.jsonl')
-    agreed = [line['agreement'] for line in masks if 'agreement' in line]
-    if doubt := find_doubt(self._mask_config, agreed):
+    lines = telemetry.read_lines(self._workdir / 'masks.jsonl')
+    masks = [line for line in lines if 'agreement' in line]
+    agreed = [line['agreement'] for line in masks]
+    kept = [float(np.mean(line['mask'])) for line in masks]
+    if doubt := find_doubt(self._mask_config, agreed, kept):
       logging.warning('%s', doubt)
 
   def _draw_masks(self, last_step: int) -> None:

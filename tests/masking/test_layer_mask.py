@@ -193,8 +193,8 @@ def agreements(score, scale):
 def test_two_halves_agree_on_a_signal_and_by_chance_on_noise():
   """Gradients without a mean: their norm tells layers apart, their bias-variance ratio cannot."""
   depth = lambda i: 1.0 + 0.3 * i
-  assert agreements('grad_norm', depth) >= layer_mask.SIGNAL
-  assert abs(agreements('bvr', depth) - 0.5) < 0.15
+  beyond = lambda score: layer_mask.beyond_chance(agreements(score, depth), 0.5)
+  assert beyond('grad_norm') >= layer_mask.SIGNAL and abs(beyond('bvr')) < 0.3
   assert layer_mask.MaskConfig().score == 'grad_norm'  # The default is one that is a signal.
 
 
@@ -213,11 +213,25 @@ def test_random_masks_are_a_function_of_seed_and_step_and_all_keeps_everything()
 def test_masks_that_came_by_chance_or_never_are_told():
   config = layer_mask.MaskConfig(kind='dynamic', score='bvr', warmup_steps=30)
   assert 'ended before its first layer mask (mask.warmup_steps = 30)' in layer_mask.find_doubt(
-    config, []
+    config, [], []
   )
-  assert 'mask.score = bvr is noise here: two halves of the batches agree on 0.60' in (
-    layer_mask.find_doubt(config, [0.5, 0.7])
-  )
-  assert not layer_mask.find_doubt(config, [0.75, 0.95])
+  doubt = layer_mask.find_doubt(config, [0.5, 0.7], [0.5, 0.5])
+  assert 'mask.score = bvr is noise here: two halves of the batches agree on 0.60' in doubt
+  assert 'where 0.50 is chance' in doubt
+  assert not layer_mask.find_doubt(config, [0.75, 0.95], [0.5, 0.5])
   for kind in ('all', 'oneshot', 'random'):
-    assert not layer_mask.find_doubt(layer_mask.MaskConfig(kind=kind), [])
+    assert not layer_mask.find_doubt(layer_mask.MaskConfig(kind=kind), [], [])
+
+
+@pytest.mark.parametrize('kept', [1, 6, 11, 12])
+def test_what_masks_share_by_chance_is_no_agreement(kept):
+  """However many groups stay on, masks of noise are told, and masks of a signal are not."""
+  rng = np.random.default_rng(0)
+  config = layer_mask.MaskConfig(kind='dynamic', keep_by='share', keep=kept / 12)
+  draw = lambda scores: layer_mask.draw(jnp.asarray(scores), config=config, seed=0, step=0)
+  noise = [rng.normal(size=(2, 12, 4)) for _ in range(20)]
+  agreed = [float(np.mean(draw(a) == draw(b))) for a, b in noise]
+  share = [kept / 12] * len(agreed)
+  assert bool(layer_mask.find_doubt(config, agreed, share)) == (kept < 12)
+  assert np.mean(agreed) == pytest.approx(layer_mask.by_chance(kept / 12), abs=0.05)
+  assert not layer_mask.find_doubt(config, [1.0] * len(agreed), share)

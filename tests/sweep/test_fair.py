@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from masm_jax import telemetry
+from masm_jax.methods import make_method
 from masm_jax.metrics import binary, scores, summary
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.sweep import __main__ as sweep
@@ -92,6 +93,7 @@ def test_it_searches_on_validation_and_tests_the_choice_alone(command, tmp_path)
   assert [row['seeds_done'] for row in made['rows']] == [[0, 1]] * 2
   markdown = (tmp_path / 'fair' / 'fair.md').read_text()
   assert 'known, minus linear' in markdown and 'images/s' not in markdown
+  assert markdown.count('(an end of its grid)') == 2  # Of two rates, either is one.
   check_paired(tmp_path / 'fair', made)
   assert command('--methods=linear,smooth', '--seeds=0,1') == (0, [])  # All of it is there.
   assert (tmp_path / 'fair' / 'fair.md').read_text() == markdown
@@ -157,5 +159,11 @@ def test_the_shipped_rows_are_searched_alike_and_resolve_on_every_protocol(
     sweep = make({row.name: {**row.fields, **searched(row)} for row in rows},
                  workdir=tmp_path, seeds=(0,), with_tests=True)  # fmt: skip
     assert [run.config.method for run in sweep.runs] == [row.fields['method'] for row in rows]
+    for run, row in zip(sweep.runs, rows, strict=True):
+      make_method(run.config)
+      for field, values in row.own.items() if recipe == 'equal' else ():
+        for value in values[1:]:  # A trial that fails would leave the row fewer than others have.
+          run.config.update_from_flattened_dict({field: value})
+          make_method(run.config)
   sizes = {run.row: run.config.train.batch_size for run in sweep.runs}
   assert sizes['gend'] == 128 and sizes['masm'] == 32  # Published recipes are not equal.

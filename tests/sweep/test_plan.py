@@ -73,7 +73,7 @@ def test_a_method_is_given_as_the_argument_that_other_fields_follow(tmp_path):
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [
-    ({'name': 'colour'}, "no sweep 'colour': there are forms, components"),
+    ({'name': 'colour'}, "no sweep 'colour': there are forms, scale, components"),
     ({'seeds': (1, 1)}, '--seeds=1,1: give different numbers'),
     ({'fields': {'seed': '3'}}, '--config.seed: a sweep sets it by itself'),
     ({'fields': {'mask.kind': 'all'}}, "--config.mask.kind: the row 'none' of the sweep sets it"),
