@@ -10,7 +10,6 @@ Flags behind these go to every run: `--config.train.duration='2 epochs'`.
 import argparse
 import pathlib
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -21,6 +20,8 @@ from masm_jax.parallel import locks
 from masm_jax.terminal import say
 
 METHODS = ('masm', 'linear', 'full')
+NOTE = 'demo.json'
+_OLDER = ('demo.png', 'results.json', f'{METHODS[0]}/run.json')  # All there, but no note.
 LICENCE_NOTE = 'trained on drawn portraits: it says nothing about real pictures'
 
 
@@ -92,7 +93,7 @@ def write_inputs(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
       files.write_bytes(paths[-1], plain_files.read_bytes(root / path))
   paths.append(folder / 'fake_clip.mp4')
   images = [transforms.decode(root / path) for path in videos.get_group(videos.size().idxmax())]
-  with av.open(str(paths[-1]), 'w') as container:
+  with files.replacing(paths[-1]) as fresh, av.open(str(fresh), 'w', format='mp4') as container:
     stream = container.add_stream('mpeg4', rate=4, options={'qscale': '2'})
     stream.height, stream.width = images[0].shape[:2]
     for image in images * 4:
@@ -118,11 +119,17 @@ def main() -> int:
 
 
 def _run_all(known: argparse.Namespace, more: list[str]) -> int:
-  with locks.held(known.workdir, kind=places.DEMO):  # Each command has a lock of its own beside it.
+  is_older = all((known.workdir / name).is_file() for name in _OLDER)
+  with (
+    locks.held(known.workdir, kind=places.DEMO),  # Each command has a lock of its own beside it.
+    places.begun(NOTE, known.workdir, what=places.DEMO, is_older=is_older),
+  ):
     return _demo(known, more)
 
 
 def _demo(known: argparse.Namespace, more: list[str]) -> int:
+  from masm_jax.prediction import command
+
   for method in METHODS:
     flags = [f'--config={known.config}:method={method}', f'--workdir={known.workdir / method}']
     if status := _run(method, 'main', *flags, *more):
@@ -137,7 +144,7 @@ def _demo(known: argparse.Namespace, more: list[str]) -> int:
     return status
   sources = write_inputs(known.workdir / METHODS[0], known.workdir / 'inputs')
   # The portraits are face crops already. Answers of an earlier demo may be another detector's.
-  shutil.rmtree(known.workdir / 'answers', ignore_errors=True)
+  command.remove(known.workdir / 'answers')
   return _run(
     'verdicts', 'predict', f'--model={detector}', *(f'--source={path}' for path in sources),
     '--faces=whole', f'--out={known.workdir / "answers"}',

@@ -22,7 +22,8 @@ TRAINING, EVALUATION, DEMO, SWEEP = 'a training run', 'an evaluation', 'the demo
 _KINDS = {
   'run.json': TRAINING,
   'evaluation.json': EVALUATION,
-  'demo.png': DEMO,
+  'demo.json': DEMO,
+  'demo.png': DEMO,  # Of earlier versions; the only mark that comes last.
   'sweep.json': SWEEP,
   'detector.json': 'a detector file',
   'export.json': 'an export',
@@ -114,16 +115,52 @@ def folder_of(
         folder.rmdir()
 
 
+@contextlib.contextmanager
+def begun(
+  note: str, folder: str | os.PathLike, *, what: str, is_older: bool = False
+) -> Iterator[None]:
+  """Notes what a folder is for before anything else comes into it.
+
+  A note that nothing has followed when the block ends is removed.
+
+  Args:
+    note: the name of the note.
+    folder: it is there; empty but for hidden files, or one that was noted so before.
+    what: what it is, for the error and the note.
+    is_older: whether an earlier version, which wrote no note, wrote the folder.
+
+  Raises:
+    UserError: it holds other files, or a note that is damaged.
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(folder, note)
+  is_new = not os.path.lexists(path)
+  if is_new:
+    is_own = is_older or all(name.startswith('.') for name in os.listdir(folder))
+  else:
+    is_own = files.read_json(path).get('folder_of') == what
+  if not is_own:
+    raise UserError(f'{folder} holds other files: give a new folder for {what}')
+  files.remove_unfinished(folder)
+  if is_new:
+    files.write_json(path, {'folder_of': what})
+  try:
+    yield
+  finally:
+    if is_new and not [name for name in os.listdir(folder) if name[0] != '.' and name != note]:
+      path.unlink(missing_ok=True)
+
+
 def cache_folder() -> pathlib.Path:
   """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`, in ~/.cache else.
 
-  A user without a home (a container that runs under some number) has a folder among the temporary
-  ones.
+  A relative one is ignored, as its specification says: it would be another in every folder. A user
+  without a home (a container that runs under some number) has a folder among the temporary ones.
 
   Raises:
     UserError: that folder is somebody else's, who could put programs into it.
   """
-  if base := os.environ.get('XDG_CACHE_HOME'):
+  if os.path.isabs(base := os.environ.get('XDG_CACHE_HOME', '')):
     return pathlib.Path(base) / 'masm_jax'
   home = os.path.expanduser('~')
   if home.strip('/') and os.path.isabs(home):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from configs import demo_pretrain
-from masm_jax import cli, compare, demo, perturb_videos, predict
+from masm_jax import cli, compare, demo, perturb_videos, places, predict
 from masm_jax.analysis import __main__ as analysis
 from masm_jax.convert import __main__ as convert
 from masm_jax.data import __main__ as data
@@ -179,8 +179,10 @@ def _sample(inputs, out):
 
 def _demo(inputs, out):
   """What comes of three runs that are finished; each is a command of its own."""
+  (out / 'demo').mkdir(exist_ok=True)
+  if not (out / 'demo' / demo.NOTE).exists():  # Begun while there was room.
+    (out / 'demo' / demo.NOTE).write_text(json.dumps({'folder_of': places.DEMO}))
   for method in demo.METHODS:
-    (out / 'demo').mkdir(exist_ok=True)
     if not (out / 'demo' / method).is_symlink():
       (out / 'demo' / method).symlink_to(inputs / 'with_masks')
   arguments = ['demo', f'--workdir={out / "demo"}']

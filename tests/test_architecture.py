@@ -122,7 +122,7 @@ ALLOWED = {
   'evaluate': {'cli', 'evaluation'},
   'compare': {'cli', 'evaluation', 'metrics', 'parallel', 'telemetry'},
   'perturb_videos': {'cli', 'perturbations'},
-  'demo': {'cli', 'data', 'metrics', 'parallel', 'plots', 'telemetry'},
+  'demo': {'cli', 'data', 'metrics', 'parallel', 'plots', 'prediction', 'telemetry'},
   'pretrain': {'cli', 'training'},
   'serving': {'data', 'parallel', 'prediction'},
   'serve': {'cli', 'parallel', 'prediction', 'serving'},

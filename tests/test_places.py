@@ -74,7 +74,7 @@ def test_a_folder_of_others_is_refused(tmp_path):
 @pytest.mark.parametrize('kind', [places.TRAINING, places.EVALUATION, places.DEMO, places.SWEEP])
 def test_a_folder_of_another_kind_is_refused_by_its_lock(tmp_path, kind):
   for name, other in places._KINDS.items():
-    folder = tmp_path / name.partition('.')[0]
+    folder = tmp_path / f'{name} lies here'
     folder.mkdir(exist_ok=True)
     (folder / name).touch()
     if other == kind:
@@ -91,9 +91,34 @@ def test_results_of_another_program_are_kept(tmp_path, kind):
   with pytest.raises(UserError, match=r'results\.json that is not of'):
     places.refuse_other(tmp_path, kind)
   places.refuse_other(tmp_path, places.SWEEP)
-  (mark,) = [name for name, other in places._KINDS.items() if other == kind]
+  mark = next(name for name, other in places._KINDS.items() if other == kind)
   (tmp_path / mark).touch()
   places.refuse_other(tmp_path, kind)
+
+
+def test_a_folder_is_noted_before_anything_comes_into_it(tmp_path):
+  def begin(**options):
+    return places.begun('demo.json', tmp_path, what=places.DEMO, **options)
+
+  (tmp_path / '.lock').touch()
+  with begin():
+    assert names_of(tmp_path) == ['.lock', 'demo.json']
+  assert names_of(tmp_path) == ['.lock']  # Nothing came.
+  with begin():
+    (tmp_path / 'a').touch()
+  with begin():
+    pass
+  assert names_of(tmp_path) == ['.lock', 'a', 'demo.json']
+  for text in ('{}', None):  # A note of another program, and none.
+    (tmp_path / 'demo.json').write_text(text) if text else (tmp_path / 'demo.json').unlink()
+    with (
+      pytest.raises(UserError, match='holds other files: give a new folder for the demo'),
+      begin(),
+    ):
+      raise AssertionError
+  assert names_of(tmp_path) == ['.lock', 'a']
+  with begin(is_older=True):
+    assert names_of(tmp_path) == ['.lock', 'a', 'demo.json']
 
 
 def test_an_output_is_no_input(tmp_path, monkeypatch):
@@ -134,6 +159,8 @@ def test_the_cache_lies_below_the_home_or_where_the_user_says(tmp_path, monkeypa
   assert places.expanded('~/a') == tmp_path / 'a'
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'x'))
   assert places.cache_folder() == tmp_path / 'x' / 'masm_jax'
+  monkeypatch.setenv('XDG_CACHE_HOME', 'x')  # To be ignored, by its specification.
+  assert places.cache_folder() == tmp_path / '.cache' / 'masm_jax'
 
 
 def test_a_user_without_a_home_has_a_cache_that_nobody_else_writes(no_home):

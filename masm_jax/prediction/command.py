@@ -132,11 +132,24 @@ def merge(parts: Sequence[pathlib.Path], out: pathlib.Path, form: str) -> int:
   return 0
 
 
+def remove(out: pathlib.Path) -> None:
+  """Removes the answers in a folder, for others in their place; all else in it stays.
+
+  Args:
+    out: a folder of answers without pictures; one without their record is left as it is.
+  """
+  if (out / results.RECORD).is_file():
+    # The record last: a kill in between leaves a folder that is still known for what it is.
+    lines = (results.LINES, results.SUMS, results.TABLE, results.DOCUMENT)
+    for name in (*lines, results.REPORT, results.RECORD):
+      (out / name).unlink(missing_ok=True)
+
+
 def write_report(out: pathlib.Path, answers: Sequence[Answer]) -> None:
   """Writes the report for people."""
   from masm_jax.prediction import report  # It imports matplotlib.
 
-  files.write_text(out / report.NAME, report.render(answers, out))
+  files.write_text(out / results.REPORT, report.render(answers, out))
 
 
 def _identity(engine: Any, options: Options) -> dict[str, Any]:
@@ -230,4 +243,4 @@ def _columns(*cells: str) -> str:
 
 def _say_where(out: pathlib.Path, answers: Sequence[Answer]) -> None:
   count = f'{len(answers)} answer{"" if len(answers) == 1 else "s"}'
-  say(f'\n{count}: {out / results.LINES}\nfor people: {out / "report.html"}')
+  say(f'\n{count}: {out / results.LINES}\nfor people: {out / results.REPORT}')

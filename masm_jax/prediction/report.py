@@ -14,8 +14,6 @@ from masm_jax.plots import timeline
 from masm_jax.prediction import pictures, words
 from masm_jax.prediction.answers import VERDICTS, Answer
 
-NAME = 'report.html'
-
 _FOLDER = pathlib.Path(__file__).parent
 MAX_DETAILS = 200  # Inputs that are told at length; the table has all up to `MAX_ROWS`.
 MAX_ROWS = 5000

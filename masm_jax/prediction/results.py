@@ -28,8 +28,8 @@ from masm_jax.prediction import answers, inputs
 from masm_jax.prediction.answers import Answer
 
 LINES, TABLE, DOCUMENT = 'predictions.jsonl', 'predictions.csv', 'predictions.json'
-RECORD = 'predict.json'
-_SUMS = f'.{LINES}.sha256'  # A hash of each line, written before it.
+RECORD, REPORT = 'predict.json', 'report.html'
+SUMS = f'.{LINES}.sha256'  # A hash of each line, written before it.
 
 
 class _Object(pydantic.BaseModel):
@@ -120,10 +120,10 @@ class Folder:
       self._stack.enter_context(locks.held(path))
       self._shards = self._claim()
       files.remove_unfinished(path)
-      kept = read_lines(path / LINES, sums=_read_sums(path / _SUMS))
+      kept = read_lines(path / LINES, sums=_read_sums(path / SUMS))
       self.answers: dict[Key, Answer] = {key_of(one): one for one in kept}
       self._write_lines(self.answers.values())
-      self._sums = self._stack.enter_context((path / _SUMS).open('ab', buffering=0))
+      self._sums = self._stack.enter_context((path / SUMS).open('ab', buffering=0))
       self._file = self._stack.enter_context((path / LINES).open('ab', buffering=0))
     except OSError as error:
       self._stack.close()
@@ -192,7 +192,7 @@ class Folder:
 
   def _write_lines(self, ordered: Iterable[Answer]) -> None:
     lines = [_line(answer) for answer in ordered]
-    files.write_bytes(self.path / _SUMS, b''.join(_sum(line) + b'\n' for line in lines))
+    files.write_bytes(self.path / SUMS, b''.join(_sum(line) + b'\n' for line in lines))
     files.write_bytes(self.path / LINES, b''.join(lines))
 
 
