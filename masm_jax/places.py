@@ -151,6 +151,25 @@ def begun(
       path.unlink(missing_ok=True)
 
 
+def real_folder(folder: str | os.PathLike) -> pathlib.Path:
+  """The folder as the system finds it: absolute, without links and without `..`.
+
+  Checkpoints need it so. Tensorstore refuses a path with `..`, and Orbax takes `a/..` away before
+  it looks, which is another folder where `a` is a link.
+
+  Raises:
+    UserError: its path is not UTF-8, which Tensorstore needs.
+  """
+  path = os.path.realpath(folder)
+  try:
+    path.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'{path} is not UTF-8, as the folder of a run must be: rename it, or give another one'
+    ) from error
+  return pathlib.Path(path)
+
+
 def cache_folder() -> pathlib.Path:
   """Where this package keeps what can be made again: `$XDG_CACHE_HOME/masm_jax`, in ~/.cache else.
 

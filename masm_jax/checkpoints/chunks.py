@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorstore
 
-from masm_jax import files
+from masm_jax import files, places
 
 _MAX_NOTE_BYTES = 2**16
 _MAX_VALUE_BYTES = 16  # Of a complex number.
@@ -24,7 +24,7 @@ def check(folder: pathlib.Path) -> None:
   """
   if not (folder / 'manifest.ocdbt').is_file():
     raise ValueError('it holds no manifest.ocdbt: it is damaged')
-  spec = {'driver': 'ocdbt', 'base': {'driver': 'file', 'path': f'{folder.absolute()}/'}}
+  spec = {'driver': 'ocdbt', 'base': {'driver': 'file', 'path': f'{places.real_folder(folder)}/'}}
   store = tensorstore.KvStore.open(spec).result()
   notes = {}
   for key in store.list().result():

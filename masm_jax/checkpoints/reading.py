@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from masm_jax import files, plain_files, tree
+from masm_jax import files, places, plain_files, tree
 from masm_jax.checkpoints import chunks
 from masm_jax.errors import UserError
 from masm_jax.parallel import agreement
@@ -124,7 +124,7 @@ class SavedRun:
   """
 
   def __init__(self, workdir: pathlib.Path):
-    self._directory = workdir.absolute() / 'checkpoints'
+    self._directory = places.real_folder(workdir) / 'checkpoints'
     if not self._directory.is_dir():
       raise UserError(f'{workdir} is no run: it has no checkpoints; give the --workdir of a run')
     self.steps = self._kept()

@@ -23,7 +23,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from masm_jax import config as config_lib
-from masm_jax import files, tree
+from masm_jax import files, places, tree
 from masm_jax.checkpoints import positions, reading
 from masm_jax.errors import UserError, first_line
 from masm_jax.parallel import agreement, peers
@@ -92,7 +92,7 @@ class Checkpoints:
       'val_manifest': val_hash,
     }
     self._policy = _KeepNewestAndBest(config.checkpoint.keep)
-    self._manager = self._managed(workdir.absolute() / 'checkpoints')
+    self._manager = self._managed(places.real_folder(workdir) / 'checkpoints')
     steps = self._newest_first()
     self._check_same_directory(steps)
     self._check_identity(steps)

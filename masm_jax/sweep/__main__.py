@@ -221,6 +221,7 @@ def default_jobs() -> int:
 
 def make_workdir(path: pathlib.Path) -> None:
   """Makes the sweep's directory."""
+  places.real_folder(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -58,6 +58,7 @@ def train(
   """
   config_lib.validate(config)
   telemetry.parse_steps(profile)
+  places.real_folder(workdir)  # Refused before hours of work, not by the first checkpoint.
   is_lead = jax.process_index() == 0
   with (
     locks.held(workdir, kind=places.TRAINING, enabled=is_lead),

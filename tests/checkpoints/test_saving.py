@@ -11,9 +11,13 @@ import jax
 import numpy as np
 import pytest
 
+from configs import demo
 from masm_jax import files
+from masm_jax.checkpoints.reading import SavedRun
 from masm_jax.checkpoints.saving import Best, Checkpoints
 from masm_jax.errors import UserError, first_line
+from masm_jax.sweep import __main__ as sweep
+from masm_jax.training.loop import train
 from tests.positions import Positions
 
 pytestmark = pytest.mark.usefixtures('standard_promotion')
@@ -203,3 +207,33 @@ def test_what_tensorstore_says_of_a_full_disk_is_shortened_to_its_reason():
     "[os_error_code='28']"
   )
   assert first_line(error) == 'No space left on device'
+
+
+def test_a_run_is_saved_and_read_where_the_system_finds_it(run, tmp_path, monkeypatch):
+  """`link/../run` lies beside what the link leads to, not beside the link."""
+  (tmp_path / 'here').mkdir()
+  (tmp_path / 'there' / 'inner').mkdir(parents=True)
+  (tmp_path / 'here' / 'link').symlink_to(tmp_path / 'there' / 'inner')
+  monkeypatch.chdir(tmp_path / 'here')
+  workdir = pathlib.Path('link', '..', 'run')
+  save(run, workdir, [10])
+  assert leaves(restore(run, workdir)[0]) == {10.0}
+  assert leaves(restore(run, tmp_path / 'there' / 'run')[0]) == {10.0}
+  saved = SavedRun(workdir)
+  assert saved.choose('last')[0] == 10 and os.listdir('.') == ['link']
+  target = jax.eval_shape(lambda: run.state.trainable)
+  target = jax.tree.map(lambda x, y: x.update(sharding=y.sharding), target, run.state.trainable)
+  assert leaves(saved.trainable(10, target)) == {10.0}
+
+
+def test_a_folder_that_tensorstore_cannot_name_is_refused_before_any_work(tmp_path, monkeypatch):
+  folder = tmp_path / os.fsdecode(b'new\xff')
+  with pytest.raises(UserError, match=r'new\udcff is not UTF-8, as the folder of a run must be'):
+    train(demo.get_config('method=linear'), folder)
+  with pytest.raises(UserError, match='is not UTF-8'):
+    sweep.make_workdir(folder)
+  assert not any(tmp_path.iterdir())
+  folder.mkdir()
+  monkeypatch.chdir(folder)
+  with pytest.raises(UserError, match='is not UTF-8'):
+    SavedRun(pathlib.Path('run'))
