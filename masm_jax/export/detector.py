@@ -180,7 +180,9 @@ def _at_hand(run: trained.TrainedRun, name: str) -> tuple[Manifest | None, str]:
 
 def _code() -> detector_schema.Code:
   state = telemetry.git_state()
-  commit = f'{state["commit"]}{"+changes" if state["changed_files"] else ""}' if state else None
+  commit = None
+  if state and state['changed_files'] is not None:  # Otherwise git did not say what it stands for.
+    commit = f'{state["commit"]}{"+changes" if state["changed_files"] else ""}'
   return detector_schema.Code(version=masm_jax.__version__, commit=commit)
 
 

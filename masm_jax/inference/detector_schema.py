@@ -59,10 +59,10 @@ class Weights(Blob):
 
 
 class Code(_Strict):
-  """The program that wrote the file; the commit is None for an installed one."""
+  """The program that wrote the file; `commit`, by SHA-1 or SHA-256, is None where it is unknown."""
 
   version: _Line
-  commit: Annotated[str, Field(pattern=r'^[0-9a-f]{40}(\+changes)?$')] | None
+  commit: Annotated[str, Field(pattern=r'^[0-9a-f]{40}([0-9a-f]{24})?(\+changes)?$')] | None
 
 
 class Backbone(_Strict):

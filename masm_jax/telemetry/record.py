@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ PACKAGES = (
   'opencv-python-headless',
   'pillow',
 )
+_COMMIT = re.compile('[0-9a-f]{40}([0-9a-f]{24})?')  # By SHA-1, or by SHA-256.
 
 
 def run_record(config: Any, manifest_hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def _version(package: str) -> str | None:
 
 
 def git_state(file: pathlib.Path | None = None) -> dict[str, Any] | None:
-  """The checkout that code runs from: `commit` and `changed_files`; None where there is none.
+  """The checkout that code runs from: `commit` and `changed_files`; None where git names none.
 
   Args:
     file: of the code; this one by default.
@@ -76,7 +78,7 @@ def git_state(file: pathlib.Path | None = None) -> dict[str, Any] | None:
   if _git(file, 'ls-files', '--error-unmatch', file.name) is None:
     return None
   commit = _git(file, 'rev-parse', 'HEAD')
-  if commit is None:
+  if commit is None or not _COMMIT.fullmatch(commit):
     return None
   changes = _git(file, 'status', '--porcelain', '--untracked-files=no')
   return {'commit': commit, 'changed_files': None if changes is None else bool(changes)}
@@ -86,7 +88,7 @@ def _git(file: pathlib.Path, *arguments: str) -> str | None:
   command = ['git', '-C', str(file.parent), *arguments]
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-  except (OSError, subprocess.TimeoutExpired):
+  except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
     return None
   return done.stdout.strip() if done.returncode == 0 else None
 
