@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -206,6 +207,14 @@ def test_the_order_has_no_cycle():
     for part in free:
       del remaining[part]
   assert order.index('methods') > order.index('masking')
+
+
+def test_matplotlib_is_drawn_with_in_one_place_alone():
+  """`plots` imports it as it was shipped, before any module of its own can."""
+  users = {
+    part_of(path) for path in FILES if re.search(r'(import|from) matplotlib', path.read_text())
+  }
+  assert users == {'plots'}
 
 
 def test_configs_import_nothing_of_the_package():

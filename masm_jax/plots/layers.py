@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masm_jax.plots.canvas import new_figure, save_figure
+from masm_jax.plots.canvas import in_print, new_figure, save_figure
 
 _CHOSEN, _OTHER = '#0b4f8a', '#cfd4da'
 
 
+@in_print
 def selection_figure(
   names: Sequence[str],
   scores: ArrayLike,

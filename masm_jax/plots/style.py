@@ -9,6 +9,7 @@ import dataclasses
 import re
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
@@ -17,6 +18,11 @@ MASK_COLOUR = '#3b8fd6'  # Seen on white and on black; how opaque it is says how
 _PALEST = 0.06
 _DOTTED = (0, (1, 1.4))
 _DASHED = (0, (5, 2))
+_SHIPPED = {  # Of matplotlib, whatever file its user has; each canvas has a backend of its own.
+  key: value
+  for key, value in dict.items(matplotlib.rcParamsDefault)
+  if not key.startswith('backend')
+}
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]')
 
 
@@ -57,8 +63,8 @@ class Theme:
 
   @property
   def rc(self) -> dict[str, Any]:
-    """Matplotlib's settings; draw within `matplotlib.rc_context` of them."""
-    return {
+    """All of matplotlib's settings; draw within `matplotlib.rc_context` of them."""
+    return _SHIPPED | {
       'text.parse_math': False,  # A data set may be called '$x$'.
       'font.size': 10.5,
       'axes.titlesize': 11,
