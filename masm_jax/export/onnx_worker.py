@@ -7,6 +7,21 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def _without_gradient(
+  function: Callable[..., Any], nondiff_argnums: Sequence[int] = ()
+) -> Callable[..., Any]:
+  """`jax.custom_vjp` where nothing is differentiated: the function as it stands.
+
+  jax traces such a function once for all layers that call it, and jax2onnx then gives the same
+  names to the results of each.
+  """
+  del nondiff_argnums
+  function.defvjp = lambda *rules: None  # type: ignore[attr-defined]
+  return function
 
 
 def main(folder: pathlib.Path) -> None:
@@ -17,6 +32,7 @@ def main(folder: pathlib.Path) -> None:
   import numpy as np
   import safetensors.numpy
 
+  jax.custom_vjp = _without_gradient  # type: ignore[assignment, misc]
   from masm_jax import detector as detector_lib
   from masm_jax import tree
   from masm_jax.inference import detector_schema
