@@ -18,9 +18,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from masm_jax import errors, places, shipped, terminal
+from masm_jax import errors, shipped, terminal
 from masm_jax.errors import NO_FIELD, UserError, flag_text, unknown_field
-from masm_jax.parallel import peers, talk
+from masm_jax.parallel import backend, peers, talk
 from masm_jax.terminal import say, terminal_line
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -210,17 +210,18 @@ def start_jax(*, deterministic: bool) -> None:
 
   Args:
     deterministic: whether to ask the backend for operations that repeat bit for bit.
+
+  Raises:
+    UserError: the environment asks for what jax does not take.
   """
   if deterministic:
     # Read when jax is first imported, hence not above.
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'
-  import jax
+  with backend.refusals():
+    import jax
 
-  if 'compilation_cache' in flags.FLAGS and (cache := _value('compilation_cache')) != '':
-    cache = places.cache_folder() / 'xla' if cache is None else places.expanded(cache)
-    jax.config.update('jax_compilation_cache_dir', str(cache))
-    # By default only what took a second is kept, but a start compiles hundreds of small programs.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  if 'compilation_cache' in flags.FLAGS:
+    backend.keep_programs(_value('compilation_cache'))
   talk.drop_of_others()
   if _has_peers():
     jax.distributed.initialize(
@@ -233,6 +234,7 @@ def start_jax(*, deterministic: bool) -> None:
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
     )
     peers.listen()
+  backend.start()
 
 
 # --- The user's words -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from absl import flags
 
 from masm_jax import cli
 from masm_jax.errors import UserError
+from masm_jax.parallel import backend
 from masm_jax.terminal import say
 
 _CONFIG = cli.define_config(
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
   if config is None:
     raise UserError('give --config, a file of configs/')
   os.environ['JAX_PLATFORMS'] = 'cpu'  # Read when jax is first imported, hence not above.
-  from masm_jax.training import costs
+  with backend.refusals():
+    from masm_jax.training import costs
 
   report = costs.inspect(config)
   say(json.dumps(report) if _JSON.value else costs.format_report(config, report))

@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
   cli.refuse_arguments(argv)
   if _CONFIG.value is None or not _OUTPUT.value:
     raise UserError('give --config=demo_pretrain and --output=FILE.safetensors')
+  cli.start_jax(deterministic=False)
   from masm_jax.training.pretraining import pretrain  # Not above: --help should not wait for it.
 
   for name, value in pretrain(_CONFIG.value, pathlib.Path(_OUTPUT.value)).items():

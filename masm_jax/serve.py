@@ -130,6 +130,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _engine(args: argparse.Namespace) -> Any:
   # Not above: what is wrong with the flags should not wait for jax.
+  cli.start_jax(deterministic=True)
   from masm_jax.prediction import engine, flags, policy, predictor
 
   limits = flags.limits(args)

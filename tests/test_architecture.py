@@ -119,7 +119,7 @@ ALLOWED = {
   'sweep': {'cli', 'main', 'metrics', 'parallel', 'shipped', 'telemetry', 'training'},
   'predict': {'cli', 'prediction'},
   'main': {'cli', 'training'},
-  'inspect': {'cli', 'training'},
+  'inspect': {'cli', 'parallel', 'training'},
   'evaluate': {'cli', 'evaluation'},
   'compare': {'cli', 'evaluation', 'metrics', 'parallel', 'telemetry'},
   'perturb_videos': {'cli', 'perturbations'},

@@ -4,6 +4,7 @@ Multiprocessing starts that process and lets it import this module. It hears of 
 when it has imported everything, seconds later: so it first asks the kernel to be ended with it.
 """
 
+import contextlib
 import importlib
 import os
 
@@ -18,5 +19,7 @@ _MODULES = (
 
 if PARENT in os.environ:
   parents.end_at_once_with(int(os.environ.pop(PARENT)))
-  for _name in _MODULES:
-    importlib.import_module(_name)
+  # What cannot be imported, such as jax with a variable that it refuses, each run tells in its log.
+  with contextlib.suppress(Exception):
+    for _name in _MODULES:
+      importlib.import_module(_name)
