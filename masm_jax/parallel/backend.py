@@ -71,7 +71,7 @@ def keep_programs(folder: str | None) -> None:
 
 
 def _blamed(text: str) -> str:
-  """The variable that an error of jax is about, by its name or else by its value; '' for none."""
+  """The variable that an error of jax is about, by its name, then by its value; '' for none."""
   names = [name.upper() for name in _SETTING.findall(text)]
   for name in os.environ:
     if name.startswith('JAX_') and (os.environ[name] and repr(os.environ[name]) in text):
