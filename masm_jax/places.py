@@ -15,6 +15,8 @@ from masm_jax import files
 from masm_jax.errors import UserError
 
 _MARK = '.{}.unfinished'  # The folder in which the files of a note are written; once it was a file.
+_READY = '.{}.finished'  # The same folder when all are written, until they are in their places.
+_GONE = '.gone'  # How empty files end there that name an older file which the new ones lack.
 
 _RESULTS = 'results.json'  # Of several kinds.
 # Kinds of folders by a file that no other kind holds, and that is there before any results.
@@ -43,7 +45,8 @@ def refuse_other(folder: str | os.PathLike, kind: str) -> None:
     UserError: it is of another kind.
   """
   for name, other in _KINDS.items():
-    if other != kind and os.path.lexists(os.path.join(folder, name)):
+    places = (os.path.join(folder, place) for place in (name, _READY.format(name)))
+    if other != kind and any(map(os.path.lexists, places)):
       raise UserError(f'{folder} is the folder of {other} ({name}): give another one for {kind}')
   marks = [name for name, other in _KINDS.items() if other == kind]
   there = [name for name in (_RESULTS, *marks) if os.path.lexists(os.path.join(folder, name))]
@@ -75,7 +78,8 @@ def folder_of(
 
   Gives an empty folder within it, where the files and the note are to be written. When the block
   ends well, they take the place of older ones. Otherwise they are removed, and the older ones are
-  what they were. What a kill has left there is known by its name, and removed by the next start.
+  what they were. What a kill has left there is known by its name: the next start removes it, or
+  puts it in its place if it was complete.
 
   Args:
     note: the name of the note, which says what the folder is.
@@ -88,31 +92,66 @@ def folder_of(
     OSError: it cannot be written.
   """
   folder = pathlib.Path(folder)
-  fresh = folder / _MARK.format(note)
+  fresh, ready = folder / _MARK.format(note), folder / _READY.format(note)
   others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-  if others and not {note, fresh.name} & others:
+  if others and not {note, fresh.name, ready.name} & others:
     raise UserError(f'{folder} holds other files: give a new folder for {what}')
   is_new = not folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
   try:
+    finish(note, folder)
     _remove(fresh)
     files.remove_unfinished(folder)
     fresh.mkdir()
     yield fresh
-    names = sorted((path.name for path in fresh.iterdir()), key=lambda name: name == note)
-    (folder / note).unlink(missing_ok=True)  # Until the new one is there, nobody reads a mixture.
-    for name in {*parts} - {*names}:
-      (folder / name).unlink(missing_ok=True)
-    for name in names:
-      if name == note:
-        files.sync(folder)
-      os.replace(fresh / name, folder / name)
+    for name in {*parts} - {path.name for path in fresh.iterdir()}:
+      (fresh / f'{name}{_GONE}').touch()
+    files.sync(fresh)
+    os.replace(fresh, ready)  # From here on the new ones are kept, whatever happens.
     files.sync(folder)
+    finish(note, folder)
   finally:
-    _remove(fresh)
-    if is_new:
-      with contextlib.suppress(OSError):  # It holds something.
-        folder.rmdir()
+    try:
+      finish(note, folder)  # What an error or Ctrl-C has stopped between the old and the new note.
+    finally:
+      _remove(fresh)
+      if is_new:
+        with contextlib.suppress(OSError):  # It holds something.
+          folder.rmdir()
+
+
+def is_half_replaced(note: str, folder: str | os.PathLike) -> bool:
+  """Whether `folder_of` was stopped after it had removed the old note, before the new one."""
+  folder = pathlib.Path(folder)
+  return not (folder / note).exists() and (folder / _READY.format(note) / note).exists()
+
+
+def finish(note: str, folder: str | os.PathLike) -> None:
+  """Puts the complete files of `folder_of` in their places; where there are none, does nothing.
+
+  It may be stopped at any moment, and called again.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  folder = pathlib.Path(folder)
+  ready = folder / _READY.format(note)
+  if ready.is_symlink() or not ready.is_dir():  # A link of a stranger is not followed.
+    ready.unlink(missing_ok=True)
+    return
+  if (ready / note).exists():
+    (folder / note).unlink(missing_ok=True)  # Until the new one is there, nobody reads a mixture.
+    files.sync(folder)
+  for path in sorted(ready.iterdir(), key=lambda path: path.name == note):
+    if path.name.endswith(_GONE):
+      (folder / path.name.removesuffix(_GONE)).unlink(missing_ok=True)
+      path.unlink()
+      continue
+    if path.name == note:
+      files.sync(folder)
+    os.replace(path, folder / path.name)
+  files.sync(folder)
+  ready.rmdir()
 
 
 @contextlib.contextmanager

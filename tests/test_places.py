@@ -1,6 +1,9 @@
 """Where a command may write: folders replaced as a whole, and nothing that is read or of others."""
 
+import contextlib
 import errno
+import functools
+import itertools
 import os
 
 import pytest
@@ -62,6 +65,94 @@ def test_a_folder_that_was_begun_and_killed_is_finished(tmp_path, as_file):
     (mark / 'a').write_text('half')
   write(tmp_path, 'a')
   assert names_of(tmp_path) == ['a', 'note.json'] and (tmp_path / 'a').read_text() == 'a'
+
+
+STEPS = ('replace', 'unlink', 'fsync', 'mkdir', 'rmdir')  # Of `os`: pathlib and shutil call them.
+
+
+class Stopped:
+  """Stops the program in one of the calls that change the disk.
+
+  Args:
+    number: of the call.
+    is_kill: whether no later call works either: what a kill leaves is there then.
+    is_after: whether the call itself still works.
+  """
+
+  def __init__(self, monkeypatch, number, *, is_kill, is_after):
+    self.count, self._number, self._is_kill, self._is_after = 0, number, is_kill, is_after
+    for name in STEPS:
+      monkeypatch.setattr(os, name, functools.partial(self._call, getattr(os, name)))
+
+  def _call(self, real, *args, **kwargs):
+    self.count += 1
+    if self.count == self._number and self._is_after:
+      real(*args, **kwargs)
+    if self.count == self._number or (self.count > self._number and self._is_kill):
+      raise KeyboardInterrupt
+    return real(*args, **kwargs)
+
+
+def is_whole(out, *names):
+  """Whether a folder holds what `write` of these names wrote, and nothing of another one."""
+  others = {'.note.json.finished', '.note.json.unfinished'}  # Of what comes next, or is gone.
+  content = {name: (out / name).read_text() for name in {*names_of(out)} - others}
+  return content == dict.fromkeys(names, ' '.join(names)) | {'note.json': '{}', 'README': ''}
+
+
+@pytest.mark.parametrize('is_kill', [False, True])
+@pytest.mark.parametrize('is_after', [False, True])
+def test_a_replacement_that_is_stopped_anywhere_loses_nothing(
+  tmp_path, is_kill, is_after, monkeypatch
+):
+  monkeypatch.setattr(os, 'fsync', lambda _: None)  # Hundreds take their time on a busy disk.
+  old, new = ('a', 'b'), ('a', 'c')
+  for number in itertools.count(1):
+    out = tmp_path / str(number)
+    write(out, *old)
+    (out / 'README').touch()
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+      stopped = Stopped(patch, number, is_kill=is_kill, is_after=is_after)
+      write(out, *new)
+    if stopped.count < number:
+      break
+    is_half = places.is_half_replaced('note.json', out)
+    assert is_half or is_whole(out, *old) or is_whole(out, *new)
+    assert is_kill or not is_half  # After an error, unlike a kill, the new one is finished at once.
+    with pytest.raises(UserError), folder_of(out):
+      raise UserError('of the next start')
+    assert is_whole(out, *old) or is_whole(out, *new)
+    write(out, *new)
+    assert is_whole(out, *new) and names_of(out) == ['README', 'a', 'c', 'note.json']
+  assert number > 20
+
+
+@pytest.mark.parametrize('is_after', [False, True])
+def test_a_new_folder_that_is_killed_anywhere_is_made_by_the_same_command(
+  tmp_path, is_after, monkeypatch
+):
+  monkeypatch.setattr(os, 'fsync', lambda _: None)
+  for number in itertools.count(1):
+    out = tmp_path / str(number)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+      stopped = Stopped(patch, number, is_kill=True, is_after=is_after)
+      write(out, 'a')
+    if stopped.count < number:
+      break
+    write(out, 'a')
+    assert names_of(out) == ['a', 'note.json']
+  assert number > 15
+
+
+@pytest.mark.parametrize('kind', ['link', 'file'])
+def test_complete_files_of_a_stranger_are_not_followed(tmp_path, kind):
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'a').touch()
+  ready = tmp_path / 'out' / '.note.json.finished'
+  ready.parent.mkdir()
+  ready.symlink_to(tmp_path / 'other') if kind == 'link' else ready.touch()
+  write(tmp_path / 'out', 'b')
+  assert names_of(tmp_path / 'out') == ['b', 'note.json'] and names_of(tmp_path / 'other') == ['a']
 
 
 def test_a_folder_of_others_is_refused(tmp_path):

@@ -70,6 +70,8 @@ def load_detector(
     UserError: neither of both, or see `load_detector_file` and `trained.load_run`.
   """
   if not is_detector_file(source):
+    if places.is_half_replaced(NOTE, source):
+      raise UserError(f'{source} is half replaced: run the command again that wrote it')
     return trained.load_run(source, mesh, step=step, weights=weights, on_progress=on_progress)
   if step != 'best':
     raise UserError(f'{source} is a detector file, which holds one checkpoint: leave out the step')
@@ -223,6 +225,7 @@ def write_detector_file(
 def _refuse_another(folder: pathlib.Path, origin: detector_schema.Origin) -> None:
   """Refuses to replace a detector file that something else was written to."""
   try:
+    places.finish(NOTE, folder)
     there = detector_schema.parse(_read_note(folder / NOTE))
   except (OSError, UserError):
     return  # There is none, or none that could be loaded.

@@ -16,6 +16,7 @@ from tests.inference.detector_files_made import (
   VALIDATION,
   WEIGHTS,
   note_hash,
+  put,
   refused,
   replace,
   write,
@@ -137,3 +138,15 @@ def test_step_and_base_weights_are_of_runs(sound, mesh):
   for words, match in (({'step': '7'}, 'holds one checkpoint'), ({'weights': 'a'}, 'no base')):
     with pytest.raises(UserError, match=match):
       detector_file.load_detector(sound, mesh, **words)
+
+
+def test_one_that_a_kill_left_half_replaced_is_told_and_finished(copy, params, config, found, mesh):
+  put(copy, 'origin.seed', 7)
+  ready = copy / f'.{NOTE}.finished'
+  ready.mkdir()
+  (copy / NOTE).rename(ready / NOTE)
+  with pytest.raises(UserError, match='is half replaced: run the command again that wrote it'):
+    detector_file.load_detector(copy, mesh)
+  with pytest.raises(UserError, match='holds another detector'):  # It is read where it belongs.
+    write(copy, params, config, found)
+  assert detector_file.load_detector(copy, mesh).file and not ready.exists()
