@@ -27,6 +27,14 @@ def _leave_working_folder() -> None:
 
 _leave_working_folder()  # Before any import that would look there.
 
+# Libraries that tell their makers of their use; they look when they are imported, here and in
+# processes after this one. Whoever wants them to sets the variable.
+for _silent, _value in {
+  'ORT_DISABLE_TELEMETRY': '1',  # onnxruntime; it also writes to ~/.cache/Microsoft.
+  'RAY_USAGE_STATS_ENABLED': '0',
+}.items():
+  os.environ.setdefault(_silent, _value)
+
 import importlib  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 

@@ -283,7 +283,7 @@ def test_every_file_that_may_be_a_strangers_is_read_by_plain_files():
     "prediction/report.py: (_FOLDER / 'report.css').read_text('utf-8')",
     "prediction/answers.py: pathlib.Path(__file__).with_name('answer_schema.json')"
     ".read_text('utf-8')",
-    'prediction/sandbox.py: status.read_text()',
+    "prediction/sandbox.py: (folder / 'status').read_text()",
     "export/onnx_worker.py: (folder / 'detector.json').read_text()",
     "parallel/locks.py: pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()",
     "parallel/locks.py: pathlib.Path(f'/proc/{pid}/stat').read_text()",

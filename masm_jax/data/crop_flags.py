@@ -5,12 +5,15 @@ whether a detector saw the face in the crop's own picture. Manifests may lack ei
 """
 
 import collections
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from absl import logging
 
-from masm_jax.data.manifest import Manifest
+if TYPE_CHECKING:  # The process that reads strangers' files needs the names alone.
+  import pandas as pd
+
+  from masm_jax.data.manifest import Manifest
 
 COLUMN, DETECTED = 'crop_flag', 'face_detected'
 NO_FACE, TOO_SMALL, UPSIDE_DOWN, PADDING = FLAGS = (
@@ -21,21 +24,21 @@ NO_FACE, TOO_SMALL, UPSIDE_DOWN, PADDING = FLAGS = (
 )
 
 
-def flags_of(table: pd.DataFrame) -> np.ndarray:
+def flags_of(table: 'pd.DataFrame') -> np.ndarray:
   """The flag of each of N rows, object [N] of str; '' for crops that are fit.
 
   A row with `face_detected` false and no flag has the flag 'no_face'.
   """
   flags = np.full(len(table), '', object)
   if COLUMN in table:
-    flags = np.array(['' if pd.isna(value) else str(value) for value in table[COLUMN]], object)
+    flags = table[COLUMN].astype(object).where(table[COLUMN].notna(), '').map(str).to_numpy(object)
   if DETECTED in table:
     missed = table[DETECTED].map(str).isin(('False', '0', '0.0')).to_numpy()
     flags[missed & (flags == '')] = NO_FACE
   return flags
 
 
-def leave_out_flagged(manifest: Manifest, name: str) -> Manifest:
+def leave_out_flagged(manifest: 'Manifest', name: str) -> 'Manifest':
   """The rows without a flag; says how many others there were.
 
   Args:

@@ -1,4 +1,4 @@
-"""The process that reads strangers' files, one at a time; its parent is `worker.Worker`.
+"""The process that reads strangers' files, one at a time; it begins in `start`.
 
 What it sends is JSON and pixels, never pickled objects: a process that a file took over could
 otherwise run code in its parent. Files arrive as open descriptors, so no name is ever opened here.
@@ -7,7 +7,6 @@ otherwise run code in its parent. Files arrive as open descriptors, so no name i
 import dataclasses
 import json
 import os
-import signal
 from multiprocessing import connection, reduction
 from typing import Any
 
@@ -26,9 +25,14 @@ from masm_jax.preprocess.faces import Detector, make_detector
 _SHARES = 100  # Steps of progress that are told apart.
 
 
-def main(pipe: connection.Connection, settings: Settings) -> None:
-  """The life of the process: makes itself ready, gives up its rights, reads file after file."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
+def main(pipe: connection.Connection, settings: Settings, box: sandbox.Sandbox) -> None:
+  """The life of the process: makes itself ready, gives up its rights, reads file after file.
+
+  Args:
+    pipe: to the parent.
+    settings: see there.
+    box: in which no file of others can be opened already.
+  """
   cv2.setNumThreads(1)
   cv2.ocl.setUseOpenCL(False)
   detector = None
@@ -36,8 +40,8 @@ def main(pipe: connection.Connection, settings: Settings) -> None:
     made = settings.crops
     detector = make_detector(made.detector, model=made.model, min_score=made.min_score)
   _warm_up(detector)
-  in_force = sandbox.enter(memory_bytes=settings.limits.memory_bytes)
-  _send(pipe, 'ready', in_force=in_force)
+  box.enter(memory_bytes=settings.limits.memory_bytes)
+  _send(pipe, 'ready', in_force=box.in_force)
   while True:
     try:
       job = json.loads(pipe.recv_bytes())

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
-import multiprocessing
 import signal
+import subprocess
 import time
+import weakref
 from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from masm_jax.errors import UserError
-from masm_jax.prediction import child, messages
+from masm_jax.prediction import messages, sandbox, start
 from masm_jax.prediction.reading import Settings
 
 _START_SECONDS = 120.0  # For its imports, on a machine that is busy.
@@ -33,8 +34,9 @@ class Worker:
 
   def __init__(self, settings: Settings):
     self._settings = settings
-    self._process: Any = None
+    self._process: start.Process | None = None
     self._pipe: Any = None
+    self._at_exit: Any = None
     self.in_force: dict[str, str] = {}
 
   def start(self) -> None:
@@ -43,19 +45,20 @@ class Worker:
     Raises:
       UserError: it did not start; its own error is on stderr.
     """
-    if self._process is not None and self._process.is_alive():
+    if self._process is not None and self._process.poll() is None:
       return
     self.stop()
-    context = multiprocessing.get_context('spawn')
-    self._pipe, far_end = context.Pipe()
-    self._process = context.Process(target=child.main, args=(far_end, self._settings), daemon=True)
-    self._process.start()
-    far_end.close()
+    model = self._settings.crops.model
+    try:
+      self._process, self._pipe = start.launch(self._settings, [model] if model else [])
+    except OSError as error:
+      raise UserError(f'the process that reads files did not start: {error}') from error
+    self._at_exit = weakref.finalize(self, self._process.kill)
     try:
       message = self._receive(time.monotonic() + _START_SECONDS)
       if not isinstance(message, messages.Ready):
         raise ValueError('it says other things')
-      self.in_force = message.in_force
+      self.in_force = sandbox.measured(message.in_force, self._process.pid)
     except (EOFError, OSError, TimeoutError, ValueError) as error:
       death = self.stop()
       raise UserError(f'the process that reads files did not start: {death}') from error
@@ -75,6 +78,7 @@ class Worker:
       UserError: no process can be started.
     """
     self.start()
+    assert self._process is not None
     deadline = time.monotonic() + self._settings.limits.wall_seconds
     try:
       job = {'kind': kind, 'num_frames': num_frames, 'num_views': num_views}
@@ -100,21 +104,22 @@ class Worker:
     """Ends the process from another thread; whoever reads from it hears that it died."""
     process = self._process
     if process is not None:
-      with contextlib.suppress(ValueError):  # It was ended meanwhile.
-        process.kill()
+      process.kill()
 
   def stop(self) -> str:
     """Ends the process; returns how it ended."""
     if self._process is None:
       return 'it never ran'
-    self._process.join(0.2)
-    ended_itself = self._process.exitcode is not None
+    self._at_exit.detach()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(0.2)
+    ended_itself = self._process.returncode is not None
     if not ended_itself:
       self._process.kill()
-      self._process.join(_GRACE_SECONDS)
-    code = self._process.exitcode or 0
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self._process.wait(_GRACE_SECONDS)
+    code = self._process.returncode or 0
     self._pipe.close()
-    self._process.close()
     self._process = self._pipe = None
     if not ended_itself:
       return 'stopped'

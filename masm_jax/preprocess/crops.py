@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from masm_jax.data import crop_flags
-from masm_jax.data.columns import FAKE
 from masm_jax.preprocess import crop_checks, looks, tracks, video
 from masm_jax.preprocess.faces import Detector, Face, make_detector
 from masm_jax.preprocess.raw_video import RawVideo
@@ -112,6 +111,8 @@ class Cropper:
     if others := len(people) - len(taken):
       more = '; --people all takes them' if self._settings.people == 'one' else ''
       reasons.append(f'{others} other {"person" if others == 1 else "people"} not taken{more}')
+    from masm_jax.data.columns import FAKE  # It imports pandas.
+
     if raw.label == FAKE and len(taken) > 1 and not taken[0].in_mask:
       reasons.append(f'{len(taken)} people {ALL_FAKE}')
     wanted = 1 if raw.kind == 'image' else self._settings.num_frames

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from masm_jax.errors import UserError
-from masm_jax.preprocess import yunet
 
 # YuNet finds faces of about 10 to 300 pixels. Frames are shrunk to the first of these long sides;
 # where it finds none there, the second keeps small faces larger, and the third shrinks huge ones.
@@ -76,6 +75,8 @@ class YuNet:
   """
 
   def __init__(self, model: str | os.PathLike, *, min_score: float):
+    from masm_jax.preprocess import yunet  # It imports onnxruntime.
+
     try:
       self._network = yunet.Network(model, min_score=min_score)
     except ValueError as error:
