@@ -223,7 +223,7 @@ def _restrict_files(libc: ctypes.CDLL, folders: Iterable[str | os.PathLike]) -> 
 
 
 def _python_folders() -> set[str]:
-  """Where Python and installed packages lie; not the working folder, nor that of a script."""
+  """Where Python and installed packages lie; not the working folder, nor a script's."""
   installed = {path for path in sys.path if path.rstrip('/').endswith('-packages')}
   try:
     numpy = importlib.util.find_spec('numpy')  # Of `pip install --target`; it is not imported.
