@@ -16,6 +16,8 @@ from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from masm_jax.terminal import say
 
+_NOTE = 'comparison.json'
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the comparison and prints its table; returns the exit status."""
@@ -37,9 +39,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
   # Not above: --help should not wait for them.
-  from masm_jax import files
-  from masm_jax.evaluation import comparison as compare
-  from masm_jax.evaluation import tables
   from masm_jax.metrics import catalogue
 
   metrics = [name.strip() for name in args.metrics.split(',') if name.strip()]
@@ -48,23 +47,33 @@ def _compare(args: argparse.Namespace) -> int:
     raise UserError(f'--metrics: no metric {unknown[0]!r}; there are {", ".join(known)}')
   if not metrics:
     raise UserError(f'--metrics: names none; there are {", ".join(known)}')
-  with locks.held(args.out):  # Two would mix their files.
-    comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
-    text = tables.markdown(comparison, metrics)
-    contents = {
-      'comparison.md': text,
-      'comparison.tex': tables.latex(comparison, metrics),
-      'comparison.csv': tables.csv_table(comparison),
-    }
-    try:
-      for name, content in contents.items():
-        files.write_text(args.out / name, content)
-      files.write_json(args.out / 'comparison.json', comparison)
-    except OSError as error:
-      raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
+  with locks.held_beside(args.out):  # Two would mix their files.
+    text = _write(args, metrics)
   say(text)
   say(f'Tables: {args.out / "comparison"}.{{md,tex,csv,json}}')
   return 0
+
+
+def _write(args: argparse.Namespace, metrics: list[str]) -> str:
+  """Writes the tables; returns the one for people."""
+  from masm_jax import files, places
+  from masm_jax.evaluation import comparison as compare
+  from masm_jax.evaluation import tables
+
+  try:
+    with places.folder_of(_NOTE, args.out, what='the comparison', form=compare.FORM) as fresh:
+      comparison = compare.compare(compare.load_detectors(args.folders), args.reference)
+      contents = {
+        'comparison.md': tables.markdown(comparison, metrics),
+        'comparison.tex': tables.latex(comparison, metrics),
+        'comparison.csv': tables.csv_table(comparison),
+      }
+      for name, content in contents.items():
+        files.write_text(fresh / name, content)
+      files.write_json(fresh / _NOTE, comparison)
+  except OSError as error:
+    raise UserError(f'cannot write to --out={args.out}: {error.strerror}') from error
+  return contents['comparison.md']
 
 
 if __name__ == '__main__':

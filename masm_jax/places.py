@@ -16,6 +16,7 @@ from masm_jax.errors import UserError
 
 _MARK = '.{}.unfinished'  # The folder in which the files of a note are written; once it was a file.
 _READY = '.{}.finished'  # The same folder when all are written, until they are in their places.
+_MAX_LISTED_BYTES = 240  # With what follows it is still the name of a file.
 _GONE = '.gone'  # How empty files end there that name an older file which the new ones lack.
 
 _RESULTS = 'results.json'  # Of several kinds.
@@ -30,6 +31,7 @@ _KINDS = {
   'detector.json': 'a detector file',
   'export.json': 'an export',
   'predict.json': 'predictions',
+  'explain.json': 'explanations',
   'jobs.sqlite': 'a server',
 }
 
@@ -72,7 +74,7 @@ def refuse_inputs(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -
 
 @contextlib.contextmanager
 def folder_of(
-  note: str, folder: str | os.PathLike, *, what: str, parts: Sequence[str] = ()
+  note: str, folder: str | os.PathLike, *, what: str, parts: Sequence[str] = (), form: str = ''
 ) -> Iterator[pathlib.Path]:
   """Replaces the files of a folder, all together and last of all its note.
 
@@ -85,7 +87,10 @@ def folder_of(
     note: the name of the note, which says what the folder is.
     folder: a new or an empty one, or one that was written, or begun, so before.
     what: what it is, for the error.
-    parts: files of an older one that the new one may lack; they are removed then.
+    parts: files of an older one that the new one may lack; they are removed then, as those are that
+      the older note lists under `files`.
+    form: what the note's `format` begins with: one of somebody else, by chance of the same name, is
+      told by it.
 
   Raises:
     UserError: it holds other files.
@@ -94,7 +99,8 @@ def folder_of(
   folder = pathlib.Path(folder)
   fresh, ready = folder / _MARK.format(note), folder / _READY.format(note)
   others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-  if others and not {note, fresh.name, ready.name} & others:
+  is_own = note not in others or _has_form(folder / note, form)
+  if others and not (is_own and {note, fresh.name, ready.name} & others):
     raise UserError(f'{folder} holds other files: give a new folder for {what}')
   is_new = not folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +110,8 @@ def folder_of(
     files.remove_unfinished(folder)
     fresh.mkdir()
     yield fresh
-    for name in {*parts} - {path.name for path in fresh.iterdir()}:
+    older = _listed(folder / note) if form else []
+    for name in {*parts, *older} - {path.name for path in fresh.iterdir()}:
       (fresh / f'{name}{_GONE}').touch()
     files.sync(fresh)
     os.replace(fresh, ready)  # From here on the new ones are kept, whatever happens.
@@ -118,6 +125,17 @@ def folder_of(
       if is_new:
         with contextlib.suppress(OSError):  # It holds something.
           folder.rmdir()
+
+
+def _has_form(note: pathlib.Path, form: str) -> bool:
+  return not form or str(files.read_json(note).get('format', '')).startswith(form)
+
+
+def _listed(note: pathlib.Path) -> list[str]:
+  """What a note lists under `files`, which may be anything, and lies beside it."""
+  found = files.read_json(note).get('files') if note.exists() else None
+  there = set(os.listdir(note.parent)) if isinstance(found, list) else set()
+  return [name for name in there if name in found and len(os.fsencode(name)) <= _MAX_LISTED_BYTES]
 
 
 def is_half_replaced(note: str, folder: str | os.PathLike) -> bool:

@@ -146,7 +146,7 @@ def _explain(inputs, out):
   paths = sorted((inputs / 'crops').iterdir())[:2]
 
   def run():
-    with locks.held(out / 'maps'):
+    with locks.held_beside(out / 'maps'):
       explain_run.explain_files(explained, paths, out / 'maps', points=2)
     return 0
 

@@ -162,6 +162,24 @@ def test_a_folder_of_others_is_refused(tmp_path):
   assert names_of(tmp_path) == ['holiday.jpg']
 
 
+def test_a_note_of_somebody_else_is_told_by_its_format(tmp_path):
+  def formed(**document):
+    with places.folder_of('note.json', tmp_path, what='the maps', form='masm_jax maps ') as fresh:
+      files.write_json(fresh / 'note.json', {'format': 'masm_jax maps 1'} | document)
+
+  (tmp_path / 'note.json').write_text('{"format": 3}')
+  with pytest.raises(UserError, match='holds other files: give a new folder for the maps'):
+    formed()
+  assert (tmp_path / 'note.json').read_text() == '{"format": 3}'
+  (tmp_path / 'note.json').unlink()
+  formed(files=['a', 'none', '../b', str(tmp_path / 'c'), '..', '', 'x' * 300, '\0', '\ud800', 3])
+  for name in ('a', 'c', '../b'):
+    (tmp_path / name).touch()
+  formed(files=7)  # What the older note lists goes, and nothing outside the folder.
+  assert names_of(tmp_path) == ['c', 'note.json'] and (tmp_path / '../b').exists()
+  formed()
+
+
 @pytest.mark.parametrize('kind', [places.TRAINING, places.EVALUATION, places.DEMO, places.SWEEP])
 def test_a_folder_of_another_kind_is_refused_by_its_lock(tmp_path, kind):
   for name, other in places._KINDS.items():

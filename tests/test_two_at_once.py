@@ -72,8 +72,12 @@ def _convert(folder):
   return convert.main([*map(str, words)])
 
 
-@pytest.mark.parametrize('command', [_export, _convert])
-def test_the_second_export_is_one_line_and_status_2(command, tmp_path, capsys, monkeypatch):
+def _compare(folder):
+  return compare.main(['a', 'b', '--out', str(folder / 'out')])
+
+
+@pytest.mark.parametrize('command', [_export, _convert, _compare])
+def test_the_second_to_write_a_whole_folder_is_told(command, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(cli, 'start_jax', lambda **_: None)
   hold(tmp_path, '.out.lock')
   assert command(tmp_path) == 2
@@ -106,26 +110,22 @@ def _fair(folder):
   return sweep.main(['fair', f'--workdir={folder / "out"}'])
 
 
-def _compare(folder):
-  return compare.main(['a', 'b', '--out', str(folder / 'out')])
-
-
 def _demo(folder):
   with mock.patch.object(sys, 'argv', ['demo', f'--workdir={folder / "out"}']):
     return demo_command.main()
 
 
 def test_the_second_explanation_is_one_line_and_status_2(tmp_path):
-  hold(tmp_path / 'out')
+  hold(tmp_path, '.out.lock')
   words = ['--model=run', '--source=a.png', f'--out={tmp_path / "out"}']
   argv = [sys.executable, '-m', 'masm_jax.explain', *words]  # Its flags are another command's too.
   done = subprocess.run(argv, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
   assert re.search(TOLD, done.stderr)
-  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.lock']
+  assert [path.name for path in tmp_path.iterdir()] == ['.out.lock']
 
 
-@pytest.mark.parametrize('command', [_preprocess, _perturb, _sweep, _fair, _compare, _demo])
+@pytest.mark.parametrize('command', [_preprocess, _perturb, _sweep, _fair, _demo])
 def test_the_second_command_is_one_line_and_status_2(command, tmp_path, capsys):
   hold(tmp_path / 'out')
   assert command(tmp_path) == 2

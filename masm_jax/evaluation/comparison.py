@@ -19,7 +19,8 @@ from masm_jax.metrics import paired, scores, summary
 from masm_jax.metrics.clusters import make_clusters
 from masm_jax.metrics.summary import Settings
 
-FORMAT = 'masm_jax comparison 1'
+FORM = 'masm_jax comparison '  # Of any version.
+FORMAT = f'{FORM}1'
 _MAX_DRAWS = 10_000  # Of the bootstrap: an evaluation may have taken more, and says how many.
 _ROW = ['path', 'video_id', 'label']  # What makes two rows of score tables the same example.
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
   if _BENCHMARK.value == bool(_SOURCE.value) or _BENCHMARK.value != (_SUITE.value is not None):
     raise UserError('give either --source (face crops), or --benchmark with --suite (data sets)')
   out = pathlib.Path(_OUT.value)
-  with locks.held(out):  # Two would mix their files.
+  with locks.held_beside(out):  # Two would mix their files.
     cli.start_jax(deterministic=True)
     return _explain(out)
 

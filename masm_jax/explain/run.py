@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from masm_jax import config as config_lib
 from masm_jax import files, places, telemetry
 from masm_jax.data import sets as sets_lib
 from masm_jax.data import transforms
@@ -27,9 +28,11 @@ from masm_jax.parallel import sharding
 from masm_jax.plots.explanation import explanation_figure, knock_out_figure
 from masm_jax.preprocess.raw_video import is_picture
 
-LINES = 'explanations.jsonl'
+NOTE, LINES = 'explain.json', 'explanations.jsonl'
 BENCHMARK = 'benchmark.json'
-FORMAT = 'masm_jax explanation benchmark 1'
+_FORM, _BENCHMARK_FORM = 'masm_jax explanations ', 'masm_jax explanation benchmark '
+FORMAT = f'{_BENCHMARK_FORM}1'
+_MAX_NAME_BYTES = 200  # Of a picture's own name in its map's.
 
 
 class Explained(NamedTuple):
@@ -126,12 +129,28 @@ def explain_files(
   Args:
     run: what explains.
     paths: crops, made as the detector's training crops were.
-    out: gets `explanations.jsonl` and `001_NAME.png`, ...
+    out: gets `explanations.jsonl`, `001_NAME.png`, ..., and the note of them, `explain.json`; those
+      that were there are replaced together.
     points: of the quadrature.
 
   Raises:
-    UserError: a file is no picture, or nothing can be written.
+    UserError: a file is no picture, the folder holds other files, or nothing can be written.
   """
+  with places.folder_of(NOTE, out, what='the explanations', form=_FORM) as fresh:
+    found = _explain_into(fresh, run, paths, points)
+    _write_note(fresh, NOTE, {'format': f'{_FORM}1', 'run': dict(run.facts)})
+  return found
+
+
+def _write_note(fresh: pathlib.Path, name: str, document: Mapping[str, Any]) -> None:
+  """Writes a note that lists what lies beside it."""
+  listed = sorted(path.name for path in fresh.iterdir())
+  files.write_json(fresh / name, {**document, 'files': listed})
+
+
+def _explain_into(
+  fresh: pathlib.Path, run: Explained, paths: Sequence[pathlib.Path], points: int
+) -> list[tuple[pathlib.Path, Explanation]]:
   size = run.explainer.config.backbone.image_size
   images = np.stack([transforms.resize(transforms.decode(path), size) for path in paths])
   names = part_names(run.explainer.changes.num_parts)
@@ -144,12 +163,13 @@ def explain_files(
       if len(names) > 1:
         maps |= dict(zip(names, one.maps, strict=True))
       values = {'pretrained': one.base_logit} | dict(zip(names, one.values, strict=True))
+      stem = files.cut_name(paths[i].stem, _MAX_NAME_BYTES)
       explanation_figure(
-        images[i], maps, values, out / f'{i + 1:03d}_{paths[i].stem}.png',
+        images[i], maps, values, fresh / f'{i + 1:03d}_{stem}.png',
         title=text_tables.one_line(f'{paths[i].name}: logit {one.logit:+.2f}'), note=_note(one),
       )  # fmt: skip
       progress.update(i + 1)
-  files.write_text(out / LINES, ''.join(json.dumps(line) + '\n' for line in lines))
+  files.write_text(fresh / LINES, ''.join(json.dumps(line) + '\n' for line in lines))
   return found
 
 
@@ -167,6 +187,7 @@ def load_sets(run: Explained, suite: ml_collections.ConfigDict) -> dict[str, Man
   Raises:
     UserError: a set is not at hand, or the suite leaves nothing to measure on.
   """
+  config_lib.validate_suite(suite)
   specs, synthetic = suite.sets, suite.synthetic
   if not specs and run.config is not None:
     own = run.config.data
@@ -193,7 +214,7 @@ def measure(
   Args:
     run: what is measured.
     sets: name -> manifest of real and fake crops, fakes beside their real frames.
-    out: folder of the results.
+    out: folder of the results; those that were there are replaced together.
     points: of the quadrature.
     limit: fakes of each set whose maps are measured.
     num_draws: of the bootstrap.
@@ -202,7 +223,29 @@ def measure(
   Returns:
     The document: `sets`: name -> `localisation` (see `benchmark.measure`; None where no fake has
     its real frame, with the reason in `note`) and `knock_out` (see there).
+
+  Raises:
+    UserError: the folder holds other files.
   """
+  what = 'the benchmark of explanations'
+  with places.folder_of(BENCHMARK, out, what=what, form=_BENCHMARK_FORM) as fresh:
+    document = _measure_into(
+      fresh, run, sets, points=points, limit=limit, num_draws=num_draws, seed=seed
+    )
+    _write_note(fresh, BENCHMARK, document)
+  return document
+
+
+def _measure_into(
+  fresh: pathlib.Path,
+  run: Explained,
+  sets: Mapping[str, Manifest],
+  *,
+  points: int,
+  limit: int,
+  num_draws: int,
+  seed: int,
+) -> dict[str, Any]:
   explainer = run.explainer
   ones = np.ones(explainer.changes.num_parts, np.float32)
   baselines = Baselines(
@@ -239,11 +282,10 @@ def measure(
         explainer, manifest, num_draws=num_draws, seed=seed, on_progress=bar.update
       )
     knock_out_figure(
-      found['knock_out']['falls'], out / f'{name}_knock_out.png',
+      found['knock_out']['falls'], fresh / f'{name}_knock_out.png',
       note=f'{name}: {found["knock_out"]["num_crops"]} crops; intervals of 95 % over'
       f' {found["knock_out"]["num_clusters"]} groups.',
     )  # fmt: skip
-  files.write_json(out / BENCHMARK, files.to_json(document))
   return document
 
 

@@ -252,6 +252,21 @@ def test_a_score_table_of_another_detector_is_refused(tmp_path):
     runs.read_runs(folders)
 
 
+def test_tables_are_written_over_older_ones_and_nothing_else(tmp_path, three, capsys):
+  out = tmp_path / 'out'
+  for _ in range(2):
+    assert command.main([*three, '--out', str(out), '--metrics', 'auroc']) == 0
+  written = [f'comparison.{end}' for end in ('csv', 'json', 'md', 'tex')]
+  assert sorted(path.name for path in out.iterdir()) == written
+  capsys.readouterr()
+  (tmp_path / 'mine').mkdir()
+  for name, text in (('comparison.csv', 'mine'), ('comparison.json', '{"mine": 1}')):
+    (tmp_path / 'mine' / name).write_text(text)
+    assert command.main([*three, '--out', str(tmp_path / 'mine')]) == 2
+    assert 'mine holds other files: give a new folder' in capsys.readouterr().err
+    assert (tmp_path / 'mine' / name).read_text() == text
+
+
 def test_errors_of_the_command_are_one_line(tmp_path, three, capsys):
   for arguments, message in (
     ([three[0], str(tmp_path)], 'holds no finished evaluation'),

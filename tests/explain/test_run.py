@@ -49,6 +49,36 @@ def test_files_are_explained_in_lines_and_pictures(masm, portraits, tmp_path):
   assert len(rows) == 3 and f'{found[0][1].logit:+.3f}' in rows[1]
 
 
+def test_maps_take_the_place_of_older_ones_and_of_nothing_else(
+  masm, portraits, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(explain_run, 'explanation_figure', lambda *words, **_: words[3].touch())
+  image = cv2.imread(str(next(portraits.parent.rglob('*.png'))))
+  names = ['a', 'b', 'c' * 251]
+  paths = [tmp_path / f'{name}.png' for name in names]
+  for path in paths:
+    cv2.imwrite(str(path), image)
+  out = tmp_path / 'out'
+  explain_run.explain_files(masm, paths, out, points=8)  # All in one batch of one size.
+  (out / 'mine').touch()
+  assert sorted(path.name[:6] for path in out.iterdir()) == [
+    '001_a.', '002_b.', '003_cc', 'explai', 'explan', 'mine'
+  ]  # fmt: skip
+  explain_run.explain_files(masm, paths[:2], out, points=8)
+  assert sorted(path.name for path in out.iterdir()) == [
+    '001_a.png', '002_b.png', 'explain.json', 'explanations.jsonl', 'mine'
+  ]  # fmt: skip
+  foreign = tmp_path / 'foreign'
+  foreign.mkdir()
+  (foreign / 'explanations.jsonl').write_text('mine')
+  with pytest.raises(UserError, match='foreign holds other files'):
+    explain_run.explain_files(masm, paths, foreign, points=8)
+  (foreign / 'benchmark.json').write_text('{"mine": 1}')
+  with pytest.raises(UserError, match='foreign holds other files'):
+    explain_run.measure(masm, {}, foreign)
+  assert sorted(path.name for path in foreign.iterdir()) == ['benchmark.json', 'explanations.jsonl']
+
+
 def test_maps_are_measured_on_the_built_in_set(masm, portraits, tmp_path):
   manifest = manifest_lib.load_manifest(portraits).select(split='test')
   document = explain_run.measure(
@@ -56,6 +86,7 @@ def test_maps_are_measured_on_the_built_in_set(masm, portraits, tmp_path):
   )
   stored = json.loads((tmp_path / 'benchmark.json').read_text())
   assert stored['format'] == 'masm_jax explanation benchmark 1'
+  assert stored['files'] == ['faces_knock_out.png']
   found = document['sets']['faces']['localisation']
   num_parts = masm.explainer.changes.num_parts
   names = {'all changes', *(f'subspace {k + 1}' for k in range(num_parts))}
