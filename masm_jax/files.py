@@ -18,15 +18,17 @@ import os
 import pathlib
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
 
-from masm_jax import plain_files
+from masm_jax import plain_files, processes
 from masm_jax.errors import UserError
 
 _UNFINISHED = '.partial'  # How files end that are being written.
+_OLD_S = 3600.0  # So long without a write: its process, on another machine, is gone.
 _MAX_DEPTH = 100  # Of objects and lists in a document; what follows it may call itself.
 _DIGEST = 'digest'  # The key of a sealed document that holds the digest of all others.
 
@@ -35,9 +37,9 @@ _DIGEST = 'digest'  # The key of a sealed document that holds the digest of all 
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Writes a file whole: at every moment `path` is the old file or the new one.
 
-  Gives the path of an empty file beside it, under a name that nobody can guess. When the block ends
-  well, that file is on the disk and takes the name `path`; otherwise it is removed. What a kill
-  leaves behind, `remove_unfinished` takes away.
+  Gives the path of an empty file beside it, under a name that nobody can guess and that tells which
+  process writes it. When the block ends well, that file is on the disk and takes the name `path`;
+  otherwise it is removed. What a kill leaves behind, `remove_unfinished` takes away.
 
   >>> import tempfile
   >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -54,7 +56,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  fresh = path.with_name(f'.{cut_name(path.name, 80)}.{secrets.token_hex(8)}{_UNFINISHED}')
+  owner = f'{processes.mark()}.{secrets.token_hex(8)}'
+  fresh = path.with_name(f'.{cut_name(path.name, 80)}.{owner}{_UNFINISHED}')
   os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
   try:
     yield fresh
@@ -113,17 +116,27 @@ def write_arrays(
     fresh.chmod(mode)
 
 
-def remove_unfinished(folder: str | os.PathLike, *, deep: bool = False) -> None:
-  """Removes what killed processes left of `replacing` in a folder that no process writes to now.
+def remove_unfinished(
+  folder: str | os.PathLike, *, deep: bool = False, alone: bool = False
+) -> None:
+  """Removes what killed processes left of `replacing` in a folder.
+
+  What a process of this machine is writing stays. Whether one of another machine is, nobody here
+  can know: its file goes when nothing was written to it for an hour.
 
   Args:
     folder: the folder.
     deep: whether in all folders below it too.
+    alone: whether no other machine writes there: then what is of others goes at once.
   """
   find = pathlib.Path(folder).rglob if deep else pathlib.Path(folder).glob
   for path in find(f'.*.{"[0-9a-f]" * 16}{_UNFINISHED}'):
+    is_gone = processes.is_gone(path.name.split('.')[-3])
     with contextlib.suppress(OSError):
-      path.unlink()
+      if is_gone is None:
+        is_gone = alone or time.time() - path.lstat().st_mtime > _OLD_S
+      if is_gone:
+        path.unlink()
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -1,4 +1,4 @@
-"""Small disks that fill up, and grow."""
+"""Small disks that fill up, and grow; what commands leave on a disk."""
 
 import contextlib
 import pathlib
@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+from masm_jax import processes
 
 
 @contextlib.contextmanager
@@ -25,6 +27,11 @@ def grow(folder: pathlib.Path, kilobytes: int) -> None:
   """Makes room on a small disk."""
   options = f'remount,size={kilobytes}k'
   subprocess.run(['mount', '-o', options, str(folder)], check=True)
+
+
+def unfinished(path: pathlib.Path, pid: int = 2**22 + 1) -> pathlib.Path:
+  """What a process was writing a file to; by default one that was killed: numbers end below it."""
+  return path.with_name(f'.{path.name}.{processes.mark(pid)}.0011223344556677.partial')
 
 
 def leftovers(folder: pathlib.Path) -> list[str]:

@@ -13,7 +13,17 @@ from masm_jax.__main__ import COMMANDS
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'masm_jax'
 
 # Free to all: they know nothing of the rest.
-LEAVES = {'config', 'errors', 'fields', 'files', 'places', 'plain_files', 'terminal', 'tree'}
+LEAVES = {
+  'config',
+  'errors',
+  'fields',
+  'files',
+  'places',
+  'plain_files',
+  'processes',
+  'terminal',
+  'tree',
+}
 # The order of the house, from the ground up: each part may import what its line names, and nothing
 # above it.
 ALLOWED = {
@@ -22,6 +32,7 @@ ALLOWED = {
   'tree': set(),
   'files': set(),
   'plain_files': set(),
+  'processes': set(),
   'fields': set(),
   'places': set(),
   'config': set(),

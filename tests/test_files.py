@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import pathlib
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from masm_jax import files as json_files
 from masm_jax.errors import UserError
 from masm_jax.files import read_json, write_json
 from masm_jax.parallel import locks
+from tests.disks import unfinished
 
 
 def strict_loads(text):
@@ -88,9 +91,36 @@ def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path):
 
 def test_what_a_kill_leaves_is_removed(tmp_path):
   json_files.write_text(tmp_path / 'kept.partial', 'a file of the user')
-  (tmp_path / '.a.txt.0011223344556677.partial').write_text('ha')
+  unfinished(tmp_path / 'a.txt').write_text('ha')
   json_files.remove_unfinished(tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['kept.partial']
+
+
+def test_what_a_process_is_writing_stays(tmp_path):
+  """Of a command in a folder above, which removes what was left below it."""
+  with json_files.replacing(tmp_path / 'run' / 'a.txt') as own:
+    other = unfinished(tmp_path / 'run' / 'b.txt', os.getppid())
+    left = unfinished(tmp_path / 'run' / 'c.txt')
+    for path in (other, left):
+      path.touch()
+    json_files.remove_unfinished(tmp_path, deep=True)
+    assert {*own.parent.iterdir()} == {own, other}
+    own.write_text('whole')
+  assert (tmp_path / 'run' / 'a.txt').read_text() == 'whole'
+
+
+def test_what_another_machine_left_is_removed_when_it_is_old_or_nobody_else_writes(tmp_path):
+  elsewhere = tmp_path / '.a.txt.00000000-1-1.0011223344556677.partial'
+  earlier = tmp_path / '.a.txt.0011223344556677.partial'  # Of a version that named no process.
+  for path in (elsewhere, earlier):
+    path.touch()
+  json_files.remove_unfinished(tmp_path)
+  assert {*tmp_path.iterdir()} == {elsewhere, earlier}
+  os.utime(earlier, (0, time.time() - 2 * 3600))
+  json_files.remove_unfinished(tmp_path)
+  assert {*tmp_path.iterdir()} == {elsewhere}
+  json_files.remove_unfinished(tmp_path, alone=True)
+  assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('letter', ['a', '\N{CJK UNIFIED IDEOGRAPH-540D}', '\N{CLAPPER BOARD}'])

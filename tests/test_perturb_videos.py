@@ -11,6 +11,7 @@ import pytest
 from masm_jax import perturb_videos
 from masm_jax.perturbations import catalogue as robustness
 from masm_jax.preprocess.layouts import Options, list_videos
+from tests.disks import unfinished
 
 
 def clip(path, seed=0, num_frames=3):
@@ -180,6 +181,6 @@ def test_link_loops_and_pipes_are_skipped_with_a_line(raw, tmp_path, capsys):
 def test_a_copy_killed_in_its_first_write_resumes(raw, tmp_path):
   out = tmp_path / 'out'
   out.mkdir()
-  (out / '.perturbation.json.0123456789abcdef.partial').write_text('{"key"')
+  unfinished(out / 'perturbation.json').write_text('{"key"')
   assert run(raw, out, '--processes=0') == 0
   assert not list(out.rglob('.*.partial'))

@@ -16,7 +16,7 @@ import pytest
 from absl.testing import flagsaver
 
 from configs import demo
-from masm_jax import cli, compare, perturb_videos
+from masm_jax import cli, compare, perturb_videos, processes
 from masm_jax import demo as demo_command
 from masm_jax.analysis import __main__ as analysis
 from masm_jax.convert import __main__ as convert
@@ -40,7 +40,7 @@ TOLD = rf'is in use by process {os.getppid()} on \S+, which runs since'
 def hold(folder, name=locks.NAME):
   """Makes a folder and its lock, as another process would have them: the parent of this one."""
   folder.mkdir(parents=True, exist_ok=True)
-  owner = locks._own() | {'pid': os.getppid(), 'started': locks._started(os.getppid())}
+  owner = locks._own() | {'pid': os.getppid(), 'started': processes.started(os.getppid())}
   (folder / name).write_text(json.dumps(owner | {'token': 'another'}))
 
 

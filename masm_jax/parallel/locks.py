@@ -11,7 +11,6 @@ for two minutes, by this machine's clock, for clocks of machines differ; an old 
 import contextlib
 import errno
 import fcntl
-import functools
 import glob
 import json
 import os
@@ -22,11 +21,10 @@ import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from masm_jax import files, places, plain_files
+from masm_jax import files, places, plain_files, processes
 from masm_jax.errors import UnfitFileError, UserError
 from masm_jax.terminal import say, terminal_line
 
@@ -118,7 +116,7 @@ def _take(path: pathlib.Path, waits: bool) -> str:
   """Makes the lock file; returns its token."""
   token = secrets.token_hex(8)
   text = json.dumps(_own() | {'token': token, 'since': time.strftime('%Y-%m-%d %H:%M:%S')})
-  fresh = path.with_name(f'{path.name}.{_mark()}-{token}')
+  fresh = path.with_name(f'{path.name}.{processes.mark()}-{token}')
   with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), 'w') as file:
     file.write(text)
   try:
@@ -197,10 +195,9 @@ def _tidy(path: pathlib.Path, token: str) -> None:
   """Removes what others left that were killed while they asked for the lock."""
   for other in path.parent.glob(f'{glob.escape(path.name)}.*'):
     found = _read(other)
-    machine, pid, started, *_ = f'{other.name.removeprefix(path.name)[1:]}---'.split('-')
-    if machine == _mark().partition('-')[0] and pid.isdecimal():
-      is_gone = _started(int(pid)) != started  # Known by its name alone: it may be empty.
-    else:  # An empty one may be written right now.
+    mark = other.name.removeprefix(path.name)[1:].rpartition('-')[0]
+    is_gone = processes.is_gone(mark)  # Known by its name alone: it may be empty.
+    if is_gone is None:  # An empty one may be written right now.
       is_gone = bool(found and found[0].get('token', token) != token and _is_gone(found[0]))
     if is_gone:
       other.unlink(missing_ok=True)
@@ -250,35 +247,11 @@ def _beat(path: pathlib.Path, token: str, released: threading.Event) -> None:
 def _own() -> dict[str, Any]:
   return {
     'host': socket.gethostname(),
-    'machine': _machine(),
+    'machine': processes.machine(),
     'pid': os.getpid(),
-    'started': _started(os.getpid()),
+    'started': processes.started(os.getpid()),
     'command': shlex.join(sys.orig_argv[:40]),
   }
-
-
-def _mark() -> str:
-  """This process in the name of a file: machine, number, start."""
-  return f'{zlib.crc32(_machine().encode()):08x}-{os.getpid()}-{_started(os.getpid())}'
-
-
-@functools.cache
-def _machine() -> str:
-  """What tells machines apart, and containers on one machine: process numbers are valid within."""
-  try:
-    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-    return f'{boot} {os.readlink("/proc/self/ns/pid")}'
-  except OSError:
-    return f'{socket.gethostname()} {os.uname().sysname}'
-
-
-def _started(pid: int) -> str:
-  """When a process started, in the system's own unit; '' if it is gone or ended."""
-  try:
-    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-  except OSError:
-    return ''
-  return '' if fields[0] in 'ZX' else fields[19]
 
 
 def _is_own(owner: dict[str, Any]) -> bool:
@@ -294,18 +267,8 @@ def _is_gone(owner: dict[str, Any]) -> bool | None:
   """Whether the owner has ended; None where it is on another machine and nobody can know."""
   if not _has_owner(owner):
     return True  # The empty file of an earlier version, or a damaged one.
-  if owner.get('machine') != _machine():
+  if owner.get('machine') != processes.machine():
     return None
   if not os.path.isdir('/proc/self'):
-    return not _answers(owner['pid'])
-  return _started(owner['pid']) != owner.get('started')
-
-
-def _answers(pid: int) -> bool:
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except OSError:
-    return True
-  return True
+    return not processes.answers(owner['pid'])
+  return processes.started(owner['pid']) != owner.get('started')

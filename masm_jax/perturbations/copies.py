@@ -115,7 +115,7 @@ def _begin(output: pathlib.Path, record: Mapping[str, Any]) -> None:
     if any(earlier.get(name) != value for name, value in record.items()):
       raise UserError(f'{output} holds a copy made in another way ({path}): take a new folder')
     return  # As it is: it tells what failed until this start has ended.
-  if any(not entry.name.startswith(locks.NAME) for entry in output.iterdir()):
+  if any(not entry.name.startswith('.') for entry in output.iterdir()):
     raise UserError(f'--output {output} is not empty, and no copy of this program')
   try:
     files.write_json(path, record)

@@ -138,7 +138,7 @@ def _check_folder(output: pathlib.Path) -> None:
   try:
     files.remove_unfinished(output)  # Of a start that was killed in its first write.
     if not (output / crop_settings.RECORD).exists() and any(
-      not entry.name.startswith(locks.NAME) for entry in output.iterdir()
+      not entry.name.startswith('.') for entry in output.iterdir()
     ):
       raise UserError(f'{output} holds other files; give an empty or a new folder as --output')
   except OSError as error:

@@ -232,7 +232,7 @@ class Store:
     Whatever else came into that folder is left alone.
     """
     known = set(self.unfinished())
-    files.remove_unfinished(self.uploads)
+    files.remove_unfinished(self.uploads, alone=True)
     for path in self.uploads.iterdir():
       if _ID.fullmatch(path.name) and path.name not in known and not path.is_dir():
         path.unlink()

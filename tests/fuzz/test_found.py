@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import demo
-from masm_jax import backbones, cli, files
+from masm_jax import backbones, cli, files, processes
 from masm_jax import config as config_lib
 from masm_jax.data import crop_settings, linking, shards
 from masm_jax.data.importers.deepfakebench import import_deepfakebench
@@ -143,9 +143,9 @@ def test_a_person_without_a_name_is_named_by_the_video():
 
 
 def test_an_empty_file_of_a_process_that_was_killed_before_its_lock_is_removed(tmp_path):
-  machine = locks._mark().partition('-')[0]
+  machine = processes.mark().partition('-')[0]
   gone = tmp_path / f'.lock.{machine}-{2**22 + 1}-123-ab'
-  alive = tmp_path / f'.lock.{locks._mark()}-cd'
+  alive = tmp_path / f'.lock.{processes.mark()}-cd'
   for path in (gone, alive):
     path.touch()
   with locks.held(tmp_path):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from masm_jax import processes
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
 from tests.waiting import ends_within
@@ -197,8 +198,8 @@ def test_many_at_once_never_have_it_together(tmp_path, before):
   (tmp_path / 'counter').write_text('0')
   # Each finds the lock of a dead process first, which all of them want to remove.
   write(tmp_path / '.lock', **locks._own() | {'started': '1'})
-  processes = [start(before + COUNT, tmp_path) for _ in range(4)]
-  for process in processes:
+  others = [start(before + COUNT, tmp_path) for _ in range(4)]
+  for process in others:
     process.communicate(timeout=60)
     assert process.returncode == 0
   assert (tmp_path / 'counter').read_text() == '100'
@@ -230,7 +231,7 @@ def test_a_lock_that_is_being_written_is_not_taken(tmp_path, monkeypatch):
   monkeypatch.setattr(locks, '_POLL_S', 0.02)
   (tmp_path / '.lock').touch()
   writer = threading.Timer(0.2, lambda: write(tmp_path / '.lock', **locks._own() | {'pid': 1,
-                                                 'started': locks._started(1)}))  # fmt: skip
+                                                 'started': processes.started(1)}))  # fmt: skip
   writer.start()
   with pytest.raises(UserError, match='is in use by process 1 '), locks.held(tmp_path):
     pass

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from masm_jax.preprocess import crops
+from tests.disks import unfinished
 from tests.preprocess.conftest import lines
 
 
@@ -62,7 +63,7 @@ def test_a_crop_that_was_cut_is_made_again(run, tmp_path, knows_sizes):
 
 def test_killed_in_its_first_write_it_resumes(run, tmp_path):
   (tmp_path / 'out').mkdir()
-  (tmp_path / 'out' / '.preprocess.json.0011223344556677.partial').write_text('{')
+  unfinished(tmp_path / 'out' / 'preprocess.json').write_text('{')
   assert run() == 0
   assert not list((tmp_path / 'out').glob('.*'))
 

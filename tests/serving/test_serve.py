@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import serve as load
-from masm_jax import serve
-from masm_jax.parallel import locks
+from masm_jax import processes, serve
 
 
 @pytest.fixture
@@ -58,7 +57,12 @@ def test_a_token_that_is_none_is_one_line(refused, tmp_path, token):
 
 
 def test_a_second_server_is_one_line(refused, tmp_path):
-  owner = {'host': 'here', 'machine': locks._machine(), 'pid': 1, 'started': locks._started(1)}
+  owner = {
+    'host': 'here',
+    'machine': processes.machine(),
+    'pid': 1,
+    'started': processes.started(1),
+  }
   (tmp_path / 'data').mkdir()
   (tmp_path / 'data' / '.lock').write_text(json.dumps(owner | {'token': 'a', 'command': 'serve'}))
   assert f'{tmp_path / "data"} is in use by process 1 on here' in refused()
