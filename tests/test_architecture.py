@@ -154,6 +154,7 @@ TOP_FILES = {
   'files',
   'places',
   'plain_files',
+  'processes',
   'terminal',
   'tree',
 }
