@@ -297,8 +297,8 @@ def test_every_file_that_may_be_a_strangers_is_read_by_plain_files():
     ".read_text('utf-8')",
     "prediction/sandbox.py: (folder / 'status').read_text()",
     "export/onnx_worker.py: (folder / 'detector.json').read_text()",
-    "parallel/locks.py: pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()",
-    "parallel/locks.py: pathlib.Path(f'/proc/{pid}/stat').read_text()",
+    "processes.py: pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()",
+    "processes.py: pathlib.Path(f'/proc/{pid}/stat').read_text()",
     "preprocess/pool.py: open('/proc/self/statm')",
     # A pipe is welcome: `--token-file=<(pass show server)`.
     "serving/guard.py: path.read_text(encoding='ascii')",
