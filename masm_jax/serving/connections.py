@@ -1,10 +1,14 @@
 """What a connection may do before it has asked for anything, and how much the log says of it."""
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import logging
 import os
 import resource
+import sys
+import termios
 import time
 from typing import Any
 
@@ -12,7 +16,9 @@ import h11
 from uvicorn.protocols.http import h11_impl
 
 _MOST = 1024  # Connections at a time.
-_HEAD_S = 10.0  # For the head of a request, from the connection or the last response on.
+_HEAD_S = 10.0  # For the head of a request, from the connection or the last response's end on.
+_UNREAD_S = 60.0  # So long a client may read nothing of what waits to be sent, as nginx has it.
+_LOOK_S = 1.0
 _EVERY_S = 60.0
 _MANY_KINDS = 100
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -29,10 +35,11 @@ def most_connections() -> int:
 
 
 class Connection(h11_impl.H11Protocol):
-  """uvicorn's, with an end to waiting for a request.
+  """uvicorn's, with an end to waiting for a request, and for a client that does not read.
 
-  Where there are too many, the one that has waited longest gives way: who opens connections and
-  asks for nothing keeps nobody out.
+  A response takes what it takes, as long as some of it is read now and then. Where there are too
+  many connections, the one that has waited longest gives way: who opens connections and asks for
+  nothing, or reads nothing, keeps nobody out.
   """
 
   def __init__(self, *args: Any, most: int = _MOST, **options: Any):
@@ -40,23 +47,27 @@ class Connection(h11_impl.H11Protocol):
     super().__init__(*args, **options)
     self._most = most
     self._end: asyncio.TimerHandle | None = None
+    self._look: asyncio.TimerHandle | None = None  # While something waits to be sent.
+    self._left, self._read_at = 0, 0.0  # Bytes that waited at the last look; when some were read.
 
   def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
     """See asyncio."""
     super().connection_made(transport)
     self._watch()
     if len(self.connections) > self._most:
-      waiting = [other for other in self.connections if isinstance(other, Connection)]
-      waiting = [other for other in waiting if other._end and other is not self] or [self]
-      last = min(waiting, key=lambda other: other._end.when() if other._end else 0.0)
+      others = [other for other in self.connections if isinstance(other, Connection)]
+      since = {other: other._waits_since() for other in others if other is not self}
+      waiting = {other: at for other, at in since.items() if at is not None} or {self: 0.0}
+      last = min(waiting, key=waiting.__getitem__)
       self.connections.discard(last)
       last.transport.abort()
 
   def connection_lost(self, exc: Exception | None) -> None:
     """See asyncio."""
-    if self._end:
-      self._end.cancel()
-      self._end = None
+    for timer in (self._end, self._look):
+      if timer:
+        timer.cancel()
+    self._end = self._look = None
     super().connection_lost(exc)
 
   def data_received(self, data: bytes) -> None:
@@ -68,6 +79,16 @@ class Connection(h11_impl.H11Protocol):
     """See uvicorn."""
     super().on_response_complete()
     self._watch()
+
+  def pause_writing(self) -> None:
+    """See asyncio."""
+    super().pause_writing()
+    self._follow()
+
+  def resume_writing(self) -> None:
+    """See asyncio."""
+    super().resume_writing()
+    self._read_at = self.loop.time()  # However much is written right after it.
 
   def send_400_response(self, msg: str) -> None:
     """The answer to what is no HTTP; none where another one is on its way."""
@@ -84,8 +105,51 @@ class Connection(h11_impl.H11Protocol):
     if self._end and not is_waiting:
       self._end.cancel()
       self._end = None
+    elif is_waiting and self.transport.get_write_buffer_size():
+      self._follow()  # The wait begins when the response is sent.
     elif not self._end and is_waiting and not self.transport.is_closing():
       self._end = self.loop.call_later(_HEAD_S, self.transport.abort)
+
+  def _follow(self) -> None:
+    """Watches whether the client reads, until nothing waits to be sent."""
+    if not self._look:
+      self._left, self._read_at = self._unread(), self.loop.time()
+      self._look = self.loop.call_later(_LOOK_S, self._see)
+
+  def _see(self) -> None:
+    self._look = None
+    if not self.transport.get_write_buffer_size():
+      self._watch()
+      return
+    left, now = self._unread(), self.loop.time()
+    if left < self._left:
+      self._read_at = now
+    self._left = left
+    if now - self._read_at > _UNREAD_S:
+      self.transport.abort()
+    else:
+      self._look = self.loop.call_later(_LOOK_S, self._see)
+
+  def _unread(self) -> int:
+    """Bytes that the client has not taken yet.
+
+    The system holds megabytes, and takes more only when a good part of them is gone: a slow reader
+    would seem to read nothing for minutes.
+    """
+    left = self.transport.get_write_buffer_size()
+    made = self.transport.get_extra_info('socket')
+    with contextlib.suppress(OSError):  # Not every system tells.
+      held = fcntl.ioctl(made.fileno(), termios.TIOCOUTQ, bytes(4))
+      left += int.from_bytes(held, sys.byteorder)
+    return left
+
+  def _waits_since(self) -> float | None:
+    """When the server began to wait for this client, by its loop's clock; None if it does not."""
+    if self._end:
+      return self._end.when() - _HEAD_S
+    # A pause in reading is no reason to be cut off, before a request would be.
+    is_still = self._look and self.loop.time() - self._read_at > _HEAD_S
+    return self._read_at if is_still else None
 
 
 class Terse(logging.Filter):

@@ -7,8 +7,12 @@ import logging
 import socket
 import threading
 import time
+import types
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from masm_jax.serving import app as app_lib
 from masm_jax.serving import connections, listening
@@ -27,18 +31,22 @@ def live(folder, scorer):
     store, scorer, app_lib.Settings(token=TOKEN, hosts=('localhost',), beat_s=0.1),
     model={}, read=lambda answer: {}, report=lambda answer, pictures: '',
   )  # fmt: skip
+  with served(app) as (port, _):
+    assert status(port) == 200
+    yield port
+  store.close()
+
+
+@contextlib.contextmanager
+def served(app):
+  """Port and server of an app in a thread."""
   listens = listening.bind('127.0.0.1', 0)
   server = listening.Server(app)
   thread = threading.Thread(target=server.run, args=([listens],))
-  port = listens.getsockname()[1]
   thread.start()
-  with connected(port) as one:
-    one.sendall(b'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n')
-    assert one.recv(20).startswith(b'HTTP/1.1 200')
-  yield port
+  yield listens.getsockname()[1], server
   server.stop()
   thread.join()
-  store.close()
 
 
 @pytest.fixture
@@ -104,6 +112,73 @@ def test_a_head_has_its_time_and_an_answer_takes_what_it_takes(tmp_path, scorer,
       time.sleep(0.8)
       upload.sendall(b'no form..')
       assert upload.recv(20).startswith(b'HTTP/1.1 400')
+
+
+BIG = 8_000_000  # Bytes: more than the system holds of a response that nobody reads.
+
+
+@pytest.fixture
+def big(monkeypatch):
+  """Port and server of an app whose answer is big, in one piece or in many."""
+  for name, value in (('_HEAD_S', 0.3), ('_LOOK_S', 0.05), ('_UNREAD_S', 1.5)):
+    monkeypatch.setattr(connections, name, value)
+  monkeypatch.setattr(connections, 'most_connections', lambda: 3)
+
+  async def many():
+    for _ in range(100):
+      yield b'x' * (BIG // 100)
+
+  app = Starlette(
+    routes=[
+      Route('/one', lambda _: Response(b'x' * BIG)),
+      Route('/many', lambda _: StreamingResponse(many())),
+    ]
+  )
+  app.state.jobs = types.SimpleNamespace(stop=lambda: None)
+  with served(app) as made:
+    yield made
+
+
+def asks(port, path, *, keeps):
+  """A connection with a small buffer, which has asked."""
+  one = socket.socket()
+  one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+  one.settimeout(5)
+  one.connect(('127.0.0.1', port))
+  close = '' if keeps else 'Connection: close\r\n'
+  one.sendall(f'GET {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n'.encode())
+  return one
+
+
+@pytest.mark.parametrize(('path', 'keeps'), [('/one', True), ('/many', False)])
+def test_who_reads_slowly_reads_all_and_who_reads_nothing_is_left(big, path, keeps):
+  port, server = big
+  with asks(port, path, keeps=keeps) as slow, asks(port, path, keeps=keeps):
+    got = 0
+    for _ in range(4):  # Longer than a head may take, and all together than nothing may be read.
+      time.sleep(0.5)
+      for _ in range(40):
+        got += len(slow.recv(65536))
+    until = time.monotonic() + 5
+    while len(server.server_state.connections) > 1 and time.monotonic() < until:
+      got += len(slow.recv(4096))
+      time.sleep(0.05)
+    assert len(server.server_state.connections) == 1  # The other one reads nothing.
+    while got < BIG:
+      block = slow.recv(65536)
+      assert block, f'{got} of {BIG} bytes came'
+      got += len(block)
+
+
+def test_who_reads_nothing_keeps_nobody_out(big):
+  port, server = big
+  with contextlib.ExitStack() as stack:
+    for _ in range(3):
+      stack.enter_context(asks(port, '/one', keeps=True))
+    time.sleep(0.6)
+    assert len(server.server_state.connections) == 3
+    assert stack.enter_context(asks(port, '/one', keeps=True)).recv(20).startswith(b'HTTP/1.1 200')
+    assert len(server.server_state.connections) == 3
 
 
 @pytest.mark.parametrize('late_s', [0, 0.2])
