@@ -1,7 +1,6 @@
 """What the commands of `python -m masm_jax.data` do; each returns its exit status."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -240,7 +239,7 @@ def _write(manifest: Manifest, output: str) -> None:
   say(f'wrote {output}: {_summary(manifest)}')
   root, folder = manifest.root, storage.parent(output)
   if not storage.is_remote(root):
-    root, folder = os.path.abspath(root), os.path.abspath(folder)
+    root, folder = storage.absolute(root), storage.absolute(folder)
   if root != folder:
     if storage.suffix(output) == '.csv':
       say(f'its paths start at {root}: give --root={root} when you use it, or write a .parquet')

@@ -60,8 +60,12 @@ def parent(path: Path) -> pathlib.Path | str:
 
 
 def absolute(path: Path) -> str:
-  """The whole path, without `.` and `..` in it."""
+  """The whole path, without `.` and `..` in it; up from a link is up from where it leads to."""
   if not is_remote(path):
+    parts = os.fspath(path).split(os.sep)
+    if os.pardir in parts:
+      end = len(parts) - parts[::-1].index(os.pardir)
+      path = os.path.join(os.path.realpath(os.sep.join(parts[:end])), *parts[end:])
     return os.path.abspath(path)
   scheme, _, rest = os.fspath(path).partition('://')
   return f'{scheme}://{posixpath.normpath(rest)}'
@@ -71,7 +75,12 @@ def relative(path: Path, root: Path) -> str:
   """The path as seen from a folder, with forward slashes; it begins with `..` if it leaves it."""
   if is_remote(path) != is_remote(root):
     return '..'
-  return pathlib.PurePath(os.path.relpath(absolute(path), absolute(root))).as_posix()
+  found = os.path.relpath(absolute(path), absolute(root))
+  is_above = found.partition(os.sep)[0] == os.pardir and not is_remote(path)
+  # Read from there, as the system does, it may be another one, where there are links.
+  if is_above and os.path.realpath(os.path.join(root, found)) != os.path.realpath(path):
+    found = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+  return pathlib.PurePath(found).as_posix()
 
 
 def suffix(path: Path) -> str:

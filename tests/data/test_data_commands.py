@@ -71,6 +71,22 @@ def test_an_input_is_not_written_over(data, tmp_path, monkeypatch, capsys):
   assert before == [(tmp_path / name).read_bytes() for name in ('m.parquet', 'metadata.csv')]
 
 
+@pytest.mark.parametrize('place', ['link/m.parquet', 'link/../m.parquet', 'm.parquet'])
+def test_a_manifest_behind_a_link_finds_its_images(data, tmp_path, place, monkeypatch, capsys):
+  """Up from a link is up from where it leads to, not back to the folder of the link."""
+  (tmp_path / 'there' / 'inner').mkdir(parents=True)
+  (tmp_path / 'here').mkdir()
+  (tmp_path / 'here' / 'link').symlink_to(tmp_path / 'there' / 'inner')
+  for label in ('real', 'fake'):
+    shutil.copytree(tmp_path / 'train', tmp_path / 'there' / 'crops' / label)
+  monkeypatch.chdir(tmp_path / 'here')
+  words = ['--format', 'folder', '--input', 'link/../crops', '--split', 'test']
+  assert main(['import', *words, '--output', place]) == 0
+  assert len(load_manifest(place, check_files=True)) == 8
+  write_manifest(build_manifest(data, tmp_path), place)
+  assert len(load_manifest(place, check_files=True)) == 8
+
+
 def test_check_finds_each_kind_of_problem(data, tmp_path, capsys):
   data[4]['identities'] = '100;003'  # 003 is a fake's second identity in train.
   data[6]['source_video_id'] = 'FF/0/000'
