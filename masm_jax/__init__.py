@@ -27,13 +27,10 @@ def _leave_working_folder() -> None:
 
 _leave_working_folder()  # Before any import that would look there.
 
-# Libraries that tell their makers of their use; they look when they are imported, here and in
-# processes after this one. Whoever wants them to sets the variable.
-for _silent, _value in {
-  'ORT_DISABLE_TELEMETRY': '1',  # onnxruntime; it also writes to ~/.cache/Microsoft.
-  'RAY_USAGE_STATS_ENABLED': '0',
-}.items():
-  os.environ.setdefault(_silent, _value)
+# Two libraries tell their makers of their use, and one writes to ~/.cache/Microsoft. They look here
+# when they are imported, in processes after this one too; whoever wants them to sets the variable.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
 
 import importlib  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402

@@ -1,6 +1,7 @@
 """Imports run one way, and the package starts fast."""
 
 import ast
+import os
 import pathlib
 import re
 import subprocess
@@ -303,6 +304,35 @@ def test_every_file_that_may_be_a_strangers_is_read_by_plain_files():
     # A pipe is welcome: `--token-file=<(pass show server)`.
     "serving/guard.py: path.read_text(encoding='ascii')",
   }
+
+
+def test_libraries_that_tell_their_makers_are_told_not_to(tmp_path):
+  known = {'ORT_DISABLE_TELEMETRY': '1', 'RAY_USAGE_STATS_ENABLED': '0'}
+  outer = {name: value for name, value in os.environ.items() if name not in known}
+  code = (
+    'import os, sys, masm_jax, masm_jax.preprocess.yunet\n'  # It imports onnxruntime.
+    f'assert "onnxruntime" in sys.modules; print({{name: os.environ[name] for name in {[*known]}}})'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True,
+    env={**outer, 'HOME': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path / 'cache')},
+  )  # fmt: skip
+  assert result.stdout.strip() == str(known)
+  assert not list(tmp_path.iterdir())
+
+
+def test_few_files_import_a_library_that_tells_its_makers():
+  found = {
+    str(path.relative_to(PACKAGE))
+    for path in FILES
+    for line in path.read_text().splitlines()
+    if line.strip().startswith(
+      tuple(
+        f'{how} {name}' for how in ('import', 'from') for name in ('onnxruntime', 'ray', 'wandb')
+      )
+    )
+  }
+  assert found == {'export/onnx.py', 'parallel/ray_actors.py', 'preprocess/yunet.py'}
 
 
 def test_help_and_import_load_neither_jax_nor_tensorflow_nor_torch():

@@ -22,7 +22,14 @@ from masm_jax.errors import UserError
 from masm_jax.prediction import messages, verdicts
 from masm_jax.prediction.answers import Answer, InputFacts
 from masm_jax.prediction.facts import crop_settings, model_facts
-from masm_jax.prediction.jobs import Candidate, Explainer, Job, descriptor_sha256, open_source
+from masm_jax.prediction.jobs import (
+  Candidate,
+  Explainer,
+  Job,
+  descriptor_sha256,
+  is_unchanged,
+  open_source,
+)
 from masm_jax.prediction.media import Faces, Limits, Source, View
 from masm_jax.prediction.policy import Policy, from_detector
 from masm_jax.prediction.predictor import Detector
@@ -76,7 +83,9 @@ class Engine:
       raise UserError(f'batch size {size}: give a multiple of {detector.num_devices} devices')
     found = {
       'detector': 'haar' if faces == 'haar' else 'yunet',
-      'model': model_file.yunet_model(yunet) if faces == 'yunet' else None,
+      'model': (
+        model_file.yunet_model(yunet, instead='--faces haar') if faces == 'yunet' else None
+      ),
     }
     settings, self._warning = crop_settings(detector, **found)
     self.settings = Settings(settings, detector.image_size, faces == 'whole', self.limits)
@@ -193,7 +202,10 @@ class Engine:
       descriptor, kind, problem = open_source(job.source, self.limits)
       if descriptor is not None:
         stack.callback(os.close, descriptor)
-        job.sha256 = job.source.sha256 or descriptor_sha256(descriptor)
+        before = os.fstat(descriptor)
+        # What is scored is hashed here: by its name, another file may have been hashed before.
+        known = job.source.sha256 if problem else ''
+        job.sha256 = known or descriptor_sha256(descriptor)
         job.on_progress('read', 1.0)
       else:
         job.sha256 = job.source.sha256 or hashlib.sha256(b'').hexdigest()
@@ -212,6 +224,9 @@ class Engine:
         except ValueError as error:
           worker.stop()
           job.refuse('unreadable', f'the process that read it sent nonsense: {error}')
+        else:
+          if not is_unchanged(descriptor, before, job.sha256):
+            job.refuse('unreadable', 'it changed while it was read')
         finally:
           if job.is_cutting:
             self.scorer.more_will_come(-1)

@@ -106,3 +106,18 @@ def descriptor_sha256(descriptor: int) -> str:
     found.update(block)
     offset += len(block)
   return found.hexdigest()
+
+
+def is_unchanged(descriptor: int, before: os.stat_result, sha256: str) -> bool:
+  """Whether an open file still holds what was hashed.
+
+  Args:
+    descriptor: of the file.
+    before: its status, from before it was hashed.
+    sha256: of what it held.
+  """
+  now = os.fstat(descriptor)
+  if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+    return False
+  # Else it was renamed, say; or its times were set back.
+  return now.st_ctime_ns == before.st_ctime_ns or descriptor_sha256(descriptor) == sha256

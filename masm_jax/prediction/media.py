@@ -69,7 +69,7 @@ class Source:
   Attributes:
     content: path of a file, the bytes of one, or a picture: uint8 RGB [H, W, 3].
     name: what the answer calls it; shown, and never opened.
-    sha256: of its bytes, where it is known already.
+    sha256: of its bytes, where it is known already; of a file that is read, the answer has its own.
   """
 
   content: str | os.PathLike | bytes | np.ndarray

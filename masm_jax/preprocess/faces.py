@@ -117,7 +117,7 @@ class Haar:
     folder = pathlib.Path(cv2.data.haarcascades)
     self._cascade = cv2.CascadeClassifier(os.fspath(folder / 'haarcascade_frontalface_default.xml'))
     if self._cascade.empty():
-      raise UserError('this OpenCV has no Haar cascades; use --detector yunet')
+      raise UserError('this OpenCV has no Haar cascades: take yunet')
 
   def detect(self, image: np.ndarray) -> list[Face]:
     """Faces in an image, uint8 RGB [H, W, 3], the largest first; the score is always 1."""

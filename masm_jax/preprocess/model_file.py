@@ -21,12 +21,18 @@ _MAX_BYTES = 10_000_000
 _TIMEOUT_SECONDS = 30
 
 
-def yunet_model(path: str | os.PathLike | None = None, *, urls: Sequence[str] = URLS) -> str:
+def yunet_model(
+  path: str | os.PathLike | None = None,
+  *,
+  urls: Sequence[str] = URLS,
+  instead: str = '--detector haar',
+) -> str:
   """The path of YuNet's model: the one given, the one in the cache, or a new download into it.
 
   Args:
     path: the user's own file, taken as it is; None for the published one.
     urls: where to fetch it from, tried in turn.
+    instead: the flag of the command that needs no model.
 
   Raises:
     UserError: there is no such file, or none of the addresses gives the published one.
@@ -55,7 +61,7 @@ def yunet_model(path: str | os.PathLike | None = None, *, urls: Sequence[str] = 
     return os.fspath(cached)
   raise UserError(
     f'cannot fetch the face detector {NAME} ({"; ".join(problems)}); get it from OpenCV Zoo by '
-    'hand and give --yunet FILE, or ask for the weaker --detector haar'
+    f'hand and give --yunet FILE, or ask for the weaker {instead}'
   )
 
 

@@ -4,12 +4,17 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import masm_jax
+from masm_jax import plain_files
 from masm_jax.data.manifest import load_manifest
+from masm_jax.errors import UserError
 from masm_jax.metrics import binary
 from masm_jax.prediction import answers
+from masm_jax.prediction.engine import Engine
 from masm_jax.prediction.media import Source
+from masm_jax.preprocess import model_file
 from tests.prediction.answers_made import check
 from tests.prediction.clips import write_clip
 
@@ -45,6 +50,37 @@ def test_scores_and_decisions_are_those_of_evaluate(whole_engine, val, portraits
   wanted = np.select([expected < low, expected < high], ['real', 'undecided'], 'fake')
   assert [a.verdict for a in videos] == wanted.tolist()
   assert all('too_few_frames' in a.reasons and a.interval is None for a in videos)
+
+
+def test_the_hash_is_of_what_was_scored(whole_engine, val, tmp_path):
+  """A file that changes after it was hashed by its name, or while it is read."""
+  _, crops = val
+  place = tmp_path / 'x.png'
+  Image.fromarray(crops[0]).save(place)
+  answer = whole_engine.submit(Source(place, sha256='0' * 64)).result()
+  sha256 = plain_files.sha256(place)
+  assert (answer.input.sha256, answer.id) == (sha256, f'sha256:{sha256}')
+  assert answer.tracks
+
+  def rename(stage, share):
+    place.rename(tmp_path / 'y.png')
+
+  answer = whole_engine.submit(Source(place), lambda *at: at[0] == 'read' and rename(*at)).result()
+  assert answer.tracks and answer.input.sha256 == sha256
+
+  place = tmp_path / 'y.png'
+  answer = whole_engine.submit(
+    Source(place), lambda stage, share: stage == 'read' and place.write_bytes(b'another')
+  ).result()
+  assert (answer.verdict, answer.reasons) == ('no_answer', ('unreadable',))
+  assert answer.warnings[0] == 'It changed while it was read.'
+
+
+def test_without_yunet_its_own_flag_is_named(detector, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(model_file, '_fetch', lambda url: b'')
+  with pytest.raises(UserError, match='the weaker --faces haar'):
+    Engine(detector)
 
 
 def test_neighbours_in_a_batch_leave_no_trace(whole_engine, val):

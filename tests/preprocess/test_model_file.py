@@ -75,8 +75,14 @@ def test_nothing_wrong_is_kept(server, cache):
   assert not cache.exists() and '\n' not in text
 
 
+def test_each_command_names_its_own_flag(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  with pytest.raises(UserError, match='the weaker --faces haar'):
+    model_file.yunet_model(urls=['http://127.0.0.1:1/x'], instead='--faces haar')
+
+
 def test_nothing_is_fetched_for_input_that_is_not_there(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(model_file, 'yunet_model', lambda path: pytest.fail('fetches the model'))
+  monkeypatch.setattr(model_file, 'yunet_model', lambda path, **_: pytest.fail('fetches the model'))
   assert main(['--input', f'{tmp_path}/none', '--output', f'{tmp_path}/out']) == 2
   assert capsys.readouterr().err == f'error: --input {tmp_path}/none: no such folder or file\n'
 
