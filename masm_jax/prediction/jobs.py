@@ -119,5 +119,5 @@ def is_unchanged(descriptor: int, before: os.stat_result, sha256: str) -> bool:
   now = os.fstat(descriptor)
   if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
     return False
-  # Else it was renamed, say; or its times were set back.
+  # A new name changes this time alone, and so does who sets the other one back.
   return now.st_ctime_ns == before.st_ctime_ns or descriptor_sha256(descriptor) == sha256
