@@ -211,20 +211,29 @@ def begun(
 def real_folder(folder: str | os.PathLike) -> pathlib.Path:
   """The folder as the system finds it: absolute, without links and without `..`.
 
-  Checkpoints need it so. Tensorstore refuses a path with `..`, and Orbax takes `a/..` away before
-  it looks, which is another folder where `a` is a link.
+  Libraries need it so. Tensorstore refuses a path with `..`; Orbax, TFDS and XLA take `a/..` away
+  before they look, which is another folder where `a` is a link.
 
   Raises:
-    UserError: its path is not UTF-8, which Tensorstore needs.
+    UserError: as `refuse_bytes`.
   """
   path = os.path.realpath(folder)
+  refuse_bytes(path)
+  return pathlib.Path(path)
+
+
+def refuse_bytes(folder: str | os.PathLike) -> None:
+  """Refuses a path that is not UTF-8: neither Tensorstore nor ArrayRecord can open it.
+
+  Raises:
+    UserError: it is not.
+  """
   try:
-    path.encode()
+    os.fspath(folder).encode()
   except UnicodeEncodeError as error:
     raise UserError(
-      f'{path} is not UTF-8, as the folder of a run must be: rename it, or give another one'
+      f'{folder} is not UTF-8, as this folder must be: rename it, or give another one'
     ) from error
-  return pathlib.Path(path)
 
 
 def cache_folder() -> pathlib.Path:

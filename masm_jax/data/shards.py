@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
-from masm_jax import files
+from masm_jax import files, places
 from masm_jax.data import storage
 from masm_jax.errors import UserError, first_line
 
@@ -155,6 +155,7 @@ def find_shards(
       records; a shard is missing, leads out of the folder, cannot be opened, or has another number
       of records.
   """
+  places.refuse_bytes(folder)
   name, lengths = _read_info(folder)
   found = []
   for split, count in rows.items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from absl import logging
 
+from masm_jax import places
 from masm_jax.errors import UserError
 
 if TYPE_CHECKING:  # Programs without a model report their progress from this package, too.
@@ -51,7 +52,7 @@ class Profiler:
     import jax
 
     if step in self._steps and not self._is_on:
-      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+      jax.profiler.start_trace(places.real_folder(self._folder), create_perfetto_trace=True)
       self._is_on = True
     return jax.profiler.StepTraceAnnotation('train', step_num=step)
 

@@ -228,7 +228,7 @@ def test_a_run_is_saved_and_read_where_the_system_finds_it(run, tmp_path, monkey
 
 def test_a_folder_that_tensorstore_cannot_name_is_refused_before_any_work(tmp_path, monkeypatch):
   folder = tmp_path / os.fsdecode(b'new\xff')
-  with pytest.raises(UserError, match=r'new\udcff is not UTF-8, as the folder of a run must be'):
+  with pytest.raises(UserError, match=r'new\udcff is not UTF-8, as this folder must be'):
     train(demo.get_config('method=linear'), folder)
   with pytest.raises(UserError, match='is not UTF-8'):
     sweep.make_workdir(folder)

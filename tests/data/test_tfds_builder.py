@@ -1,6 +1,8 @@
 """TFDS sets: built from a manifest, read back in its order, without TensorFlow."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -45,7 +47,11 @@ def files(tmp_path_factory):
 @pytest.fixture(scope='module')
 def folder(files, tmp_path_factory):
   out = tmp_path_factory.mktemp('tfds')
-  assert main(['tfds', str(files.root / 'm.parquet'), '--output', str(out), '--name', 'crops']) == 0
+  (out / 'inner').mkdir()
+  link = tmp_path_factory.mktemp('links') / 'link'
+  link.symlink_to(out / 'inner')  # TFDS would take `link/..` away.
+  output = f'{link}/..'
+  assert main(['tfds', str(files.root / 'm.parquet'), '--output', output, '--name', 'crops']) == 0
   return out / 'face_crops/crops/1.0.0'
 
 
@@ -166,6 +172,16 @@ def test_remote_sets_and_files(files, folder, tmp_path, monkeypatch):
   with pytest.raises(UserError, match='is there already'):
     build(files.select(split='test'), 'memory://sets', 'crops')
   memory.store.clear()
+
+
+def test_a_folder_that_array_record_cannot_name_is_one_line(files, folder, tmp_path, capsys):
+  strange = tmp_path / os.fsdecode(b'tfds\xff')
+  words = ['--output', str(strange), '--name', 'crops']
+  assert main(['tfds', str(files.root / 'm.parquet'), *words]) == 2
+  assert 'tfds\\udcff is not UTF-8' in capsys.readouterr().err and not strange.exists()
+  shutil.copytree(folder, strange)
+  with pytest.raises(UserError, match='is not UTF-8'):
+    load_manifest(strange)
 
 
 def test_what_cannot_be(files, folder, tmp_path, capsys):
