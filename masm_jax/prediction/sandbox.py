@@ -119,15 +119,20 @@ class Sandbox:
 
 
 def measured(in_force: dict[str, str], pid: int) -> dict[str, str]:
-  """What a process says is in force, less what the kernel does not confirm of all its threads."""
+  """What a child says is in force, less what the kernel does not confirm of all its threads."""
   if 'not in force' in in_force.get('calls', 'not in force'):
     return in_force
   try:
-    threads = _threads(pid)
+    threads, outside = _threads(pid), _threads(os.getpid())[0]
   except OSError as error:
     return in_force | {'calls': f'not in force, as far as is known: {error}'}
+  # In a container, this process too may have a filter: theirs are more (Linux 5.9 counts them).
+  least = int(outside.get('Seccomp_filters', 0)) + 1
   bound = sum(
-    status.get('Seccomp') == '2' and status.get('NoNewPrivs') == '1' for status in threads
+    status.get('Seccomp') == '2'
+    and status.get('NoNewPrivs') == '1'
+    and int(status.get('Seccomp_filters', least)) >= least
+    for status in threads
   )
   if bound == len(threads) > 0:
     return in_force

@@ -117,3 +117,10 @@ def test_what_a_process_says_of_itself_is_measured():
   said = {'files': 'Landlock', 'calls': 'seccomp: no socket'}
   found = sandbox.measured(said, os.getpid())  # This process has no filter.
   assert found['files'] == 'Landlock' and 'not in force' in found['calls']
+
+
+def test_a_filter_that_every_process_here_has_does_not_count(monkeypatch):
+  status = {'Seccomp': '2', 'NoNewPrivs': '1', 'Seccomp_filters': '1'}  # As in a container.
+  monkeypatch.setattr(sandbox, '_threads', lambda pid: [status])
+  found = sandbox.measured({'calls': 'seccomp: no socket'}, 1)
+  assert found['calls'] == 'not in force: threads without a filter: 1'
