@@ -211,8 +211,8 @@ def begun(
 def real_folder(folder: str | os.PathLike) -> pathlib.Path:
   """The folder as the system finds it: absolute, without links and without `..`.
 
-  Libraries need it so. Tensorstore refuses a path with `..`; Orbax, TFDS and XLA take `a/..` away
-  before they look, which is another folder where `a` is a link.
+  Libraries need it so. Tensorstore refuses a path with `..`; Orbax and XLA take `a/..` away before
+  they look, which is another folder where `a` is a link.
 
   Raises:
     UserError: as `refuse_bytes`.

@@ -121,7 +121,7 @@ def build(manifest: Manifest, data_dir: storage.Path, name: str) -> storage.Path
   if not re.fullmatch(r'\w+', name, re.ASCII):
     raise UserError(f'--name {name}: letters, digits and underscores')
   if not storage.is_remote(data_dir):
-    places.real_folder(data_dir)  # Refused before anything is made there.
+    places.refuse_bytes(data_dir)  # Before anything is made there.
   own = f'{FaceCrops.name}/{name}'
   with locks.held(
     pathlib.Path(data_dir), name=f'.{FaceCrops.name}.{name}.lock',
@@ -151,8 +151,7 @@ def _build_once(manifest: Manifest, data_dir: storage.Path, name: str, above: st
 def _build(manifest: Manifest, data_dir: storage.Path, name: str) -> pathlib.Path:
   for left in pathlib.Path(data_dir, FaceCrops.name, name).glob('incomplete.*'):  # By a kill.
     shutil.rmtree(left, ignore_errors=True)
-  real = places.real_folder(data_dir)
-  builder = FaceCrops(manifest=manifest, data_dir=real, config=FaceCropsConfig(name=name))
+  builder = FaceCrops(manifest=manifest, data_dir=data_dir, config=FaceCropsConfig(name=name))
   try:
     builder.download_and_prepare()
   except OSError as error:
