@@ -267,17 +267,17 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     interrupted: what Ctrl-C says.
 
   Returns:
-    The command's status; 2 for a `UserError` and for storage that is full or fails, 130 for
-    Ctrl-C, each told in one line.
+    The command's status; 2 for a `UserError`, for storage that is full or fails, and for memory
+    that does not suffice, 130 for Ctrl-C, each told in one line.
   """
   try:
     with terminal.usable_output():
-      errors.refuse_ascii_names()
+      errors.refuse_other_names()
       return command()
   except KeyboardInterrupt:
     say(interrupted, file=sys.stderr)
     return 130
-  except (UserError, OSError) as error:
+  except (UserError, OSError, MemoryError) as error:
     if not (line := _line(error)):
       raise
     say(line, file=sys.stderr)
@@ -294,7 +294,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
     with terminal.usable_output():
-      errors.refuse_ascii_names()
+      errors.refuse_other_names()
       app.run(main_fn, flags_parser=_parse_or_help)
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.
     _fail(130, 'interrupted; what was saved before stays')
@@ -311,7 +311,8 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
 
 def _line(error: Exception) -> str:
   """One line for what the user is to mend, whatever the names in it hold; '' for a bug."""
-  text = str(error) if isinstance(error, UserError) else errors.storage_text(error)
+  text = str(error) if isinstance(error, UserError) else ''
+  text = text or errors.storage_text(error) or errors.memory_text(error)
   return text and f'error: {terminal_line(in_typed_words(text))}'
 
 

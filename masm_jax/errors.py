@@ -4,6 +4,7 @@ import codecs
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,20 @@ def storage_text(error: BaseException) -> str:
   if error.errno in _PATH_ERRORS:
     return terminal_line(f'{error.strerror}{where}; give another path')
   return ''
+
+
+def memory_text(error: BaseException) -> str:
+  """The line for memory that does not suffice, with the place that asked for it; '' for others."""
+  if not isinstance(error, MemoryError):
+    return ''
+  frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+  own = [frame for frame in frames if frame.f_globals.get('__name__', '').startswith('masm_jax.')]
+  where = f', asked for by {own[-1].f_globals["__name__"]}' if own else ''
+  what = f' ({first_line(error)})' if str(error) else ''
+  return terminal_line(
+    f'this takes more memory than the machine gives{where}{what}: use smaller inputs, or a machine'
+    ' with more'
+  )
 
 
 def first_line(error: Exception) -> str:
@@ -90,10 +105,14 @@ def unknown_field(config: Any, name: str, words: Sequence[str]) -> str:
   return ''
 
 
-def refuse_ascii_names() -> None:
-  """Raises a UserError where this process can open no file whose name has more than ASCII."""
-  if codecs.lookup(sys.getfilesystemencoding()).name == 'ascii':
+def refuse_other_names() -> None:
+  """Raises a UserError where this process takes names of files for something else than UTF-8.
+
+  Names would be other ones in a manifest than on the disk, or none at all.
+  """
+  encoding = sys.getfilesystemencoding()
+  if codecs.lookup(encoding).name != 'utf-8':
     raise UserError(
-      'names of files are ASCII alone here, which data sets do not keep to: set LC_ALL=C.UTF-8, or'
-      ' unset PYTHONUTF8'
+      f'names of files are taken for {encoding} here, and those of data sets are UTF-8: set'
+      ' PYTHONUTF8=1'
     )

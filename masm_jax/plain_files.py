@@ -4,9 +4,11 @@ A named pipe in the place of a file would be waited for, a device has no end, an
 takes no room on a disk where it is all holes.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
+import resource
 import stat
 import zipfile
 from typing import BinaryIO
@@ -22,6 +24,7 @@ MAX_ARRAYS_BYTES = 2**38  # Weights.
 # What an archive may unpack to: weights are hardly compressed.
 _UNPACKED_PER_BYTE, _UNPACKED_BYTES = 8, 2**26
 _BLOCK_BYTES = 2**20
+_GROUP_LIMITS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')
 _KINDS = (
   (stat.S_ISFIFO, 'a named pipe'),
   (stat.S_ISSOCK, 'a socket'),
@@ -30,15 +33,19 @@ _KINDS = (
 )
 
 
-def open_file(path: str | os.PathLike, *, follows_links: bool = True) -> BinaryIO:
+def open_file(
+  path: str | os.PathLike, *, follows_links: bool = True, max_bytes: int | None = None
+) -> BinaryIO:
   """A plain file, opened to read bytes; never waits for anybody to write to it.
 
   Args:
     path: the file.
     follows_links: False to refuse a link in its place.
+    max_bytes: of a file that is refused when it is larger.
 
   Raises:
-    OSError: it cannot be opened; `UnfitFileError`: it is a pipe, a device, or a refused link.
+    OSError: it cannot be opened; `UnfitFileError`: it is a pipe, a device, a refused link, or too
+      large.
   """
   flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
   try:
@@ -50,10 +57,12 @@ def open_file(path: str | os.PathLike, *, follows_links: bool = True) -> BinaryI
       raise UnfitFileError(errno.ELOOP, 'it is a link, not a file', os.fspath(path)) from error
     raise
   try:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    _refuse_odd(path, mode)
+    _refuse_odd(path, status.st_mode)
+    if max_bytes is not None:
+      refuse_size(status.st_size, max_bytes)
     return open(descriptor, 'rb')
   except BaseException:
     os.close(descriptor)
@@ -98,6 +107,8 @@ def content(file: BinaryIO, *, max_bytes: int) -> bytes:
   """The content of an open file, see `read_bytes`; one that grows meanwhile is refused too."""
   size = os.fstat(file.fileno()).st_size  # 0 of those that the kernel makes up.
   refuse_size(size, max_bytes)
+  if size > MAX_DOCUMENT_BYTES:
+    refuse_size(size, memory_bytes())
   blocks, total, wanted = [], 0, size + 1
   while True:
     block = file.read(wanted)
@@ -107,6 +118,18 @@ def content(file: BinaryIO, *, max_bytes: int) -> bytes:
     if len(block) < wanted:
       return b''.join(blocks)
     wanted = _BLOCK_BYTES
+
+
+def memory_bytes() -> int:
+  """The memory that this process may have: the machine's, or less where a limit is set."""
+  found = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+  for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+    limit, _ = resource.getrlimit(kind)
+    found += [] if limit == resource.RLIM_INFINITY else [limit]
+  for path in _GROUP_LIMITS:  # Of a container.
+    with contextlib.suppress(OSError, ValueError), open_file(path) as file:
+      found.append(int(file.read(_BLOCK_BYTES)))  # `max` where there is none.
+  return min(found)
 
 
 def refuse_size(size: int, max_bytes: int) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from masm_jax import cli, terminal
@@ -190,6 +191,19 @@ def test_no_terminal_obeys_what_is_said_or_logged(capsys, monkeypatch):
   out, err = capsys.readouterr()
   assert out == 'set  n\na\\x1b]0;owned\\x07\\x1b[2J\nerror: all is well\\u202e\t7\n'
   assert err == ('cannot read a\\x1b]0;owned\\x07\\x1b[2J error: all is well\\u202e: 3\n')
+
+
+def test_memory_that_does_not_suffice_is_one_line(capsys):
+  assert cli.exit_status(lambda: len(np.empty(2**60, np.uint8))) == 2
+  said = capsys.readouterr().err
+  assert said.startswith('error: this takes more memory than the machine gives, asked for by')
+  assert said.count('\n') == 1
+
+
+def test_names_of_files_in_another_encoding_are_refused(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'getfilesystemencoding', lambda: 'iso8859-1')
+  assert cli.exit_status(lambda: 0) == 2
+  assert 'names of files are taken for iso8859-1 here, and those' in capsys.readouterr().err
 
 
 def test_ctrl_c_is_one_line(capsys):

@@ -100,7 +100,7 @@ def test_an_error_does_not_go_to_the_output_where_there_is_no_other():
 @pytest.mark.parametrize(
   ('utf8', 'said'),
   [
-    ({'PYTHONUTF8': '0'}, 'error: names of files are ASCII alone here'),
+    ({'PYTHONUTF8': '0'}, 'error: names of files are taken for ascii here'),
     ({}, 'error: no manifest at none人.csv'),
   ],
 )

@@ -75,7 +75,7 @@ def canonical_table(
 
   def refuse_surrogates(columns: dict[str, np.ndarray], column: str) -> None:
     values = columns[column]
-    if values.dtype == object and not _is_utf8(''.join(values)):
+    if values.dtype == object:  # One by one: all together they would be in memory twice.
       refuse(np.array([not _is_utf8(value) for value in values]), f'{column} is not UTF-8', column)
 
   size = len(raw)
@@ -126,8 +126,19 @@ def canonical_table(
 def _text(values: pd.Series) -> np.ndarray:
   # A list, which Parquet can hold, is text too: asked of it, `isna` answers for each item.
   unknown = values.isna()
-  texts = (str(v.tolist() if isinstance(v, np.ndarray) else v) for v in values)
+  texts = (str(_as_list(value)) for value in values)
   return np.array(['' if no else text for no, text in zip(unknown, texts, strict=True)], object)
+
+
+def _as_list(value: Any) -> Any:
+  """A list of Python's own in the place of an array, in which others may lie.
+
+  NumPy's text of an array within a list has eight digits of a number, and dots in the place of
+  what is long: texts of different values would be the same.
+  """
+  if not isinstance(value, np.ndarray):
+    return value
+  return [_as_list(item) for item in value] if value.dtype == object else value.tolist()
 
 
 def _integers(

@@ -10,7 +10,6 @@ manifest too: the images then lie in its shards. All paths may be URLs (`masm_ja
 """
 
 import concurrent.futures
-import csv
 import dataclasses
 import errno
 import hashlib
@@ -18,14 +17,14 @@ import io
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from masm_jax.data import parquet, raster, storage
+from masm_jax.data import csv_files, parquet, raster, storage
 from masm_jax.data.columns import FAKE, SPLITS, canonical_table
 from masm_jax.data.images import Files, Images
 from masm_jax.data.shards import INFO_NAME, Shards, find_shards, own_file
@@ -227,13 +226,13 @@ def write_manifest(manifest: Manifest, path: str | os.PathLike) -> None:
 
 def canonical_bytes(table: pd.DataFrame) -> bytes:
   """A manifest's table as UTF-8 CSV: what its hash is taken of."""
-  return table.to_csv(index=False, lineterminator='\n').encode()
+  return csv_files.content(table)
 
 
 def _manifest(
   table: pd.DataFrame, root: pathlib.Path | str, shards: Shards | None = None
 ) -> Manifest:
-  return Manifest(table, root, hashlib.sha256(canonical_bytes(table)).hexdigest(), shards)
+  return Manifest(table, root, csv_files.sha256(table), shards)
 
 
 def _root_to_store(root: storage.Path, folder: storage.Path) -> str:
@@ -271,42 +270,22 @@ def _read(path: storage.Path) -> tuple[pd.DataFrame, str]:
   if storage.suffix(path) not in _READERS:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
   try:
-    content = storage.read_bytes(path)
+    with storage.open_file(path) as file:
+      return _READERS[storage.suffix(path)](file, str(path))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-  return _READERS[storage.suffix(path)](path, content)
 
 
-def _read_csv(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
-  # As text alone: type inference would turn the video '000' into 0 and the method 'NA' into NaN.
-  try:
-    text = io.StringIO(content.decode('utf-8-sig'), newline='')
-    header, *lines = list(csv.reader(text, strict=True)) or [[]]
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: not a CSV file in UTF-8: {error}') from error
-  if len(header) > parquet.MAX_COLUMNS:
-    raise UserError(
-      f'{path}: its header has {len(header):,} columns; at most {parquet.MAX_COLUMNS:,} can be read'
-    )
-  lines = [line for line in lines if line]
-  for number, line in enumerate(lines, 1):
-    if len(line) != len(header):
-      raise UserError(f'{path}: row {number} has {len(line)} fields, its header {len(header)}')
-  if len(set(header)) != len(header):
-    raise UserError(f'{path}: a column stands twice in the header {",".join(header)}')
-  columns = zip(*lines, strict=True) if lines else [[]] * len(header)
-  table = pd.DataFrame(
-    {name: np.array(values, object) for name, values in zip(header, columns, strict=True)}
-  )
-  return table, ''
+def _read_csv(file: BinaryIO, name: str) -> tuple[pd.DataFrame, str]:
+  return csv_files.read(file, name, max_columns=parquet.MAX_COLUMNS), ''
 
 
-def _read_parquet(path: storage.Path, content: bytes) -> tuple[pd.DataFrame, str]:
-  table, notes = parquet.read(content, str(path))
+def _read_parquet(file: BinaryIO, name: str) -> tuple[pd.DataFrame, str]:
+  table, notes = parquet.read(file, name)
   try:
     return table, notes.get(_ROOT, b'').decode()
   except UnicodeDecodeError as error:
-    raise UserError(f'{path}: the root that it names is not UTF-8: give --root') from error
+    raise UserError(f'{name}: the root that it names is not UTF-8: give --root') from error
 
 
 _READERS = {'.csv': _read_csv, '.parquet': _read_parquet}

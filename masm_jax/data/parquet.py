@@ -5,14 +5,16 @@ million times. Here the notes are not read, texts are UTF-8, types are a closed 
 columns take in memory is known before they take it.
 """
 
-import os
-from collections.abc import Collection
+import io
+from collections.abc import Collection, Sequence
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from masm_jax import plain_files
 from masm_jax.data import parquet_pages as pages
 from masm_jax.errors import UserError, first_line
 
@@ -26,21 +28,24 @@ _BYTES_PER_ROW = 4096
 _BYTES_PER_BYTE = 64
 # Measured of a manifest of a million rows, from its file to its hash: 2.1 GB where this says 2.2.
 _VALUE_BYTES = 40  # A value beside what its pages hold of it.
+_WRITTEN_BYTES = 360  # One that is a text later on: 75 digits, at most.
 _ITEM_BYTES = 12  # A number in a list.
+_DIGIT_COPIES = 5
 _LIST_BYTES = 256  # A list becomes an array of its own.
 _TEXT_COPIES = 4
 _MAX_DEPTH = 2  # Of lists in lists: landmarks are a list of points.
+_MAX_FIXED_BYTES = 32  # Of a decimal of 76 digits; other such types are shorter.
 
 _kinds = pa.types
 
 
 def read(
-  content: bytes, name: str, *, as_bytes: Collection[str] = ()
+  file: BinaryIO, name: str, *, as_bytes: Collection[str] = ()
 ) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
   """The table of a file, and the notes in its schema.
 
   Args:
-    content: the file.
+    file: open at any place.
     name: what errors call it.
     as_bytes: columns that may hold bytes.
 
@@ -50,11 +55,13 @@ def read(
 
   Raises:
     UserError: it is no Parquet file, is damaged, or holds what no such table holds.
+    OSError: it cannot be read.
   """
+  owned = _content(file, name)
+  content = memoryview(owned).cast('B')
   try:
-    owned = _copied(content)
-    file = pa.parquet.ParquetFile(pa.BufferReader(owned))
-    schema, rows = file.schema_arrow, file.metadata.num_rows
+    parts = pa.parquet.ParquetFile(pa.BufferReader(owned))
+    schema, rows = parts.schema_arrow, parts.metadata.num_rows
     columns = schema.names
     if len(columns) > MAX_COLUMNS or rows > _ROWS_PER_BYTE * len(content):
       raise UserError(
@@ -63,8 +70,14 @@ def read(
       )
     if len(set(columns)) != len(columns):
       raise UserError(f'{name}: a column stands twice in the header {_listed(columns)}')
-    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    leaves = [parts.schema.column(i) for i in range(len(parts.schema))]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == 'BYTE_ARRAY']
+    for leaf in leaves:  # Any length can be claimed, and each row would get so many bytes.
+      if leaf.physical_type == 'FIXED_LEN_BYTE_ARRAY' and leaf.length > _MAX_FIXED_BYTES:
+        raise UserError(
+          f'{name}: each value of column {_listed([leaf.path])} has {leaf.length:,} bytes, and no'
+          f' number has more than {_MAX_FIXED_BYTES}; texts, numbers and lists of them can be read'
+        )
     for field in schema:
       is_known = _is_plain(field.type) or (field.name in as_bytes and _is_bytes(field.type))
       # A decimal that is written as bytes could be of any length.
@@ -73,24 +86,25 @@ def read(
           f'{name}: column {_listed([field.name])} is of type {str(field.type)[:80]}; texts,'
           ' numbers and lists of them can be read'
         )
-    limit = min(MAX_BYTES + _BYTES_PER_ROW * rows + _BYTES_PER_BYTE * len(content), _memory_bytes())
+    limit = MAX_BYTES + _BYTES_PER_ROW * rows + _BYTES_PER_BYTE * len(content)
+    limit = min(limit, plain_files.memory_bytes())
     need, longest, deltas = _decoded_bytes(content, schema)
     _check(need, limit, name)
-    if any('.' in column for column in columns):  # Arrow would take it for a part of a column.
-      deltas = set()
+    deltas = _with_namesakes(deltas, schema, [leaf.path for leaf in leaves])
     found = {}
     for column in deltas:
       # As many rows at a time as are not too long even where each is as long as a page.
       size = max(min((limit - need) // max(_TEXT_COPIES * longest, 1), 2**16), 1)
       batches = []
-      for batch in file.iter_batches(size, columns=[column], use_threads=False):
-        batches.append(batch.column(0))
+      for batch in parts.iter_batches(size, columns=[column], use_threads=False):
+        batches.append(batch.column(column))
         need += _TEXT_COPIES * batch.nbytes
         _check(need, limit, name, column)
       found[column] = pa.chunked_array(batches, schema.field(column).type)
     # Other texts that repeat stay numbers of a list until it is known how long they are.
     others = [column for column in columns if column not in deltas] if deltas else None
-    table = pa.parquet.read_table(pa.BufferReader(owned), columns=others, read_dictionary=texts)
+    parts = pa.parquet.ParquetFile(pa.BufferReader(owned), read_dictionary=texts)
+    table = parts.read(columns=others)
     whole = [found[column] if column in deltas else table[column] for column in columns]
     table = pa.table(whole, names=columns)
     table.validate(full=True)
@@ -108,18 +122,34 @@ def read(
     raise UserError(f'{name}: not a Parquet file that can be read: {first_line(error)}') from error
 
 
-def _copied(content: bytes) -> pa.Buffer:
-  """Bytes in Arrow's own memory.
+def _content(file: BinaryIO, name: str) -> pa.Buffer:
+  """A file in Arrow's own memory, unless its ends say that it is none of these.
 
   Arrow's threads let go of what they read a moment after the table is there. If that is an object
   of Python's while Python ends, the process is aborted (apache/arrow issue 34314).
+
+  Raises:
+    UserError: it is none, or is larger than the memory.
+    OSError: it cannot be read.
   """
-  stream = pa.BufferOutputStream()
-  stream.write(content)
-  return stream.getvalue()
+  size = file.seek(0, io.SEEK_END)
+  file.seek(max(size - pages.TAIL_BYTES, 0))
+  try:
+    pages.refuse_end(file.read(), size)
+  except ValueError as error:
+    raise UserError(f'{name}: not a Parquet file that can be read: {error}') from error
+  _check(size, plain_files.memory_bytes(), name)
+  file.seek(0)
+  buffer = pa.allocate_buffer(size)
+  view, place = memoryview(buffer), 0
+  while count := file.readinto(view[place:]):
+    place += count
+  if place < size:
+    raise UserError(f'{name}: it has become shorter while it was read: run the same command again')
+  return buffer
 
 
-def _decoded_bytes(content: bytes, schema: pa.Schema) -> tuple[int, int, set[str]]:
+def _decoded_bytes(content: memoryview, schema: pa.Schema) -> tuple[int, int, set[str]]:
   """What the values of a file take, as its pages claim, but for texts that repeat.
 
   And the most bytes of a page, and the columns of texts that are written as differences: Arrow
@@ -134,13 +164,44 @@ def _decoded_bytes(content: bytes, schema: pa.Schema) -> tuple[int, int, set[str
     values = max(chunk.values, chunk.rows)
     # Where a list has a fixed length, even a list that is none takes its place.
     values = max(values, (chunk.rows if _is_fixed(kind) else values) * _fixed_length(kind))
-    total += (_ITEM_BYTES if _is_list(kind) else _VALUE_BYTES) * values + chunk.num_bytes
+    total += _value_bytes(kind) * values + chunk.num_bytes
     longest = max(longest, chunk.longest)
     if _is_list(kind):
       total += _LIST_BYTES * (values if _is_list(kind.value_type) else chunk.rows)
     if chunk.is_delta and (_is_text(kind) or _is_bytes(kind)):
       deltas.add(schema.field(chunk.column).name)
   return total, longest, deltas
+
+
+def _with_namesakes(deltas: set[str], schema: pa.Schema, paths: Sequence[str]) -> set[str]:
+  """The columns to read in parts: asked for one called `a`, Arrow reads `a.b` too.
+
+  Args:
+    deltas: the columns that have to be.
+    schema: of the table.
+    paths: of each of its columns in the file.
+
+  Returns:
+    These, and those of whose names theirs are parts; none if a list would be among what is read.
+  """
+  fields = zip(schema, paths, strict=True)
+  lists = {field.name: path for field, path in fields if _is_list(field.type)}
+  names = set(schema.names) - set(lists)
+  found = deltas | {name for name in names if any(d.startswith(f'{name}.') for d in deltas)}
+  # A list repeats texts within one row: Arrow then says that it cannot read the column.
+  is_safe = not any(f'{path}.'.startswith(f'{d}.') for path in lists.values() for d in found)
+  return found if is_safe else set()
+
+
+def _value_bytes(kind: pa.DataType) -> int:
+  """What a value takes beside what its pages hold of it."""
+  if _is_list(kind):
+    while _is_list(kind):
+      kind = kind.value_type
+    is_short = _kinds.is_integer(kind) and kind.bit_width < 64
+    return _ITEM_BYTES + _DIGIT_COPIES * (len(f'{-(2**kind.bit_width)}, ') if is_short else 24)
+  is_written = _kinds.is_temporal(kind) or _kinds.is_decimal(kind) or _kinds.is_uint64(kind)
+  return _VALUE_BYTES + _WRITTEN_BYTES * is_written
 
 
 def _fixed_length(kind: pa.DataType) -> int:
@@ -158,21 +219,31 @@ def _text_bytes(array: pa.Array) -> int:
     _is_text(kind.value_type) or _is_bytes(kind.value_type)
   ):
     return 0
-  lengths = pa.compute.binary_length(array.dictionary).take(array.indices)
-  return pa.compute.sum(lengths.cast(pa.int64())).as_py() or 0
+  letters = array.dictionary
+  lengths = pa.compute.binary_length(letters).cast(pa.int64())
+  if _is_text(letters.type):  # With one letter that is none of ASCII, each may take four bytes.
+    is_ascii = pa.compute.string_is_ascii(letters)
+    lengths = pa.compute.if_else(is_ascii, lengths, pa.compute.multiply(lengths, 2))
+  return pa.compute.sum(lengths.take(array.indices)).as_py() or 0
 
 
 def _written_out(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
   """A column of the type that its file names, without a dictionary; dates and decimals as text."""
-  if _kinds.is_dictionary(kind):
-    kind = kind.value_type
+  kind = _plain_kind(kind)
   column = column.cast(kind)
   return column.cast(pa.string()) if _kinds.is_temporal(kind) or _kinds.is_decimal(kind) else column
 
 
-def _memory_bytes() -> int:
-  """The memory of this machine."""
-  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+def _plain_kind(kind: pa.DataType) -> pa.DataType:
+  """The type of the same values without dictionaries, and without texts that share their bytes."""
+  if _kinds.is_dictionary(kind):
+    return _plain_kind(kind.value_type)
+  if _is_fixed(kind):
+    return pa.list_(_plain_kind(kind.value_type), kind.list_size)
+  if _is_list(kind):
+    return pa.large_list(_plain_kind(kind.value_type))
+  views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+  return views.get(kind, kind)
 
 
 def _check(need: int, limit: int, name: str, column: str = '') -> None:
@@ -205,11 +276,12 @@ def _is_fixed(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-  return _kinds.is_string(kind) or _kinds.is_large_string(kind)
+  return _kinds.is_string(kind) or _kinds.is_large_string(kind) or _kinds.is_string_view(kind)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-  return _kinds.is_binary(kind) or _kinds.is_large_binary(kind) or _kinds.is_null(kind)
+  is_view = _kinds.is_binary_view(kind)
+  return is_view or _kinds.is_binary(kind) or _kinds.is_large_binary(kind) or _kinds.is_null(kind)
 
 
 def _listed(names: Collection[str]) -> str:

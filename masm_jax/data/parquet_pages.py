@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _MAGIC = b'PAR1'
+TAIL_BYTES = 8  # The length of the footer, and the magic.
 _MAX_DEPTH = 16
 _VARINT_BITS = 70
 # Bytes of all headers but for texts, the larger of both: columns may share pages, and all count.
+# Pages of a kilobyte need a 24th of their bytes; those of a row each would take Python minutes.
 _MAX_STEPS = 2**23
-_STEPS_PER_BYTE = 1
+_BYTES_PER_STEP = 16
 
 # Fields by their numbers in `parquet.thrift`.
 _ROW_GROUPS, _ROWS, _COLUMNS, _CHUNK = 4, 3, 1, 3
@@ -44,23 +46,40 @@ class Chunk(NamedTuple):
   is_delta: bool
 
 
-def chunks(content: bytes) -> Iterator[Chunk]:
+def chunks(content: bytes | memoryview) -> Iterator[Chunk]:
   """All columns of all groups of rows.
 
   Raises:
     ValueError: the file is damaged, or encrypted.
   """
-  length = int.from_bytes(content[-8:-4], 'little')
-  if content[-4:] != _MAGIC or length > len(content) - 12:
-    raise ValueError('it ends as no such file does')
+  length = refuse_end(content[-TAIL_BYTES:], len(content))
   reader = _Reader(content)
-  footer = reader.at(len(content) - 8 - length)
+  footer = reader.at(len(content) - TAIL_BYTES - length)
   for group in _listed(footer, _ROW_GROUPS):
     for number, column in enumerate(_listed(group, _COLUMNS)):
       note = _struct(column, _CHUNK)
       kinds = note.get(_ENCODINGS)
       is_delta = isinstance(kinds, list) and any(kind in kinds for kind in _DELTA_TEXTS)
       yield Chunk(number, _number(group, _ROWS), *_claims(reader, note, len(content)), is_delta)
+
+
+def refuse_end(tail: bytes | memoryview, size: int) -> int:
+  """Refuses what is no Parquet file by its last bytes.
+
+  Args:
+    tail: the last `TAIL_BYTES` of the file.
+    size: of the file, in bytes.
+
+  Returns:
+    How long its footer is.
+
+  Raises:
+    ValueError: it is none.
+  """
+  length = int.from_bytes(tail[:4], 'little')
+  if tail[4:] != _MAGIC or length > size - TAIL_BYTES - len(_MAGIC):
+    raise ValueError('it ends as no such file does')
+  return length
 
 
 def _claims(reader: '_Reader', note: Mapping[int, Any], size: int) -> tuple[int, int, int]:
@@ -112,8 +131,9 @@ class _Reader:
     place: behind what was read last.
   """
 
-  def __init__(self, content: bytes):
+  def __init__(self, content: bytes | memoryview):
     self._content, self.place, self._steps = content, 0, 0
+    self._max_steps = max(_MAX_STEPS, len(content) // _BYTES_PER_STEP)
 
   def at(self, place: int) -> dict[int, Any]:
     """Fields of the structure at a place, by their numbers; texts and fractions are None."""
@@ -172,7 +192,7 @@ class _Reader:
     self._steps += 1
     if not 0 < self.place <= len(self._content):
       raise ValueError('it is truncated')
-    if self._steps > max(_MAX_STEPS, _STEPS_PER_BYTE * len(self._content)):
+    if self._steps > self._max_steps:
       raise ValueError('its headers are too long')
     return self._content[self.place - 1]
 

@@ -8,13 +8,14 @@ or run what it says.
 
 import contextlib
 import hashlib
+import io
 import os
 import pathlib
 import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
@@ -105,6 +106,13 @@ def read_bytes(path: Path, *, max_bytes: int = plain_files.MAX_TABLE_BYTES) -> b
   with _answers(path):
     plain_files.refuse_size(file_system.size(inner) or 0, max_bytes)
     return file_system.cat_file(inner)
+
+
+def open_file(path: Path, *, max_bytes: int = plain_files.MAX_TABLE_BYTES) -> BinaryIO:
+  """A file, opened to read bytes; see `read_bytes`, which says what is refused."""
+  if is_remote(path):
+    return io.BytesIO(read_bytes(path, max_bytes=max_bytes))
+  return plain_files.open_file(path, max_bytes=max_bytes)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -143,10 +143,10 @@ def read_scores(path: str | os.PathLike, *, of: Mapping[str, str] = _NOTHING) ->
   if not path.is_file():
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
-    content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
+    with plain_files.open_file(path, max_bytes=plain_files.MAX_TABLE_BYTES) as file:
+      table, notes = parquet.read(file, str(path), as_bytes=('thumbnail',))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-  table, notes = parquet.read(content, str(path), as_bytes=('thumbnail',))
   stored = notes.get(_DIGEST)  # Earlier versions stored none.
   if stored and stored.decode('ascii', 'replace') != _digest(table, notes.get(_OF, b'')):
     raise UserError(f'{path}: its content does not match its digest: it is damaged')

@@ -203,6 +203,18 @@ def test_further_columns_of_lists_are_kept_as_text(rows, tmp_path):
   assert load_manifest(tmp_path / 'm.parquet').table['box'].tolist()[:2] == ['', '[1, 2]']
 
 
+@pytest.mark.parametrize(
+  'points', [[[1 / 3, 2.0], [1 / 3 + 1e-16, 0.1]], [list(range(1500)), []], [['a b', "c'"], None]]
+)
+def test_no_digit_of_a_list_of_lists_is_lost(rows, tmp_path, points):
+  table = build_manifest(rows, tmp_path).table
+  table.assign(points=[points] * len(table)).to_parquet(tmp_path / 'm.parquet')
+  write_manifest(load_manifest(tmp_path / 'm.parquet'), tmp_path / 'm.csv')
+  found = load_manifest(tmp_path / 'm.csv')
+  assert found.table['points'][0] == str(points)
+  assert found.sha256 == load_manifest(tmp_path / 'm.parquet').sha256
+
+
 def test_absent_manifest_and_root(rows, tmp_path):
   with pytest.raises(UserError, match='no manifest at'):
     load_manifest(tmp_path / 'm.parquet')
