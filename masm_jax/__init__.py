@@ -25,7 +25,18 @@ def _leave_working_folder() -> None:
   os.environ['PYTHONSAFEPATH'] = '1'
 
 
+def _keep_libraries_out_of_working_folder() -> None:
+  """Leaves no empty entry in `LD_LIBRARY_PATH`, which is the working folder to the linker.
+
+  OpenCV sets `FOLDER:` + what is there, for processes to come: where nothing is, they would load a
+  stranger's `libz.so.1`. The package's own folder has no library.
+  """
+  found = [entry for entry in os.environ.get('LD_LIBRARY_PATH', '').split(':') if entry]
+  os.environ['LD_LIBRARY_PATH'] = ':'.join(found or [os.path.dirname(os.path.realpath(__file__))])
+
+
 _leave_working_folder()  # Before any import that would look there.
+_keep_libraries_out_of_working_folder()
 
 # Two libraries tell their makers of their use, and one writes to ~/.cache/Microsoft. They look here
 # when they are imported, in processes after this one too; whoever wants them to sets the variable.

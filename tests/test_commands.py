@@ -184,6 +184,18 @@ def test_a_command_sees_itself_as_the_program(monkeypatch):
   }  # fmt: skip
 
 
+@pytest.mark.parametrize('before', [None, '', '/a::/b:', ':'])
+def test_no_library_is_loaded_from_the_working_folder(before, monkeypatch):
+  """An empty entry is that folder, and OpenCV leaves one at the end where nothing was set."""
+  monkeypatch.delenv('LD_LIBRARY_PATH', raising=False)
+  if before is not None:
+    monkeypatch.setenv('LD_LIBRARY_PATH', before)
+  code = 'import os, masm_jax, cv2; print(os.environ["LD_LIBRARY_PATH"])'
+  entries = run('-c', code).stdout.strip().split(':')
+  assert len(entries) >= 2 and all(map(os.path.isabs, entries))
+  assert before != '/a::/b:' or entries[-2:] == ['/a', '/b']
+
+
 def test_the_package_imports_neither_jax_nor_numpy_and_has_its_public_names():
   code = (
     'import sys, masm_jax\n'
