@@ -4,8 +4,18 @@ The public names are imported when they are first used: `import masm_jax` itself
 nor numpy.
 """
 
+# `signal` itself would take milliseconds, which Ctrl-C may fall into.
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
+
+
+def _is_module() -> bool:
+  """Whether this process is `python -m masm_jax`, or a command of it."""
+  if sys.argv[:1] != ['-m']:
+    return False
+  module = sys.orig_argv[-len(sys.argv)].rpartition('-m')[2]
+  return module.partition('.')[0] == 'masm_jax'
 
 
 def _leave_working_folder() -> None:
@@ -14,11 +24,8 @@ def _leave_working_folder() -> None:
   Python puts it first there, so that a stranger's folder could hold a `numpy.py`. It stays where
   the package itself lies in it, and in every other program.
   """
-  if sys.argv[:1] != ['-m']:
-    return
-  module = sys.orig_argv[-len(sys.argv)].rpartition('-m')[2]
   own = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-  if module.partition('.')[0] != 'masm_jax' or os.path.realpath('.') == own:
+  if not _is_module() or os.path.realpath('.') == own:
     return
   if not sys.flags.safe_path and os.path.realpath(sys.path[0]) == os.path.realpath('.'):
     del sys.path[0]
@@ -35,6 +42,19 @@ def _keep_libraries_out_of_working_folder() -> None:
   os.environ['LD_LIBRARY_PATH'] = ':'.join(found or [os.path.dirname(os.path.realpath(__file__))])
 
 
+def _end_by_ctrl_c() -> None:
+  """Lets Ctrl-C end a command at once and quietly until its own code runs.
+
+  `parallel.interrupts` has it from there. Imports take seconds, Python would print a traceback from
+  the midst of them, and some turn the interrupt into another error. In other programs, and where
+  Ctrl-C is ignored, nothing changes.
+  """
+  is_ours = _is_module() or os.path.basename(sys.argv[0]) == 'masm-jax'
+  if is_ours and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+_end_by_ctrl_c()
 _leave_working_folder()  # Before any import that would look there.
 _keep_libraries_out_of_working_folder()
 

@@ -20,7 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from masm_jax import errors, shipped, terminal
 from masm_jax.errors import NO_FIELD, UserError, flag_text, unknown_field
-from masm_jax.parallel import backend, peers, talk
+from masm_jax.parallel import backend, interrupts, peers, talk
 from masm_jax.terminal import say, terminal_line
 
 # Flags belong to the command that asks for them: its --help shows these, and no others.
@@ -271,7 +271,7 @@ def exit_status(command: Callable[[], int], *, interrupted: str = 'interrupted')
     that does not suffice, 130 for Ctrl-C, each told in one line.
   """
   try:
-    with terminal.usable_output():
+    with terminal.usable_output(), interrupts.raised():
       errors.refuse_other_names()
       return command()
   except KeyboardInterrupt:
@@ -293,7 +293,7 @@ def run(main_fn: Callable[[Sequence[str]], int]) -> None:
   if help_text := sys.modules['__main__'].__doc__:
     sys.modules['__main__'].__doc__ = in_typed_words(help_text)
   try:
-    with terminal.usable_output():
+    with terminal.usable_output(), interrupts.raised():
       errors.refuse_other_names()
       app.run(main_fn, flags_parser=_parse_or_help)
   except KeyboardInterrupt:  # Not in the training loop, which notes it and saves.

@@ -154,12 +154,12 @@ def _demo(known: argparse.Namespace, more: list[str]) -> int:
 def _run(title: str, command: str, *flags: str) -> int:
   """Runs another command of the program, in a process of its own; returns its exit status."""
   say(f'\n=== {title}: python -m masm_jax.{command} {shlex.join(flags)}')
+  process = subprocess.Popen([sys.executable, '-m', f'masm_jax.{command}', *flags])
   try:
-    return subprocess.run(
-      [sys.executable, '-m', f'masm_jax.{command}', *flags], check=False
-    ).returncode
+    return process.wait()
   except KeyboardInterrupt:
-    return 130  # A run has noted it too, and saves by itself.
+    process.wait()  # It has noted Ctrl-C too, and saves by itself.
+    raise
 
 
 if __name__ == '__main__':

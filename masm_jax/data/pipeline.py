@@ -8,11 +8,9 @@ processes nor the number of hosts change which pixels stand in it, nor where.
 import collections
 import concurrent.futures
 import logging
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +24,7 @@ from masm_jax.data.loader import Loader, decode
 from masm_jax.data.manifest import Manifest
 from masm_jax.data.samplers import Sampler
 from masm_jax.errors import UserError
+from masm_jax.parallel import parents
 
 _BATCHES_AHEAD = 2
 
@@ -154,8 +153,9 @@ class TrainIterator(grain.DatasetIterator):
     dataset = batches.to_iter_dataset(self._read)
     if self._workers.num_workers:
       dataset = dataset.mp_prefetch(self._workers, worker_init_fn=_start_worker)
-    self._batches = iter(dataset)
-    self._batches.start_prefetch()
+    with parents.deaf_to_ctrl_c():  # Threads that start within it are deaf, too.
+      self._batches = iter(dataset)
+      self._batches.start_prefetch()
 
   def get_state(self) -> dict[str, Any]:
     """The state as JSON types: `next_step` and `undecodable`, the records met so far."""
@@ -199,17 +199,10 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
   if 'jax' in sys.modules:  # Imported by grain, before the variable could be read.
     sys.modules['jax'].config.update('jax_platforms', 'cpu')
   cv2.setNumThreads(1)
-  # Ctrl-C and the scheduler's SIGTERM reach the whole process group; the main process decides, may
-  # need batches until it has saved, and ends its workers itself.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A scheduler's SIGTERM reaches the whole process group, as Ctrl-C does; the main process decides.
+  # It may need batches until it has saved, and ends its workers itself.
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  """Ends this worker when the main process is gone: killed, it cannot end its workers."""
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  parents.end_with_parent()  # Killed, it cannot end its workers.
 
 
 def eval_batches(

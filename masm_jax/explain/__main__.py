@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
   if _BENCHMARK.value == bool(_SOURCE.value) or _BENCHMARK.value != (_SUITE.value is not None):
     raise UserError('give either --source (face crops), or --benchmark with --suite (data sets)')
   out = pathlib.Path(_OUT.value)
+  cli.start_jax(deterministic=True)
   with locks.held_beside(out):  # Two would mix their files.
-    cli.start_jax(deterministic=True)
     return _explain(out)
 
 

@@ -79,9 +79,10 @@ def _export(args: argparse.Namespace) -> int:
     explanations=args.explanations,
     benchmark=args.benchmark,
   )
-  module, _ = FORMATS[args.format]
+  name, _ = FORMATS[args.format]
+  module = importlib.import_module(name)
   with locks.held_beside(args.out):  # Two would mix their files.
-    importlib.import_module(module).write(request)
+    module.write(request)
   return 0
 
 

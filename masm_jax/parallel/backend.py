@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from masm_jax import places
 from masm_jax.errors import UserError, first_line
+from masm_jax.parallel import interrupts
 
 # As jax calls a setting of its own in an error, and as the environment does.
 _SETTING = re.compile(r'\bjax_\w+', re.IGNORECASE)
@@ -20,7 +21,8 @@ def refusals() -> Iterator[None]:
     UserError: a variable that jax refuses, for what it raises of it.
   """
   try:
-    yield
+    with interrupts.ending_at_once():
+      yield
   except ImportError:
     raise
   except Exception as error:
@@ -42,7 +44,8 @@ def start() -> None:
 
   wanted = os.environ.get('JAX_PLATFORMS', '')
   try:
-    jax.devices()
+    with interrupts.ending_at_once():  # Interrupted, jax leaves a timer that the end waits for.
+      jax.devices()
   except (RuntimeError, AssertionError) as error:
     if not wanted:
       raise

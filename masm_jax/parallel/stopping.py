@@ -2,7 +2,7 @@
 
 import signal
 import types
-from typing import Self
+from typing import Any, Self
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,7 +18,7 @@ class StopRequests:
 
   def __init__(self):
     self.signal_number: int | None = None
-    self._previous: dict[int, object] = {}
+    self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> Self:
     for number in _SIGNALS:
@@ -33,8 +33,10 @@ class StopRequests:
       signal.signal(number, handler)
 
   def _note(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
     if self.signal_number == number == signal.SIGINT:
+      if callable(before := self._previous[number]):
+        before(number, frame)  # See `interrupts`: what it raises is not lost.
+        return
       raise KeyboardInterrupt
     self.signal_number = number
 

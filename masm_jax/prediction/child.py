@@ -41,9 +41,12 @@ def main(pipe: connection.Connection, settings: Settings, box: sandbox.Sandbox) 
     detector = make_detector(made.detector, model=made.model, min_score=made.min_score)
   _warm_up(detector)
   box.enter(memory_bytes=settings.limits.memory_bytes)
-  _send(pipe, 'ready', in_force=box.in_force)
+  is_ready = False
   while True:
     try:
+      if not is_ready:
+        _send(pipe, 'ready', in_force=box.in_force)
+        is_ready = True
       job = json.loads(pipe.recv_bytes())
       descriptor = reduction.recv_handle(pipe)
       sandbox.limit_cpu(settings.limits.cpu_seconds)

@@ -8,12 +8,13 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing import connection, spawn
 from typing import Any
+
+from masm_jax.parallel import parents
 
 _CODE = (
   'import json, sys; sys.path[:] = json.loads(sys.argv[2]); '
@@ -43,7 +44,7 @@ def launch(settings: Any, folders: Sequence[str]) -> tuple[Process, connection.C
     OSError: it cannot be started.
   """
   pipe, far_end = multiprocessing.Pipe()
-  with far_end:
+  with far_end, parents.deaf_to_ctrl_c(tracked=False):
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_STARTS)}
     path = [os.path.abspath(entry) for entry in sys.path]
     program = os.fsdecode(spawn.get_executable())
@@ -61,7 +62,6 @@ def launch(settings: Any, folders: Sequence[str]) -> tuple[Process, connection.C
 
 def main(descriptor: int) -> None:
   """The life of the process."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
   sys.dont_write_bytecode = True  # It cannot.
   from masm_jax.prediction import sandbox
 

@@ -38,7 +38,8 @@ class _Worker:
     # Read when the process watches its parent already: to import what it needs takes seconds.
     work = pickle.dumps((make, args, max_memory_bytes))
     self._process = context.Process(target=_serve, args=(far_end, work), daemon=True)
-    self._process.start()
+    with parents.deaf_to_ctrl_c():
+      self._process.start()
     far_end.close()
     self.task: tuple[Any, int] | None = None  # With the count of attempts before.
 
@@ -129,7 +130,6 @@ _END = object()
 
 def _serve(pipe: connection.Connection, work: bytes) -> None:
   """The life of a worker process; `work` is what makes its function, pickled."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent sees to it.
   parents.end_with_parent()
   try:
     make, args, max_memory_bytes = pickle.loads(work)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from masm_jax import plain_files
-from masm_jax.parallel import locks, peers
+from masm_jax.parallel import locks, parents, peers
 from masm_jax.sweep import server
 from masm_jax.sweep.plan import Progress, Run
 from masm_jax.terminal import say
@@ -125,7 +125,8 @@ def start_process(
   process = context.Process(target=function, args=args)
   os.environ[server.PARENT] = str(os.getpid())  # Read once, by the server.
   try:
-    process.start()
+    with parents.deaf_to_ctrl_c():  # The runs hear SIGTERM of the sweep.
+      process.start()
   finally:
     del os.environ[server.PARENT]
   return process

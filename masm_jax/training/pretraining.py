@@ -19,6 +19,7 @@ import optax
 
 from masm_jax import backbones, files, telemetry, tree
 from masm_jax.data.synthetic import portrait_sample
+from masm_jax.parallel import parents
 
 TARGETS = ('yaw', 'pitch', 'roll', 'light_azimuth', 'light_elevation')
 _CHUNK = 250
@@ -64,10 +65,14 @@ def draw_portraits(
   context = multiprocessing.get_context('spawn')
   parts = []
   with (
-    concurrent.futures.ProcessPoolExecutor(config.num_processes, context) as pool,
+    concurrent.futures.ProcessPoolExecutor(
+      config.num_processes, context, initializer=parents.end_with_parent
+    ) as pool,
     telemetry.Progress(len(chunks), label='draw', images_per_step=_CHUNK) as progress,
   ):
-    for done, part in enumerate(pool.map(_draw_chunk, chunks), start=1):
+    with parents.deaf_to_ctrl_c():
+      found = pool.map(_draw_chunk, chunks)
+    for done, part in enumerate(found, start=1):
       parts.append(part)
       progress.update(done)
   images, identities, targets = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -244,7 +244,9 @@ def _run(jobs: list[tuple], num_processes: int) -> Iterator[list[dict]]:
   )
   try:
     chunk = max(math.ceil(len(jobs) / (8 * num_processes)), 1)
-    yield from pool.map(_write_video, jobs, chunksize=chunk)
+    with parents.deaf_to_ctrl_c():
+      found = pool.map(_write_video, jobs, chunksize=chunk)
+    yield from found
   except concurrent.futures.process.BrokenProcessPool:
     raise UserError(_NO_MAIN_GUARD) from None
   finally:
