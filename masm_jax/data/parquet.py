@@ -51,7 +51,8 @@ def read(
 
   Returns:
     Columns of texts, whole numbers, fractions, truth values, or lists of these; dates and exact
-    decimals are texts.
+    decimals are texts. Whole numbers of which some are missing are fractions, unless that would
+    lose digits.
 
   Raises:
     UserError: it is no Parquet file, is damaged, or holds what no such table holds.
@@ -114,7 +115,12 @@ def read(
         _check(need, limit, name, column)
     whole = [_written_out(table[field.name], field.type) for field in schema]
     table = pa.table(whole, names=columns)
-    return table.to_pandas(ignore_metadata=True), dict(schema.metadata or {})
+    exact = [column for column in columns if _loses_digits(table[column])]
+    _check(need + _WRITTEN_BYTES * rows * len(exact), limit, name)
+    frame = table.to_pandas(ignore_metadata=True)
+    for column in exact:
+      frame[column] = table[column].to_pandas(integer_object_nulls=True)
+    return frame, dict(schema.metadata or {})
   except UserError:
     raise
   # MemoryError is Arrow's too: of a length that is damaged.
@@ -225,6 +231,16 @@ def _text_bytes(array: pa.Array) -> int:
     is_ascii = pa.compute.string_is_ascii(letters)
     lengths = pa.compute.if_else(is_ascii, lengths, pa.compute.multiply(lengths, 2))
   return pa.compute.sum(lengths.take(array.indices)).as_py() or 0
+
+
+def _loses_digits(column: pa.ChunkedArray) -> bool:
+  """Whether pandas would make fractions of whole numbers that fractions cannot hold."""
+  while _is_list(column.type):
+    column = pa.compute.list_flatten(column)
+  if not (_kinds.is_integer(column.type) and column.null_count):
+    return False
+  ends = pa.compute.min_max(column).as_py()
+  return any(abs(end or 0) > 2**53 for end in ends.values())
 
 
 def _written_out(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -79,6 +79,14 @@ def test_what_is_no_number_becomes_text():
   assert found['name'].tolist() == ['a', 'b'] and found['points'][1].tolist() == []
 
 
+def test_missing_numbers_cost_no_digits():
+  large = 2**53 + 1
+  table = pa.table({'id': [large, None], 'ids': [[large, None], [1]], 'small': [1, None]})
+  found, _ = read(write(table))
+  assert found['id'].tolist() == [large, None] and found['ids'][0].tolist() == [large, None]
+  assert found['small'].dtype == float  # As ever: the hash of a manifest depends on it.
+
+
 def test_a_column_twice():
   table = pa.table([pa.array(['a']), pa.array(['b'])], names=['path', 'path'])
   with pytest.raises(UserError, match='a column stands twice in the header path,path'):
