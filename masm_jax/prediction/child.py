@@ -40,6 +40,7 @@ def main(pipe: connection.Connection, settings: Settings, box: sandbox.Sandbox) 
     made = settings.crops
     detector = make_detector(made.detector, model=made.model, min_score=made.min_score)
   _warm_up(detector)
+  os.dup2(1, 2)  # To nowhere: a terminal obeys what is written to it.
   box.enter(memory_bytes=settings.limits.memory_bytes)
   is_ready = False
   while True:

@@ -9,7 +9,6 @@ imported. The other layers bind all threads.
 
 import contextlib
 import ctypes
-import ctypes.util
 import errno
 import importlib.util
 import os
@@ -104,7 +103,10 @@ class Sandbox:
     def limit(libc: ctypes.CDLL) -> str:
       if hasattr(libc, 'mallopt'):  # Each thread to come would take 64 MB of address space, unused.
         libc.mallopt(_M_ARENA_MAX, 1)
-      taken = int(os.pread(self._memory, 99, 0).split()[0]) if self._memory is not None else 0
+      taken = 0
+      if self._memory is not None:
+        taken = int(os.pread(self._memory, 99, 0).split()[0])
+        os.close(self._memory)
       return _limit_resources(taken * resource.getpagesize() + memory_bytes)
 
     self._apply('limits', limit)

@@ -109,6 +109,8 @@ def test_every_thread_of_a_reading_process_is_bound(faces, request, monkeypatch)
     for status in statuses:
       assert 'Seccomp:\t2\n' in status and 'NoNewPrivs:\t1\n' in status
     assert b'A_SECRET' not in (process / 'environ').read_bytes()
+    opened = sorted(os.readlink(link).partition(':')[0] for link in (process / 'fd').iterdir())
+    assert opened == ['/dev/null'] * 3 + ['socket']
   finally:
     worker.stop()
 
