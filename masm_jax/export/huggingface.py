@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from masm_jax import backbones, detector, files
+from masm_jax import backbones, detector, files, places
 from masm_jax.backbones import ViTConfig
 from masm_jax.errors import UserError
 from masm_jax.export import common
@@ -47,6 +47,7 @@ def write(request: Request) -> None:
     UserError: no such run, a backbone that transformers does not have, or the folder cannot be
       written.
   """
+  places.refuse_bytes(request.out)  # Transformers could not load it.
   run = common.load(request)
   preset = preset_of(run)
   config = class_config(preset.name, preset.config)

@@ -48,11 +48,13 @@ def write(request: Request) -> None:
         raise UserError(f'jax2onnx failed: {(found.stderr.strip().splitlines() or ["?"])[-1]}')
       model = plain_files.read_bytes(place / MODEL, max_bytes=plain_files.MAX_ARRAYS_BYTES)
       files.write_bytes(out / MODEL, model)
-    probe = common.probe_images(run.detector.backbone.image_size)
-    import onnxruntime
+      del model
+      probe = common.probe_images(run.detector.backbone.image_size)
+      import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(out / MODEL), providers=['CPUExecutionProvider'])
-    (theirs,) = session.run(['logits'], {'images': probe})
+      # The same file as in `out`, whose path need not be UTF-8.
+      session = onnxruntime.InferenceSession(str(place / MODEL), providers=['CPUExecutionProvider'])
+      (theirs,) = session.run(['logits'], {'images': probe})
     ours = common.logits(run)
     note['jax2onnx'] = importlib.metadata.version('jax2onnx')
     between = f'onnxruntime {onnxruntime.__version__} and JAX'

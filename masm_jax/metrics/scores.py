@@ -120,8 +120,9 @@ def write_scores(
     note = json.dumps(dict(of), sort_keys=True).encode() if of else b''
     metadata = (arrow.schema.metadata or {}) | {_DIGEST: _digest(table, note).encode()}
     metadata |= {_OF: note} if of else {}
-    with files.replacing(path) as fresh:
-      pq.write_table(arrow.replace_schema_metadata(metadata), fresh)
+    # A file, because Arrow takes no path that is not UTF-8.
+    with files.replacing(path) as fresh, fresh.open('wb') as file:
+      pq.write_table(arrow.replace_schema_metadata(metadata), file)
   except OSError as error:
     raise UserError(f'cannot write the scores to {path}: {error.strerror or error}') from error
 

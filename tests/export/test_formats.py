@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.export
@@ -118,10 +119,11 @@ def test_stablehlo_runs_for_any_batch(make_detector, tmp_path):
 def test_onnx_runs_for_any_batch(name, make_detector, tmp_path):
   pytest.importorskip('jax2onnx')
   detector = make_detector(name)
-  note = _export(detector, 'onnx', tmp_path / 'out', '--name', 'mine')
+  out = tmp_path / os.fsdecode(b'out\xff')  # As a path of onnxruntime it would be refused.
+  note = _export(detector, 'onnx', out, '--name', 'mine')
   assert note['difference']['logits'] < 1e-4 and note['name'] == 'mine'
   assert 'onnxruntime' in note['difference']['between']
-  session = onnxruntime.InferenceSession(str(tmp_path / 'out' / 'model.onnx'))
+  session = onnxruntime.InferenceSession((out / 'model.onnx').read_bytes())
   expected = _log_odds(detector)
   for count in (1, 3):
     (logits,) = session.run(['logits'], {'images': probe_images(32)[:count]})
@@ -213,6 +215,9 @@ def test_what_a_format_has_no_form_for_is_refused(make_detector, tmp_path, capsy
   assert 'GenD has no backbone of the form of siglip_b16' in capsys.readouterr().err
   assert main([*words, '--format', 'adapter']) == 2
   assert 'is a detector file, whose parts are merged: give a run' in capsys.readouterr().err
+  strange = ['--out', str(tmp_path / os.fsdecode(b'out\xff')), '--format', 'huggingface']
+  assert main([*words, *strange]) == 2
+  assert 'is not UTF-8' in capsys.readouterr().err
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'holiday.jpg').write_bytes(b'')
   assert main([*words, '--format', 'stablehlo']) == 2

@@ -2,6 +2,7 @@
 
 import decimal
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ def table_of(records, probs, logits):
 
 def test_file_does_not_depend_on_order_and_reads_back_exactly(tmp_path):
   order = np.array([3, 0, 5, 1, 4, 2])
-  first, second = tmp_path / 'deep' / 'a.parquet', tmp_path / 'b.parquet'
+  first, second = tmp_path / 'deep' / os.fsdecode(b'a\xff.parquet'), tmp_path / 'b.parquet'
   scores.write_scores(first, table_of(np.arange(6), PROBS, LOGITS))
   scores.write_scores(second, table_of(order, PROBS[order], LOGITS[order]))
   assert first.read_bytes() == second.read_bytes()
