@@ -93,6 +93,25 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_DOCUMENT_BYTES) -
   return read_bytes(path, max_bytes=max_bytes).decode('utf-8')
 
 
+def read_lines_file(path: str | os.PathLike) -> bytes:
+  """The content of a file of lines, which may be as large as a table.
+
+  Raises:
+    OSError: as of `read_bytes`; a large one that has a hole is refused too: it takes no disk, but
+      all of the memory.
+  """
+  with open_file(path, max_bytes=MAX_TABLE_BYTES) as file:
+    size = hole = os.fstat(file.fileno()).st_size
+    with contextlib.suppress(OSError):  # Not every file system tells.
+      hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+    if hole < size and size > MAX_DOCUMENT_BYTES:  # Others may have one since a power failure.
+      raise UnfitFileError(
+        errno.EINVAL, f'a file of {size:,} bytes that has a hole: it is damaged', os.fspath(path)
+      )
+    file.seek(0)
+    return content(file, max_bytes=MAX_TABLE_BYTES)
+
+
 def sha256(path: str | os.PathLike) -> str:
   """SHA-256 of a plain file, as hexadecimal text, without the file in memory.
 

@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import re
+import resource
 import socket
 
 import pytest
@@ -89,6 +90,25 @@ def test_plain_files_are_read_whole_and_up_to_their_limit(tmp_path):
     with pytest.raises(kind) as raised:
       plain_files.open_file(tmp_path / wrong)
     assert raised.value.filename == os.fspath(tmp_path / wrong)
+
+
+def test_a_large_file_of_lines_has_no_holes(tmp_path, monkeypatch):
+  path = tmp_path / 'metrics.jsonl'
+  with path.open('wb') as file:
+    file.truncate(2**32)
+  with pytest.raises(UserError, match='4,294,967,296 bytes that has a hole: it is damaged'):
+    telemetry.read_lines(path)
+  monkeypatch.setattr(plain_files, 'MAX_DOCUMENT_BYTES', 10)
+  path.write_text('{"step": 1}\n' * 3000)
+  assert len(telemetry.read_lines(path)) == 3000
+
+
+def test_the_memory_is_what_the_limits_leave(monkeypatch):
+  found = plain_files.memory_bytes()
+  assert 2**28 < found <= os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  limits = {resource.RLIMIT_AS: found // 2, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
+  monkeypatch.setattr(resource, 'getrlimit', lambda kind: (limits[kind], resource.RLIM_INFINITY))
+  assert plain_files.memory_bytes() == found // 2
 
 
 def test_a_file_that_does_not_tell_its_size_is_read_up_to_the_limit():

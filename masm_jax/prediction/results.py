@@ -206,7 +206,7 @@ def read_lines(path: pathlib.Path, *, sums: Collection[bytes] | None = None) -> 
   """
   if not path.exists():
     return []
-  content = plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
+  content = plain_files.read_lines_file(path)
   found, damaged = [], 0
   for number, line in enumerate(content.split(b'\n')[:-1], start=1):
     if sums is not None and _sum(line + b'\n') not in sums:

@@ -249,7 +249,7 @@ def _why_failed(run: Run, status: int) -> str:
 def _last_words(log: pathlib.Path) -> str:
   """The error line of a log's last attempt, or its last line."""
   try:
-    content = plain_files.read_bytes(log, max_bytes=plain_files.MAX_TABLE_BYTES)
+    content = plain_files.read_lines_file(log)
     attempt = content.decode('utf-8', errors='replace').rpartition('\n$ python')[2]
   except OSError:
     return 'it could write no log: is there room on the disk?'

@@ -145,7 +145,7 @@ def _restored(value: Any) -> Any:
 
 
 def _content(path: pathlib.Path) -> bytes:
-  return plain_files.read_bytes(path, max_bytes=plain_files.MAX_TABLE_BYTES)
+  return plain_files.read_lines_file(path)
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
