@@ -132,14 +132,23 @@ class TrainIterator(grain.DatasetIterator):
     self._next_step = 0
     self._undecodable: dict[int, None] = {}  # Records, in the order in which they came up.
     self._batches: grain.DatasetIterator | None = None
+    self._is_under_way = False
 
   def __next__(self) -> dict[str, np.ndarray]:
     self.start_prefetch()
-    batch = next(self._batches)
+    batch = next(self._batches) if self._is_under_way else self._first()
     for i in np.flatnonzero(batch['replaced']):
       self._note_replaced(self._next_step, int(i), int(batch['record'][i]))
     self._next_step += 1
     return batch
+
+  def _first(self) -> dict[str, np.ndarray]:
+    """The first batch, with which grain starts its workers: in a thread that is deaf to Ctrl-C."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      with parents.deaf_to_ctrl_c():
+        batch = pool.submit(next, self._batches)
+      self._is_under_way = True
+      return batch.result()
 
   def start_prefetch(self) -> None:
     """Starts reading ahead before the first batch is asked for."""
@@ -151,11 +160,11 @@ class TrainIterator(grain.DatasetIterator):
     # taking turns among workers keeps the order.
     batches = examples.map(self._loader).batch(size, drop_remainder=True)
     dataset = batches.to_iter_dataset(self._read)
+    self._is_under_way = not self._workers.num_workers  # Workers start with it.
     if self._workers.num_workers:
       dataset = dataset.mp_prefetch(self._workers, worker_init_fn=_start_worker)
-    with parents.deaf_to_ctrl_c():  # Threads that start within it are deaf, too.
-      self._batches = iter(dataset)
-      self._batches.start_prefetch()
+    self._batches = iter(dataset)
+    self._batches.start_prefetch()
 
   def get_state(self) -> dict[str, Any]:
     """The state as JSON types: `next_step` and `undecodable`, the records met so far."""
@@ -201,6 +210,7 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
   cv2.setNumThreads(1)
   # A scheduler's SIGTERM reaches the whole process group, as Ctrl-C does; the main process decides.
   # It may need batches until it has saved, and ends its workers itself.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   parents.end_with_parent()  # Killed, it cannot end its workers.
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import pathlib
@@ -125,8 +126,9 @@ def start_process(
   process = context.Process(target=function, args=args)
   os.environ[server.PARENT] = str(os.getpid())  # Read once, by the server.
   try:
-    with parents.deaf_to_ctrl_c():  # The runs hear SIGTERM of the sweep.
-      process.start()
+    with parents.deaf_to_ctrl_c():  # With the server are its forks: they hear SIGTERM of the sweep.
+      multiprocessing.forkserver.ensure_running()
+    process.start()  # It waits until the server has imported everything: that Ctrl-C ends.
   finally:
     del os.environ[server.PARENT]
   return process

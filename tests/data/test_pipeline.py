@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -328,6 +329,9 @@ def test_workers_end_when_the_run_is_killed(crops, tmp_path):
     command, env=os.environ | {'PYTHONPATH': root}, stdout=subprocess.PIPE, text=True
   ) as run:
     worker = int(run.stdout.readline())
+    # From its first moment on it is deaf to Ctrl-C, which would interrupt its imports.
+    blocked = pathlib.Path(f'/proc/{worker}/status').read_text().partition('SigBlk:')[2].split()[0]
+    assert int(blocked, 16) & 1 << (signal.SIGINT - 1)
     assert _is_running(worker)
     run.kill()
   deadline = time.monotonic() + 10
