@@ -93,22 +93,33 @@ def read_text(path: str | os.PathLike, *, max_bytes: int = MAX_DOCUMENT_BYTES) -
   return read_bytes(path, max_bytes=max_bytes).decode('utf-8')
 
 
-def read_lines_file(path: str | os.PathLike) -> bytes:
-  """The content of a file of lines, which may be as large as a table.
+def open_table(path: str | os.PathLike) -> BinaryIO:
+  """As `open_file`, of a table or of lines.
 
   Raises:
-    OSError: as of `read_bytes`; a large one that has a hole is refused too: it takes no disk, but
+    OSError: as of `open_file`; a large file that has a hole is refused too: it takes no disk, but
       all of the memory.
   """
-  with open_file(path, max_bytes=MAX_TABLE_BYTES) as file:
-    size = hole = os.fstat(file.fileno()).st_size
-    with contextlib.suppress(OSError):  # Not every file system tells.
-      hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
-    if hole < size and size > MAX_DOCUMENT_BYTES:  # Others may have one since a power failure.
-      raise UnfitFileError(
-        errno.EINVAL, f'a file of {size:,} bytes that has a hole: it is damaged', os.fspath(path)
-      )
-    file.seek(0)
+  file = open_file(path, max_bytes=MAX_TABLE_BYTES)
+  size = hole = os.fstat(file.fileno()).st_size
+  with contextlib.suppress(OSError):  # Not every file system tells.
+    hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+  file.seek(0)
+  if hole < size and size > MAX_DOCUMENT_BYTES:  # Others may have one since a power failure.
+    file.close()
+    raise UnfitFileError(
+      errno.EINVAL, f'a file of {size:,} bytes that has a hole: it is damaged', os.fspath(path)
+    )
+  return file
+
+
+def read_lines_file(path: str | os.PathLike) -> bytes:
+  """The content of a file of lines.
+
+  Raises:
+    OSError: as of `open_table`, and it cannot be read.
+  """
+  with open_table(path) as file:
     return content(file, max_bytes=MAX_TABLE_BYTES)
 
 

@@ -14,6 +14,7 @@ from masm_jax.checkpoints import positions
 from masm_jax.data import storage
 from masm_jax.errors import UnfitFileError, UserError
 from masm_jax.evaluation import results as evaluations
+from masm_jax.metrics import scores
 from masm_jax.perturbations import copies
 from masm_jax.prediction import command, inputs
 from masm_jax.prediction import results as predictions
@@ -92,12 +93,13 @@ def test_plain_files_are_read_whole_and_up_to_their_limit(tmp_path):
     assert raised.value.filename == os.fspath(tmp_path / wrong)
 
 
-def test_a_large_file_of_lines_has_no_holes(tmp_path, monkeypatch):
+def test_a_large_table_has_no_holes(tmp_path, monkeypatch):
   path = tmp_path / 'metrics.jsonl'
   with path.open('wb') as file:
     file.truncate(2**32)
-  with pytest.raises(UserError, match='4,294,967,296 bytes that has a hole: it is damaged'):
-    telemetry.read_lines(path)
+  for read in (telemetry.read_lines, scores.read_scores):
+    with pytest.raises(UserError, match='4,294,967,296 bytes that has a hole: it is damaged'):
+      read(path)
   monkeypatch.setattr(plain_files, 'MAX_DOCUMENT_BYTES', 10)
   path.write_text('{"step": 1}\n' * 3000)
   assert len(telemetry.read_lines(path)) == 3000

@@ -270,7 +270,7 @@ def _read(path: storage.Path) -> tuple[pd.DataFrame, str]:
   if storage.suffix(path) not in _READERS:
     raise UserError(f'{path}: a manifest is a .csv or .parquet file')
   try:
-    with storage.open_file(path) as file:
+    with storage.open_table(path) as file:
       return _READERS[storage.suffix(path)](file, str(path))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error

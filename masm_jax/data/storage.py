@@ -108,11 +108,9 @@ def read_bytes(path: Path, *, max_bytes: int = plain_files.MAX_TABLE_BYTES) -> b
     return file_system.cat_file(inner)
 
 
-def open_file(path: Path, *, max_bytes: int = plain_files.MAX_TABLE_BYTES) -> BinaryIO:
-  """A file, opened to read bytes; see `read_bytes`, which says what is refused."""
-  if is_remote(path):
-    return io.BytesIO(read_bytes(path, max_bytes=max_bytes))
-  return plain_files.open_file(path, max_bytes=max_bytes)
+def open_table(path: Path) -> BinaryIO:
+  """A file, opened to read bytes; see `plain_files.open_table`, which says what is refused."""
+  return io.BytesIO(read_bytes(path)) if is_remote(path) else plain_files.open_table(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -144,7 +144,7 @@ def read_scores(path: str | os.PathLike, *, of: Mapping[str, str] = _NOTHING) ->
   if not path.is_file():
     raise UserError(f'no score file {path}: an evaluation writes one per data set')
   try:
-    with plain_files.open_file(path, max_bytes=plain_files.MAX_TABLE_BYTES) as file:
+    with plain_files.open_table(path) as file:
       table, notes = parquet.read(file, str(path), as_bytes=('thumbnail',))
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror or error}') from error
