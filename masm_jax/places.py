@@ -72,6 +72,24 @@ def refuse_inputs(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -
       raise UserError(f'{out} would be written over {path}, which is read: give another output')
 
 
+def refuse_unwritable(file: str | os.PathLike) -> None:
+  """Refuses an output that could not be written, before hours of work for it; makes nothing.
+
+  Raises:
+    UserError: it is a folder, or the folder that it would be made in takes no file.
+  """
+  if os.path.isdir(file):
+    raise UserError(f'{file} is a folder: give the path of a file')
+  folder = pathlib.Path(file).absolute().parent
+  while not os.path.lexists(folder):
+    folder = folder.parent
+  try:
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise UserError(f'cannot write {file}: {error.strerror}') from error
+
+
 @contextlib.contextmanager
 def folder_of(
   note: str, folder: str | os.PathLike, *, what: str, parts: Sequence[str] = (), form: str = ''

@@ -8,9 +8,11 @@ import os
 
 import pytest
 
+from configs import demo_pretrain
 from masm_jax import files, places
 from masm_jax.errors import UserError
 from masm_jax.parallel import locks
+from masm_jax.training import pretraining
 
 
 def folder_of(out):
@@ -245,6 +247,18 @@ def test_an_output_is_no_input(tmp_path, monkeypatch):
       places.refuse_inputs(out, ['', 'gs://bucket/a', tmp_path / read])
   for out, read in [('other', 'in/a'), ('in/new', 'in'), ('other', 'in'), ('new', 'none')]:
     places.refuse_inputs(out, [read])
+
+
+@pytest.mark.parametrize(
+  ('name', 'told'),
+  [('', 'is a folder: give the path of a file'), ('file/a', 'cannot write .*: Not a directory')],
+)
+def test_a_pretraining_that_could_not_be_written_is_refused_at_the_start(tmp_path, name, told):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match=told):
+    pretraining.pretrain(demo_pretrain.get_config(), tmp_path / name)
+  places.refuse_unwritable(tmp_path / 'new' / 'deep' / 'a')
+  assert names_of(tmp_path) == ['file']
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from masm_jax import backbones, files, telemetry, tree
+from masm_jax import backbones, files, places, telemetry, tree
 from masm_jax.data.synthetic import portrait_sample
 from masm_jax.parallel import parents
 
@@ -100,7 +100,12 @@ def _shifted(images: np.ndarray, rng: np.random.Generator, shift_px: int) -> np.
 
 
 def pretrain(config: ml_collections.ConfigDict, output: pathlib.Path) -> dict[str, float]:
-  """Trains, writes the weights to `output`, and returns what they can tell of new portraits."""
+  """Trains, writes the weights to `output`, and returns what they can tell of new portraits.
+
+  Raises:
+    UserError: `output` cannot be written, which is known before the training.
+  """
+  places.refuse_unwritable(output)
   backbone = backbones.get_preset(config.backbone)
   size_px = backbone.config.image_size
   images, identities, targets = draw_portraits(config, size_px, 0, config.num_images)
