@@ -19,6 +19,7 @@ import optax
 
 from masm_jax import backbones, files, places, telemetry, tree
 from masm_jax.data.synthetic import portrait_sample
+from masm_jax.errors import UserError
 from masm_jax.parallel import parents
 
 TARGETS = ('yaw', 'pitch', 'roll', 'light_azimuth', 'light_elevation')
@@ -99,13 +100,28 @@ def _shifted(images: np.ndarray, rng: np.random.Generator, shift_px: int) -> np.
   )
 
 
+def _check(config: ml_collections.ConfigDict) -> None:
+  for name in (*(name for name in config if name.startswith('num_')), 'batch_size'):
+    if config[name] < 1:
+      raise UserError(f'--config.{name}={config[name]}: give 1 or more')
+  for name in ('learning_rate', 'weight_decay', 'warmup_steps', 'shift_px'):
+    if not 0 <= config[name] < float('inf'):
+      raise UserError(f'--config.{name}={config[name]}: give 0 or more')
+  if config.warmup_steps >= config.num_steps:
+    raise UserError(
+      f'--config.num_steps={config.num_steps}: give more than the {config.warmup_steps} steps of '
+      'config.warmup_steps'
+    )
+
+
 def pretrain(config: ml_collections.ConfigDict, output: pathlib.Path) -> dict[str, float]:
   """Trains, writes the weights to `output`, and returns what they can tell of new portraits.
 
   Raises:
-    UserError: `output` cannot be written, which is known before the training.
+    UserError: `output` cannot be written, or a field makes no training: before it begins.
   """
   places.refuse_unwritable(output)
+  _check(config)
   backbone = backbones.get_preset(config.backbone)
   size_px = backbone.config.image_size
   images, identities, targets = draw_portraits(config, size_px, 0, config.num_images)
