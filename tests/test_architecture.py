@@ -28,15 +28,7 @@ LEAVES = {
 # The order of the house, from the ground up: each part may import what its line names, and nothing
 # above it.
 ALLOWED = {
-  'terminal': set(),
-  'errors': set(),
-  'tree': set(),
-  'files': set(),
-  'plain_files': set(),
-  'processes': set(),
-  'fields': set(),
-  'places': set(),
-  'config': set(),
+  **{leaf: set() for leaf in LEAVES},
   'parallel': set(),
   'telemetry': set(),
   'data': {'parallel'},
@@ -144,21 +136,7 @@ ALLOWED = {
 # What a package's own command may import beside.
 OF_COMMANDS = {'cli'}
 # Files of the top folder that are no commands.
-TOP_FILES = {
-  '__init__',
-  '__main__',
-  'cli',
-  'config',
-  'detector',
-  'errors',
-  'fields',
-  'files',
-  'places',
-  'plain_files',
-  'processes',
-  'terminal',
-  'tree',
-}
+TOP_FILES = LEAVES | {'__init__', '__main__', 'cli', 'detector'}
 
 
 def part_of(path):
