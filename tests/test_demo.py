@@ -1,6 +1,7 @@
 """What the demo writes, and where it writes nothing."""
 
 import json
+import subprocess
 import sys
 
 import av
@@ -64,3 +65,23 @@ def test_a_demo_replaces_its_answers_and_no_more(tmp_path, start, is_older):
     (out / 'answers' / name).touch()
   assert start() == (0, 10)
   assert [path.name for path in (out / 'answers').iterdir()] == ['mine']
+
+
+def test_ctrl_c_waits_for_the_run_that_saves(monkeypatch):
+  """`subprocess.run` would kill it after a quarter of a second."""
+  waits = []
+
+  class Process:
+    def __init__(self, words):
+      del words
+
+    def wait(self):
+      waits.append(self)
+      if len(waits) == 1:
+        raise KeyboardInterrupt
+      return 130
+
+  monkeypatch.setattr(subprocess, 'Popen', Process)
+  with pytest.raises(KeyboardInterrupt):
+    demo._run('masm', 'main')
+  assert len(waits) == 2
