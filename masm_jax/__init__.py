@@ -6,6 +6,7 @@ nor numpy.
 
 # `signal` itself would take milliseconds, which Ctrl-C may fall into.
 import _signal  # type: ignore[import-not-found]
+import atexit
 import os
 import sys
 
@@ -52,6 +53,17 @@ def _end_by_ctrl_c() -> None:
   is_ours = _is_module() or os.path.basename(sys.argv[0]) == 'masm-jax'
   if is_ours and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    atexit.register(_end_interrupted)  # The first of all, hence it is called last.
+
+
+def _end_interrupted() -> None:
+  """Ends the process where Ctrl-C has ended its command, before Python takes itself apart.
+
+  jaxlib may crash then: of what it was interrupted in, some is left.
+  """
+  interrupts = sys.modules.get('masm_jax.parallel.interrupts')
+  if interrupts is not None and interrupts.has_ended:
+    os._exit(128 + _signal.SIGINT)  # What was printed is out: see `terminal.usable_output`.
 
 
 _end_by_ctrl_c()

@@ -18,6 +18,8 @@ _GRACE_S = 3.0  # What is pressed again within it, is still the first Ctrl-C.
 _IMPORT_S = 1.0  # So long an import is waited for.
 _AGAIN_S = 0.05  # The callback that has lost an interrupt is over by then.
 
+has_ended = False  # Whether it has ended the command of this process.
+
 
 class _Interrupt(KeyboardInterrupt):
   """One that can be referred to weakly, which its base cannot."""
@@ -37,6 +39,7 @@ def raised() -> Iterator[None]:
   Raises:
     KeyboardInterrupt: also for an exception that some library has made of one.
   """
+  global has_ended
   before = signal.getsignal(signal.SIGINT)
   is_main = threading.current_thread() is threading.main_thread()
   if not is_main or before not in (signal.SIG_DFL, signal.default_int_handler):
@@ -46,8 +49,12 @@ def raised() -> Iterator[None]:
   try:
     handler.begin()
     yield
+  except KeyboardInterrupt:
+    has_ended = True
+    raise
   except Exception as error:
     if handler.was_pressed:
+      has_ended = True
       raise KeyboardInterrupt from error
     raise
   finally:

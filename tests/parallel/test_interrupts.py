@@ -187,3 +187,31 @@ def test_training_notes_the_first_and_does_not_lose_the_second():
     assert requests.requested(1)
     swallowed()
     wait()
+
+
+CRASHES = """
+import os, signal, sys
+from masm_jax import cli
+class Crash:
+  def __del__(self):
+    os.abort()
+crash = Crash()
+def command():
+  print('begun', end='')
+  if sys.argv[1:]:
+    signal.raise_signal(signal.SIGINT)
+  return 0
+sys.exit(cli.exit_status(command))
+"""
+
+
+@pytest.mark.parametrize(('words', 'status'), [(['now'], 130), ([], -signal.SIGABRT)])
+def test_what_was_interrupted_is_not_taken_apart(words, status, tmp_path):
+  """jaxlib may crash at the interpreter's end, as this does."""
+  (tmp_path / 'masm-jax').write_text(CRASHES)
+  result = subprocess.run(
+    [sys.executable, tmp_path / 'masm-jax', *words], capture_output=True, timeout=60,
+    env=os.environ | {'PYTHONPATH': os.getcwd()},
+  )  # fmt: skip
+  assert (result.returncode, result.stdout) == (status, b'begun')
+  assert result.stderr == (b'interrupted\n' if words else b'')
