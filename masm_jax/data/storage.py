@@ -66,10 +66,18 @@ def absolute(path: Path) -> str:
     parts = os.fspath(path).split(os.sep)
     if os.pardir in parts:
       end = len(parts) - parts[::-1].index(os.pardir)
-      path = os.path.join(os.path.realpath(os.sep.join(parts[:end])), *parts[end:])
+      path = os.path.join(_real(os.sep.join(parts[:end])), *parts[end:])
     return os.path.abspath(path)
   scheme, _, rest = os.fspath(path).partition('://')
   return f'{scheme}://{posixpath.normpath(rest)}'
+
+
+def _real(path: Path) -> str:
+  """The path without links; as it stands where no file can have its name, as with a NUL."""
+  try:
+    return os.path.realpath(path)
+  except ValueError:
+    return os.path.abspath(path)
 
 
 def relative(path: Path, root: Path) -> str:
@@ -79,8 +87,8 @@ def relative(path: Path, root: Path) -> str:
   found = os.path.relpath(absolute(path), absolute(root))
   is_above = found.partition(os.sep)[0] == os.pardir and not is_remote(path)
   # Read from there, as the system does, it may be another one, where there are links.
-  if is_above and os.path.realpath(os.path.join(root, found)) != os.path.realpath(path):
-    found = os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+  if is_above and _real(os.path.join(root, found)) != _real(path):
+    found = os.path.relpath(_real(path), _real(root))
   return pathlib.PurePath(found).as_posix()
 
 

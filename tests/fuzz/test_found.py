@@ -17,6 +17,7 @@ from masm_jax import config as config_lib
 from masm_jax.data import crop_settings, linking, shards
 from masm_jax.data.importers.deepfakebench import import_deepfakebench
 from masm_jax.data.importers.folder import import_folder
+from masm_jax.data.importers.gend_lists import import_gend_lists
 from masm_jax.data.manifest import load_manifest
 from masm_jax.errors import UserError
 from masm_jax.evaluation import inside
@@ -318,3 +319,10 @@ def test_colours_that_nobody_can_convert_make_a_video_unreadable():
     clip.frames[0].rgb()
   with pytest.raises(video.UnreadableError, match=r'^its colours cannot be converted: '):
     clip.converted(2**20)
+
+
+@pytest.mark.parametrize('line', ['/p\0/FF/real/000/0.png', '../p\0/FF/real/000/0.png'])
+def test_a_list_of_crops_with_a_name_that_no_file_has_is_one_line(line, tmp_path):
+  (tmp_path / 'train.txt').write_text(f'{line}\n')
+  with pytest.raises(UserError, match='leaves the root'):
+    import_gend_lists({'train': [tmp_path / 'train.txt']}, tmp_path / 'root')
