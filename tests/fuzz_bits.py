@@ -141,7 +141,13 @@ class Attack:
         if _decoded(copy) == self._sound(step):
           return f'{how}, and the checkpoint decodes to the same arrays, position and record'
       except Exception:  # What whoever needs the file will meet.
-        return _NO_REASON if was_read else 'not read, and found as damaged where it is read'
+        if not was_read:
+          return 'not read, and found as damaged where it is read'
+        # Training asks for the arrays that it knows, not for those that a description names.
+        with contextlib.suppress(Exception):
+          if _decoded(copy, names=self.whole / step) == self._sound(step):
+            return 'read, and what training asks for decodes to the same arrays'
+        return _NO_REASON
       finally:
         shutil.rmtree(copy)
       return _NO_REASON
@@ -159,11 +165,16 @@ class Attack:
     return _decoded(self.whole / step)
 
 
-def _decoded(step: pathlib.Path) -> Any:
-  """All that a checkpoint holds: its arrays, the place in the data, and what stands beside."""
+def _decoded(step: pathlib.Path, names: pathlib.Path | None = None) -> Any:
+  """All that a checkpoint holds: its arrays, the place in the data, and what stands beside.
+
+  Args:
+    step: folder of the checkpoint.
+    names: folder of another one, of whose arrays it is asked; None for its own.
+  """
   with ocp.PyTreeCheckpointer() as checkpointer:
-    names = checkpointer.metadata(step / 'state').item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+    tree = checkpointer.metadata((names or step) / 'state').item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     state = checkpointer.restore(step / 'state', restore_args=as_numpy)
   leaves = [
     (

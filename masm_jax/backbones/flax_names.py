@@ -37,21 +37,28 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         plain_files.read_bytes(path, max_bytes=plain_files.MAX_ARRAYS_BYTES)
       )
       flat = traverse_util.flatten_dict(tree, sep='/')
+    arrays = {name: _as_array(name, value) for name, value in flat.items()}
   except Exception as error:  # Of many types: it may be any file.
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     raise UserError(f'{path} is no whole {path.suffix} file of Flax: {reason}') from error
   for container in _CONTAINERS:
     inside = {
       name.removeprefix(f'{container}/'): value
-      for name, value in flat.items()
+      for name, value in arrays.items()
       if name.startswith(f'{container}/')
     }
-    flat = inside or flat
-  arrays = {name: np.asarray(value) for name, value in flat.items()}
+    arrays = inside or arrays
   return {
     name: value.astype(np.float32, copy=False) if value.dtype.kind in 'fV' else value
     for name, value in arrays.items()
   }
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+  try:
+    return np.asarray(value)
+  except ValueError as error:  # Rows of unequal lengths.
+    raise ValueError(f'{name} is no array') from error
 
 
 def _attention(source: str, num_heads: int) -> backbone.Rules:

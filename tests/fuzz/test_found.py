@@ -6,6 +6,7 @@ import re
 import types
 
 import av
+import msgpack
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 from configs import demo
 from masm_jax import backbones, cli, files, processes
 from masm_jax import config as config_lib
+from masm_jax.backbones import flax_names
 from masm_jax.data import crop_settings, linking, shards
 from masm_jax.data.importers.deepfakebench import import_deepfakebench
 from masm_jax.data.importers.folder import import_folder
@@ -326,3 +328,10 @@ def test_a_list_of_crops_with_a_name_that_no_file_has_is_one_line(line, tmp_path
   (tmp_path / 'train.txt').write_text(f'{line}\n')
   with pytest.raises(UserError, match='leaves the root'):
     import_gend_lists({'train': [tmp_path / 'train.txt']}, tmp_path / 'root')
+
+
+def test_rows_of_unequal_lengths_in_a_file_of_weights_are_one_line(tmp_path):
+  file = tmp_path / 'a.msgpack'
+  file.write_bytes(msgpack.packb({'params': {'cls': [[1, 2], [3], 'x']}}))
+  with pytest.raises(UserError, match=r'no whole \.msgpack file of Flax: params/cls is no array'):
+    flax_names.read_arrays(file)
